@@ -1,0 +1,89 @@
+"""Reading images and labels: one rule for every data set (spec: datasets and protocols, section 2)."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import DataError, Problem
+from .record import DatasetRecord
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+def read_image(path: Path) -> Pixels:
+    """RGB pixels ``(H, W, 3)`` uint8; grey images become three equal channels, EXIF orientation is applied.
+
+    Raises ``DataError`` for a file that is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise DataError("an image cannot be read:", [_unreadable(path, error)]) from error
+
+
+def read_label(path: Path, record: DatasetRecord) -> Labels:
+    """Class indices ``(H, W)``, uint8 or uint16, after ``label_map``; never wrapped modulo 256.
+
+    Raises ``DataError`` for a file that is missing, truncated or encoded otherwise than the record says, and for any
+    value that is neither a class nor ``ignore_index``.
+    """
+    try:
+        with Image.open(path) as image:
+            stored = _stored_values(path, image, record)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise DataError("a label cannot be read:", [_unreadable(path, error)]) from error
+    label = _renamed(stored, record.label_map)
+    wrong = [int(v) for v in np.unique(label) if v >= len(record.classes) and v != record.ignore_index]
+    if wrong:
+        shown = ", ".join(map(str, wrong[:8])) + (" ..." if len(wrong) > 8 else "")
+        what = f"label values {shown} are neither a class (0 to {len(record.classes) - 1}) nor {record.ignore_index}"
+        fix = "Check ignore_index and label_map of the data set, and that this is the right label folder"
+        raise DataError("a label has values out of range:", [Problem(path, what, fix)])
+    return label.astype(np.uint8) if max(len(record.classes) - 1, record.ignore_index) < 256 else label
+
+
+def _stored_values(path: Path, image: Image.Image, record: DatasetRecord) -> NDArray[np.uint16]:
+    if record.label_encoding == "colour":
+        return _indices_of_colours(path, np.asarray(image.convert("RGB")), record)
+    if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+        what = f"the label has mode {image.mode}, not one channel of indices"
+        fix = 'If labels are colours, set label_encoding = "colour" and a palette'
+        raise DataError("a label is encoded otherwise than its data set says:", [Problem(path, what, fix)])
+    values = np.asarray(image)
+    if values.size and (int(values.min()) < 0 or int(values.max()) > 65535):
+        raise ValueError(f"values from {values.min()} to {values.max()} do not fit 16 bits")
+    return values.astype(np.uint16)
+
+
+def _indices_of_colours(path: Path, pixels: Pixels, record: DatasetRecord) -> NDArray[np.uint16]:
+    assert record.palette is not None
+    weights = np.array([1 << 16, 1 << 8, 1], np.uint32)
+    codes = pixels.astype(np.uint32) @ weights
+    index = {int(np.array(c, np.uint32) @ weights): i for i, c in enumerate(record.palette)}
+    index.setdefault(0, record.ignore_index)  # black is "unlabelled" wherever it is no class
+    found, inverse = np.unique(codes, return_inverse=True)
+    unknown = [int(c) for c in found if int(c) not in index]
+    if unknown:
+        shown = ", ".join(f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in unknown[:5])
+        fix = "Add the colour to the palette, or check that labels were not saved as JPEG"
+        raise DataError("a label has unknown colours:", [Problem(path, f"colours {shown} are not in the palette", fix)])
+    return np.array([index[int(c)] for c in found], np.uint16)[inverse].reshape(codes.shape)
+
+
+def _renamed(stored: NDArray[np.uint16], label_map: dict[int, int]) -> NDArray[np.uint16]:
+    if not label_map:
+        return stored
+    table = np.arange(65536, dtype=np.uint16)
+    for old, new in label_map.items():
+        table[old] = new
+    return table[stored]
+
+
+def _unreadable(path: Path, error: Exception) -> Problem:
+    if isinstance(error, FileNotFoundError):
+        return Problem(path, "the file does not exist", "Check the data root")
+    return Problem(path, f"the file cannot be decoded ({error})", "Copy or download it again")

@@ -1,0 +1,254 @@
+"""The command line: ``bench``.  Verbs are declared here; what they do is imported when they run."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="bench",
+    help="Compare training-free CLIP segmenters: one command per number, the same protocol for every method.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+protocol_app = typer.Typer(help="Look at protocols and compare them.", no_args_is_help=True)
+train_app = typer.Typer(help="Train what the embedded default needs.", no_args_is_help=True)
+app.add_typer(protocol_app, name="protocol")
+app.add_typer(train_app, name="train")
+
+Method = Annotated[str, typer.Option("--method", "-m", help="A listed method, or package.module:Class.")]
+Data = Annotated[str, typer.Option("--dataset", "-d", help="A listed data set, or the path of its .toml file.")]
+Backbone = Annotated[str | None, typer.Option(help="tiny-clip, NAME/TAG, or NAME together with --weights.")]
+Weights = Annotated[Path | None, typer.Option(help="Local checkpoint of the backbone.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set (default: $OVSS_DATA).")]
+ProtocolName = Annotated[str | None, typer.Option(help="A listed protocol or a .toml file (default: the data set's).")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Results = Annotated[Path, typer.Option(help="Folder that holds runs/ and the leaderboard.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images (a partial result).")]
+Option = Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE for the method; repeatable.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE changes the protocol; repeatable.")]
+Download = Annotated[bool, typer.Option(help="Fetch absent weights from the Hugging Face hub.")]
+
+
+@app.command()
+def run(
+    method: Method,
+    dataset: Data,
+    protocol: ProtocolName = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+    limit: Limit = None,
+    workers: Annotated[int, typer.Option(min=1, help="Local processes.")] = 1,
+    fresh: Annotated[bool, typer.Option(help="Forget what an earlier run has done.")] = False,
+    change: Set = None,
+    option: Option = None,
+    allow_download: Download = False,
+    picture: Annotated[Path | None, typer.Option(help="Write a PNG of some images with labels and results.")] = None,
+    results: Results = Path("results"),
+    json: Json = False,
+) -> None:
+    """Score a method on a data set; stops and resumes, every number with its provenance."""
+    from .commands.run import run_command
+
+    run_command(
+        method=method,
+        dataset=dataset,
+        protocol=protocol,
+        backbone=backbone,
+        weights=weights,
+        data_root=data_root,
+        device=device,
+        limit=limit,
+        workers=workers,
+        fresh=fresh,
+        changes=change or [],
+        options=option or [],
+        allow_download=allow_download,
+        picture=picture,
+        results=results,
+        as_json=json,
+    )
+
+
+@app.command()
+def segment(
+    photo: Annotated[Path, typer.Argument(help="Image file.")],
+    classes: Annotated[str, typer.Option(help='Class names, for example "cat, sofa, wall".')],
+    method: Method = "sclip",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG (default: PHOTO_METHOD.png).")] = None,
+    protocol: Annotated[str, typer.Option(help="Geometry and scoring.")] = "unified",
+    backbone: Backbone = None,
+    weights: Weights = None,
+    device: Device = "cpu",
+    option: Option = None,
+    allow_download: Download = False,
+    json: Json = False,
+) -> None:
+    """Segment one photo and write an overlay with a legend."""
+    from .commands.segment import segment_command
+
+    segment_command(
+        photo=photo,
+        classes=classes,
+        method=method,
+        output=output or photo.with_name(f"{photo.stem}_{method.replace(':', '.')}.png"),
+        protocol=protocol,
+        backbone=backbone,
+        weights=weights,
+        device=device,
+        options=option or [],
+        allow_download=allow_download,
+        as_json=json,
+    )
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, datasets, protocols or backbones.")], json: Json = False
+) -> None:
+    """List methods, data sets, protocols or backbones."""
+    from .commands.look import list_command
+
+    list_command(what, as_json=json)
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="Run folder, or its name (a unique beginning will do).")],
+    results: Results = Path("results"),
+    json: Json = False,
+) -> None:
+    """Per-class table and provenance of a run."""
+    from .commands.look import show_command
+
+    show_command(run, results, as_json=json)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="Run folder or name.")],
+    second: Annotated[str, typer.Argument(help="Run folder or name.")],
+    results: Results = Path("results"),
+    json: Json = False,
+) -> None:
+    """Paired difference of two runs on the same images, with interval and p value."""
+    from .commands.look import compare_command
+
+    compare_command(first, second, results, as_json=json)
+
+
+@app.command()
+def leaderboard(
+    results: Results = Path("results"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RESULTS/LEADERBOARD.md.")] = None,
+    json: Json = False,
+) -> None:
+    """Write tables of all runs: Markdown, with CSV, JSON and LaTeX beside it."""
+    from .commands.report import leaderboard_command
+
+    leaderboard_command(results, output or results / "LEADERBOARD.md", as_json=json)
+
+
+@app.command()
+def regress(
+    baselines: Annotated[Path, typer.Option(help="Folder of committed baselines.")] = Path("results/baselines"),
+    update: Annotated[bool, typer.Option(help="Write new baselines instead of comparing.")] = False,
+    json: Json = False,
+) -> None:
+    """Run every offline-capable method on small fixed subsets and compare with the committed counts."""
+    from .commands.report import regress_command
+
+    regress_command(baselines, update, as_json=json)
+
+
+@app.command("test")
+def test_(
+    method: Method,
+    backbone: Annotated[str, typer.Option(help="Backbone to test with.")] = "tiny-clip",
+    weights: Weights = None,
+    device: Device = "cpu",
+    option: Option = None,
+    json: Json = False,
+) -> None:
+    """Check that a method keeps the contract: shapes, determinism, batches, vocabularies, untouched parts."""
+    from .commands.check import test_command
+
+    test_command(method, backbone, weights, device, option or [], as_json=json)
+
+
+@app.command()
+def doctor(results: Results = Path("results"), json: Json = False) -> None:
+    """What is installed, which weights and data are present, and whether there is a GPU."""
+    from .commands.look import doctor_command
+
+    doctor_command(results, as_json=json)
+
+
+@protocol_app.command("show")
+def protocol_show(
+    name: Annotated[str, typer.Argument(help="Protocol.")],
+    dataset: Annotated[str | None, typer.Option(help="Values for this data set.")] = None,
+    json: Json = False,
+) -> None:
+    """Every value of a protocol, why it matters, and its hash."""
+    from .commands.protocol import protocol_show_command
+
+    protocol_show_command(name, dataset, as_json=json)
+
+
+@protocol_app.command("diff")
+def protocol_diff(
+    first: Annotated[str, typer.Argument(help="Protocol.")],
+    second: Annotated[str, typer.Argument(help="Protocol.")],
+    dataset: Annotated[str | None, typer.Option(help="Compare the values for this data set.")] = None,
+    json: Json = False,
+) -> None:
+    """What differs between two protocols, and why numbers may move."""
+    from .commands.protocol import protocol_diff_command
+
+    protocol_diff_command(first, second, dataset, as_json=json)
+
+
+@protocol_app.command("lint")
+def protocol_lint(
+    name: Annotated[str, typer.Argument(help="Protocol.")],
+    dataset: Data = "shapes",
+    json: Json = False,
+) -> None:
+    """Mistakes in a protocol and its vocabulary for a data set."""
+    from .commands.protocol import protocol_lint_command
+
+    protocol_lint_command(name, dataset, as_json=json)
+
+
+@train_app.command("tiny-clip")
+def train_tiny_clip(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained model.")],
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw scenes.")] = 2,
+    scale: Annotated[float, typer.Option(min=0.0, help="Share of the shipped schedule, for a trial.")] = 1.0,
+) -> None:
+    """Train the embedded CLIP on scenes and captions (about an hour on two cores; no masks)."""
+    from .commands.train import train_tiny_clip_command
+
+    train_tiny_clip_command(output, device, seed, workers, scale)
+
+
+def main() -> None:
+    """Entry point: errors that users can cause become one paragraph and exit code 2."""
+    try:
+        app()
+    except Exception as error:
+        from ..datasets import DataError
+        from ..methods import UserError
+
+        if not isinstance(error, UserError | DataError):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,235 @@
+"""``bench list``, ``show``, ``compare`` and ``doctor``: verbs that only look."""
+
+import importlib
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...datasets import list_datasets
+from ...methods import UserError, find_method, list_methods
+from ...methods.backbone import TINY_CLIP, TINY_CLIP_FOLDER, list_backbones
+from ...methods.errors import did_you_mean
+from ...methods.files import cache_folder
+from ..bootstrap import paired_difference
+from ..parts import counts_of
+from ..protocol import list_protocols, load_protocol
+from ..provenance import code_version, package_version
+from ..runs import Run, list_runs
+from ..tables import megabytes, percent, print_json, print_line, print_table, with_interval
+
+
+def list_command(what: str, as_json: bool) -> None:
+    """Print one catalogue."""
+    tables: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "methods": _methods,
+        "datasets": _datasets,
+        "protocols": _protocols,
+        "backbones": _backbones,
+    }
+    if what not in tables:
+        raise UserError(f"cannot list {what!r}{did_you_mean(what, tables)}")
+    rows = tables[what]()
+    if as_json:
+        print_json(rows)
+    else:
+        print_table("", list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _methods() -> list[dict[str, Any]]:
+    infos = [(name, find_method(name).info) for name in list_methods()]
+    return [
+        {
+            "method": name,
+            "title": i.title,
+            "training-free": "yes" if i.training_free else "no",
+            "trained on": i.trained_on,
+            "default backbone": i.backbone,
+            "paper": i.paper,
+        }
+        for name, i in infos
+    ]
+
+
+def _datasets() -> list[dict[str, Any]]:
+    return [
+        {
+            "data set": key,
+            "title": r.title,
+            "split": r.split,
+            "images": r.expected_images,
+            "classes": len(r.classes),
+            "background": "none" if r.background is None else r.classes[r.background],
+            "protocol": r.protocol,
+        }
+        for key, r in list_datasets().items()
+    ]
+
+
+def _protocols() -> list[dict[str, Any]]:
+    loaded = [load_protocol(name) for name in list_protocols()]
+    return [
+        {"protocol": p.name, "family": p.family, "version": p.version, "hash": p.hash[:8], "summary": p.summary}
+        for p in loaded
+    ]
+
+
+def _backbones() -> list[dict[str, Any]]:
+    return [{"backbone": name, "tags": " ".join(tags)} for name, tags in list_backbones().items()]
+
+
+def find_run(name: str, results: Path) -> Run:
+    """A run by folder, name, or unique beginning of its name.  Raises ``UserError`` when none or several fit."""
+    if (Path(name) / "plan.json").is_file():
+        return Run(Path(name))
+    fitting = [r for r in list_runs(results) if r.folder.name.startswith(name)]
+    exact = [r for r in fitting if r.folder.name == name]
+    if len(exact or fitting) != 1:
+        known = "\n".join(f"  {r.folder.name}" for r in (fitting or list_runs(results)))
+        reason = "several runs begin with" if fitting else "no run is named"
+        raise UserError(f"{reason} {name!r} in {results / 'runs'}:\n{known or '  (there are no runs)'}")
+    return (exact or fitting)[0]
+
+
+def show_command(name: str, results: Path, as_json: bool) -> None:
+    """Per-class table and provenance."""
+    run = find_run(name, results)
+    manifest, metrics = run.manifest(), run.metrics()
+    if as_json:
+        print_json({"manifest": manifest, "metrics": metrics, "run_dir": str(run.folder)})
+        return
+    print_table(run.folder.name, ("class", "IoU"), [(k, percent(v)) for k, v in metrics["per_class"].items()])
+    summary = ("miou", "aacc", "macc", "fwiou", "miou_per_image")
+    print_table("", ("metric", "value"), [(k, percent(metrics[k])) for k in summary])
+    rows = [
+        ("mIoU [95 %]", with_interval(metrics["miou"], metrics["interval"])),
+        ("classes averaged", metrics["classes_averaged"]),
+        ("images", f"{manifest['images']} of {manifest['planned']}"),
+        ("protocol", f"{manifest['protocol']['name']} {manifest['protocol']['hash'][:16]}"),
+        ("vocabulary", manifest["vocabulary_hash"][:16]),
+        ("weights", _weights(manifest)),
+        ("device", f"{manifest['environment']['device']}, {manifest['setting']['precision']}"),
+        ("code", manifest["code_version"]),
+        ("seconds per image", f"{manifest['seconds_per_image']:.4f}"),
+        *((f"  {k}", f"{v:.4f}") for k, v in manifest["seconds_per_stage"].items()),
+        ("peak MB", megabytes(manifest["peak_bytes"])),
+    ]
+    print_table("", ("provenance", ""), rows)
+    if manifest["note"]:
+        print_line(f"note: {manifest['note']}")
+
+
+def _weights(manifest: dict[str, Any]) -> str:
+    weights = manifest["method"].get("weights") or {}
+    return " ".join(str(weights.get(k, "")) for k in ("name", "source", "sha256", "activation"))
+
+
+def compare_command(first: str, second: str, results: Path, as_json: bool) -> None:
+    """Paired difference of two runs."""
+    runs = [find_run(name, results) for name in (first, second)]
+    plans = [r.plan() for r in runs]
+    if plans[0].identity["dataset"] != plans[1].identity["dataset"]:
+        raise UserError("the two runs are not on the same images: there is nothing to pair")
+    frames = [r.counts() for r in runs]
+    common = sorted(set(frames[0]["image"]) & set(frames[1]["image"]))
+    data = plans[0].spec.open_data()
+    counts = [counts_of(f[f["image"].isin(common)], len(data.record.classes)) for f in frames]
+    found = paired_difference(counts[0], counts[1], data.clusters(tuple(common)))
+    same = plans[0].identity["protocol"]["hash"] == plans[1].identity["protocol"]["hash"]
+    value = {
+        "first": runs[0].folder.name,
+        "second": runs[1].folder.name,
+        "images": len(common),
+        "same_protocol": same,
+        "difference": 100 * found.estimate,
+        "interval": [100 * found.interval.low, 100 * found.interval.high],
+        "p_value": found.p_value,
+        "note": data.note,
+    }
+    if as_json:
+        print_json(value)
+        return
+    print_table("", ("field", "value"), [(k, v) for k, v in value.items() if k != "note"])
+    if not same:
+        print_line("warning: the protocols differ, so this is not a difference of methods alone")
+    if data.note:
+        print_line(f"note: {data.note}")
+
+
+def doctor_command(results: Path, as_json: bool) -> None:
+    """Report the state of the installation."""
+    value = {
+        "code": code_version(),
+        "python": platform.python_version(),
+        "packages": {name: _import_state(name, module) for name, module in _MODULES.items()},
+        "gpu": _gpu(),
+        "cores": os.cpu_count(),
+        "cache": str(cache_folder()),
+        "data_root": os.environ.get("OVSS_DATA"),
+        "runs": len(list_runs(results)),
+        "tiny_clip": "present" if (TINY_CLIP_FOLDER / "open_clip_model.safetensors").is_file() else "missing",
+        "weights": _present_weights(),
+    }
+    if as_json:
+        print_json(value)
+        return
+    rows = [(k, v) for k, v in value.items() if not isinstance(v, dict | list)]
+    rows += [(f"package {k}", v) for k, v in value["packages"].items()]  # type: ignore[union-attr]
+    rows += [("weights", w) for w in value["weights"]]  # type: ignore[union-attr]
+    print_table("", ("what", "state"), rows)
+
+
+_MODULES = {
+    "torch": "torch",
+    "open_clip_torch": "open_clip",
+    "transformers": "transformers",
+    "diffusers": "diffusers",
+    "mmsegmentation": "mmseg",
+    "mmengine": "mmengine",
+    "mmcv-lite": "mmcv",
+    "opencv-python-headless": "cv2",
+    "pandas": "pandas",
+    "pyarrow": "pyarrow",
+    "pydantic": "pydantic",
+    "typer": "typer",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "huggingface_hub": "huggingface_hub",
+    "pillow": "PIL",
+}
+
+
+def _import_state(name: str, module: str) -> str:
+    found = package_version(name) or "not installed"
+    try:
+        if module == "mmseg":
+            from ..mmseg_shim import import_mmseg
+
+            import_mmseg()
+        else:
+            importlib.import_module(module)
+    except Exception as error:  # a broken library may raise anything; the point is to report it
+        return f"{found}, does not import: {type(error).__name__}: {error}"
+    return found
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none (CPU only)"
+
+
+def _present_weights() -> list[str]:
+    """Pretrained tags whose file lies in the Hugging Face cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip import get_pretrained_cfg
+
+    found = []
+    for name, tags in list_backbones().items():
+        for tag in tags if name != TINY_CLIP else []:
+            repository, _, file = get_pretrained_cfg(name, tag).get("hf_hub", "").rpartition("/")
+            files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+            if repository and any(isinstance(try_to_load_from_cache(repository, f), str) for f in files):
+                found.append(f"{name}/{tag}")
+    return [*found, TINY_CLIP]

@@ -1,0 +1,27 @@
+"""``NAME=VALUE`` options of the command line."""
+
+from ...methods import UserError
+
+Value = bool | int | float | str
+
+
+def parse_options(pairs: list[str], flag: str) -> dict[str, Value]:
+    """``["pad=true", "x=3"]`` -> ``{"pad": True, "x": 3}``.  Raises ``UserError`` for anything without ``=``."""
+    out: dict[str, Value] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UserError(f"{flag} takes NAME=VALUE, not {pair!r}")
+        out[name.strip().replace("-", "_")] = _value(text.strip())
+    return out
+
+
+def _value(text: str) -> Value:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,55 @@
+"""``bench leaderboard`` and ``bench regress``."""
+
+import json
+from pathlib import Path
+
+from ..progress import progress
+from ..tables import print_json, print_line, print_table, with_interval
+
+
+def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
+    """Write the leaderboard and say where."""
+    from ..leaderboard import write_leaderboard
+
+    frame = write_leaderboard(results, output)
+    if as_json:
+        print_json(json.loads(frame.to_json(orient="records")))
+        return
+    ordered = frame.sort_values(["protocol", "dataset", "miou"], ascending=[True, True, False])
+    rows = [
+        (r.protocol, r.dataset, r.method, with_interval(r.miou, (r.low, r.high)), f"{r.images_per_second:.1f}", r.images)
+        for r in ordered.itertuples()
+    ]
+    print_table("", ("protocol", "data set", "method", "mIoU [95 %]", "images/s", "images"), rows)
+    for note in sorted({n for n in frame["note"] if n}):
+        print_line(f"note: {note}")
+    print_line(f"wrote {output} and {output.stem}.csv, .json, .tex beside it")
+
+
+def regress_command(baselines: Path, update: bool, as_json: bool) -> None:
+    """Compare or refresh; exit code 1 if a method has changed."""
+    from ..regress import offline_methods, read_cases, run_regression
+
+    with progress("regression", len(read_cases(baselines)) * len(offline_methods())) as advance:
+        outcomes = run_regression(baselines, update, advance)
+    if as_json:
+        print_json([{**o.__dict__, "passed": o.passed} for o in outcomes])
+    else:
+        rows = [
+            (
+                o.case,
+                o.method,
+                f"{o.miou:.2f}",
+                "none" if o.baseline is None else f"{o.baseline:.2f}",
+                o.different_pixels,
+                "exact" if o.same_platform else "tolerance",
+                "passed" if o.passed else "CHANGED",
+            )
+            for o in outcomes
+        ]
+        columns = ("case", "method", "mIoU", "baseline", "pixels off", "comparison", "result")
+        print_table("", columns, rows)
+        print_line("note: tiny in-house model on synthetic scenes: ranks do not transfer")
+        print_line("baselines written" if update else "refresh on purpose with: bench regress --update")
+    if not all(o.passed for o in outcomes):
+        raise SystemExit(1)

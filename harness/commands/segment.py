@@ -1,0 +1,70 @@
+"""``bench segment``: one photo, any words."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...datasets.loader import read_image
+from ...datasets.record import DatasetRecord
+from ...methods import UserError, Vocabulary, create_method
+from ..overlay import add_legend, class_colours, overlay
+from ..pipeline import Clock, Pipeline
+from ..protocol import load_protocol
+from ..tables import print_json, print_line, print_table
+from .options import parse_options
+
+
+def segment_command(
+    *,
+    photo: Path,
+    classes: str,
+    method: str,
+    output: Path,
+    protocol: str,
+    backbone: str | None,
+    weights: Path | None,
+    device: str,
+    options: list[str],
+    allow_download: bool,
+    as_json: bool,
+) -> None:
+    """Write the overlay and say which class takes which share of the photo."""
+    names = [n.strip() for n in classes.split(",") if n.strip()]
+    if len(set(names)) != len(names):
+        raise UserError(f"--classes names a class twice: {classes}")
+    chosen = load_protocol(protocol)
+    setting = chosen.setting(None)
+    Vocabulary.from_names(names, templates=setting.templates)  # a clear error for an empty list
+    image = read_image(photo)
+    segmenter = create_method(
+        method,
+        backbone=backbone,
+        device=device,
+        dtype=getattr(torch, setting.precision),
+        weights=weights,
+        allow_download=allow_download,
+        **{**setting.method_options, **parse_options(options, "--option")},
+    )
+    record = DatasetRecord(key="photo", title=photo.name, images="", labels="", classes=tuple(names))
+    clock = Clock()
+    labels = Pipeline(segmenter, setting, record).predict(image, clock).cpu().numpy()
+    shares = np.bincount(labels.reshape(-1), minlength=len(names)) / labels.size
+    colours = class_colours(len(names))
+    try:
+        add_legend(overlay(image, labels, colours), names, colours, shares.tolist()).save(output)
+    except (OSError, ValueError) as error:
+        raise UserError(f"picture {output} cannot be written: {error}") from error
+    value = {
+        "picture": str(output),
+        "method": method,
+        "protocol": chosen.name,
+        "protocol_hash": chosen.hash,
+        "shares": dict(zip(names, shares.tolist(), strict=True)),
+        "seconds": sum(clock.seconds.values()),
+    }
+    if as_json:
+        print_json(value)
+        return
+    print_table("", ("class", "percent of pixels"), [(n, f"{100 * s:.1f}") for n, s in value["shares"].items()])  # type: ignore[attr-defined]
+    print_line(f"wrote {output}")

@@ -1,0 +1,29 @@
+"""``bench train``."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ...methods import UserError
+from ..progress import console
+from ..tables import print_line
+
+
+def train_tiny_clip_command(output: Path, device: str, seed: int, workers: int, scale: float) -> None:
+    """Train the embedded model; a log line every 100 steps."""
+    import torch
+
+    from ..train_tiny_clip import SHIPPED, train
+
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device} was asked for, but torch sees no CUDA device; use --device cpu")
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"folder {output} is not empty: choose another with --output")
+    recipe = dataclasses.replace(SHIPPED, seed=seed)
+    screen = console()
+
+    def report(record: dict[str, Any]) -> None:
+        screen.print("  ".join(f"{k} {v}" for k, v in record.items()))
+
+    train(output, recipe if scale == 1.0 else recipe.scaled(scale), device, workers, report)
+    print_line(f"wrote {output}; try it by copying it over methods/tiny_clip")

@@ -1,0 +1,209 @@
+"""decode: the only place where scores become pixels.
+
+``decode_reference`` is the protocol written down plainly, with full-size maps.  ``decode`` gives the same labels from
+two banded matrices (``assemble``), a few rows at a time, and never holds classes x height x width.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..methods import ScoreField, UserError
+from .assemble import Axis, Operator, expand_columns, lay_out, mix_rows, operator_for
+
+_BLOCK_BYTES = 4 << 20
+_EXPANDED_BYTES = 24 << 20
+Place = tuple[slice, slice]
+Tile = tuple[Place, Tensor, Tensor]
+Refiner = Callable[[Tensor], Tensor]
+"""``(k, H, W)`` float32 score maps at output size -> refined maps of the same shape, each map on its own."""
+
+
+@dataclass(frozen=True)
+class DecodeRule:
+    """How scores at a pixel become a class.
+
+    The class of a pixel is that of its best query; among equals the lowest class wins.  Probabilities are
+    ``softmax(logit_scale * score)`` over *all queries*; that of a class is the maximum over its queries.
+
+    ``probability_threshold``: pixels whose best class is less probable become ``background`` (0: never).
+    ``area_threshold``: foreground classes that win at most this share of all foreground pixels lose everywhere, before
+    the threshold (SCLIP; spec: training-free family, 2.7; 0: never).
+    """
+
+    logit_scale: float = 1.0
+    probability_threshold: float = 0.0
+    area_threshold: float = 0.0
+    background: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.probability_threshold or self.area_threshold) and self.background is None:
+            raise UserError(
+                "a probability or area threshold needs a background class: on a data set without one, class 0 would "
+                "become a bin for uncertain pixels.  Set both thresholds to 0"
+            )
+
+
+def decode(
+    field: ScoreField, size: tuple[int, int], rule: DecodeRule = DecodeRule(), refine: Refiner | None = None
+) -> Tensor:
+    """Label map ``(height, width)`` of ``size``, uint8 (int32 for more than 256 classes), on the device of the scores.
+
+    Scores are upsampled to each window, averaged over windows in the frame, resized to ``size``, refined if asked for,
+    and reduced by ``rule``, all in float32.  Equal to ``decode_reference`` except where two classes differ by less
+    than rounding.
+
+    Raises ``UserError`` when a score is NaN or infinite.
+    """
+    if field.scores.is_cuda and find_spec("triton"):
+        from .decode_triton import decode_cuda, supports
+
+        if supports(rule, refine):
+            return decode_cuda(field, size, rule)
+    check_finite(field)
+    scale = rule.logit_scale if rule.probability_threshold else None
+    best = _Best(field, size)
+    for place, queries, values in _tiles(field, size, refine):
+        best.update(place, queries, values, scale)
+    if rule.area_threshold:
+        best = _without_small_classes(field, size, rule, refine, best)
+    labels = best.labels()
+    if rule.probability_threshold:
+        assert rule.background is not None
+        labels[1 / best.total < rule.probability_threshold] = rule.background
+    return labels.to(torch.uint8 if field.num_classes <= 256 else torch.int32)
+
+
+def decode_reference(
+    field: ScoreField, size: tuple[int, int], rule: DecodeRule = DecodeRule(), refine: Refiner | None = None
+) -> Tensor:
+    """The protocol, step by step, at full size (spec: datasets and protocols, 6.4).  Same contract as ``decode``."""
+    check_finite(field)
+    queries, (height, width) = field.scores.shape[1], field.frame
+    total, visits = torch.zeros(queries, height, width), torch.zeros(height, width)
+    for grid, box, cover in zip(field.scores.cpu(), field.boxes, field.covers, strict=True):
+        shape = (cover.bottom - cover.top, cover.right - cover.left)
+        window = F.interpolate(grid[None], shape, mode="bilinear", align_corners=False)[0]
+        top, left = box.top - cover.top, box.left - cover.left
+        window = window[:, top : top + box.bottom - box.top, left : left + box.right - box.left]
+        total[:, box.top : box.bottom, box.left : box.right] += window
+        visits[box.top : box.bottom, box.left : box.right] += 1
+    scores = F.interpolate((total / visits)[None], size, mode="bilinear", align_corners=False)[0]
+    if refine is not None:
+        scores = refine(scores)
+    probabilities = (scores * rule.logit_scale).softmax(dim=0)
+    owner = torch.tensor(field.query_to_class)
+    classes = range(field.num_classes)
+    # Ranking by score instead of by probability: the softmax rounds different scores to equal probabilities.
+    score = torch.stack([scores[owner == c].amax(dim=0) for c in classes])
+    probability = torch.stack([probabilities[owner == c].amax(dim=0) for c in classes])
+    labels = score.max(dim=0).indices
+    if rule.area_threshold:
+        lost = ~_large_classes(labels, field.num_classes, rule)
+        labels = score.masked_fill(lost[:, None, None], float("-inf")).max(dim=0).indices
+    if rule.probability_threshold:
+        assert rule.background is not None
+        labels[probability.gather(0, labels[None])[0] < rule.probability_threshold] = rule.background
+    return labels.to(torch.uint8 if field.num_classes <= 256 else torch.int32)
+
+
+def check_finite(field: ScoreField) -> None:
+    """Raise ``UserError`` if any score is NaN or infinite: argmax would turn it into class 0 without a word."""
+    bad = int((~torch.isfinite(field.scores)).sum())
+    if bad:
+        raise UserError(
+            f"{bad} of {field.scores.numel()} scores are NaN or infinite; no label map can be made.  With half "
+            "precision try --precision float32"
+        )
+
+
+class _Best:
+    """Running best query of every pixel, over tiles of rows or of queries.
+
+    ``total`` is the sum of ``exp(scale * (score - best score))`` over all queries, so ``1 / total`` is the softmax
+    probability of the best one.
+    """
+
+    def __init__(self, field: ScoreField, size: tuple[int, int]) -> None:
+        device = field.scores.device
+        self.query_to_class = torch.tensor(field.query_to_class, device=device)
+        self.value = torch.full(size, float("-inf"), device=device)
+        self.query = torch.zeros(size, dtype=torch.long, device=device)
+        self.total = torch.zeros(size, device=device)
+
+    def update(self, place: Place, queries: Tensor, values: Tensor, scale: float | None) -> None:
+        """Take in ``values`` (rows, columns, k) of ``queries`` (k,); ``scale`` asks for the softmax total too."""
+        value, index = values.max(dim=-1)
+        old, better = self.value[place], value > self.value[place]
+        new = torch.where(better, value, old)
+        if scale is not None:
+            # Online softmax: totals are relative to the best score so far.
+            shrunk = self.total[place] * torch.exp(scale * (old - new)).nan_to_num(0.0)
+            self.total[place] = shrunk + torch.exp(scale * (values - new[..., None])).sum(dim=-1)
+        self.query[place] = torch.where(better, queries[index], self.query[place])
+        self.value[place] = new
+
+    def labels(self) -> Tensor:
+        """Class of the best query, ``(H, W)`` int64."""
+        return self.query_to_class[self.query]
+
+
+def _without_small_classes(
+    field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None, first: _Best
+) -> _Best:
+    """A second pass over the scores in which only the classes that pass the area rule may win."""
+    allowed = _large_classes(first.labels(), field.num_classes, rule)
+    second = _Best(field, size)
+    for place, queries, values in _tiles(field, size, refine):
+        second.update(place, queries, values.masked_fill(~allowed[second.query_to_class[queries]], float("-inf")), None)
+    # Probabilities stay those of the softmax over all queries.
+    second.total = first.total * torch.exp(rule.logit_scale * (first.value - second.value))
+    return second
+
+
+def _large_classes(labels: Tensor, num_classes: int, rule: DecodeRule) -> Tensor:
+    """``(C,)`` bool: classes that keep their pixels under the area rule.  The background always does."""
+    pixels = torch.bincount(labels.reshape(-1).long(), minlength=num_classes)
+    foreground = pixels.sum() - pixels[rule.background]
+    keep = pixels > rule.area_threshold * foreground
+    keep[rule.background] = True
+    return keep
+
+
+def _tiles(field: ScoreField, size: tuple[int, int], refine: Refiner | None) -> Iterator[Tile]:
+    """Every score once: the pixels it belongs to, ``queries`` (k,), and values ``(rows, columns, k)``."""
+    operator = operator_for(field, size)
+    # Queries are visited class by class, so the first of equal scores belongs to the lowest class.
+    order = torch.tensor(field.query_to_class, device=field.scores.device).argsort(stable=True)
+    grids = lay_out(field)[:, :, order]
+    if refine is None:
+        yield from _row_tiles(grids, operator, order)
+    else:
+        yield from _query_tiles(grids, operator, order, refine)
+
+
+def _row_tiles(grids: Tensor, operator: Operator, order: Tensor) -> Iterator[Tile]:
+    """A few rows at a time, in bands of columns so narrow that the expanded grids stay below ``_EXPANDED_BYTES``."""
+    rows, columns = operator.rows, operator.columns
+    line = 4 * grids.shape[2]
+    band = max(1, _EXPANDED_BYTES // (line * grids.shape[0]))
+    for left in range(0, len(columns.places), band):
+        some = slice(left, left + band)
+        expanded = expand_columns(grids, Axis(columns.matrix[some], columns.places[some], columns.weights[some]))
+        block = max(1, _BLOCK_BYTES // (line * expanded.shape[1]))
+        for lines, values in mix_rows(expanded, rows, block):
+            yield (lines, some), order, values
+
+
+def _query_tiles(grids: Tensor, operator: Operator, order: Tensor, refine: Refiner) -> Iterator[Tile]:
+    """All pixels of a few queries at a time: a refiner needs whole maps."""
+    height, width = len(operator.rows.places), len(operator.columns.places)
+    chunk = max(1, _EXPANDED_BYTES // (4 * height * width))
+    for some in torch.arange(len(order), device=grids.device).split(chunk):
+        expanded = expand_columns(grids[:, :, some], operator.columns)
+        maps = next(values for _, values in mix_rows(expanded, operator.rows, height))
+        yield (slice(None), slice(None)), order[some], refine(maps.permute(2, 0, 1).contiguous()).permute(1, 2, 0)

@@ -1,0 +1,47 @@
+"""evaluate: score a method in memory, without a run folder."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..datasets import Dataset, open_dataset
+from ..methods import Segmenter
+from .count import Counts
+from .pipeline import Clock, Pipeline
+from .protocol import Protocol, load_protocol
+from .result import EvalResult
+
+
+def evaluate(
+    method: Segmenter,
+    dataset: str | Dataset,
+    protocol: str | Protocol | None = None,
+    limit: int | None = None,
+    data_root: Path | None = None,
+) -> EvalResult:
+    """Score ``method`` on the first ``limit`` images (default: all) of a data set.
+
+    ``protocol`` defaults to the data set's own.  The protocol's ``precision`` and ``method_options`` are the business of
+    whoever made the method; everything else of the protocol is applied here.
+
+    >>> from ovss.methods import create_method
+    >>> method = create_method("maskclip", backbone="tiny-clip")
+    >>> evaluate(method, "shapes", limit=4).miou > 5
+    True
+    """
+    data = open_dataset(dataset, data_root) if isinstance(dataset, str) else dataset
+    chosen = load_protocol(protocol or data.record.protocol) if not isinstance(protocol, Protocol) else protocol
+    setting = chosen.setting(data.record.key)
+    pipeline = Pipeline(method, setting, data.record)
+    ids = data.ids[:limit]
+    per_image = [pipeline.score(data.load(i), Clock()) for i in ids]
+    counts = Counts(*(np.stack([getattr(c, name) for c in per_image]) for name in ("tp", "gt", "pred")))
+    return EvalResult(
+        ids=ids,
+        classes=data.record.classes,
+        counts=counts,
+        clusters=data.clusters(ids),
+        planned=len(data.ids),
+        averaging=setting.averaging,
+        background=data.record.background,
+    )

@@ -1,0 +1,242 @@
+"""Leaderboard: all runs as tables, one table per protocol, weights and device.
+
+Rows whose protocol hashes differ never share a table.  Columns are data sets; runs whose images, labels or vocabulary
+differ get columns of their own.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..datasets import DataError, list_datasets
+from ..methods import UserError, find_method
+from ..methods.files import write_atomically
+from .bootstrap import indistinct_groups
+from .count import Counts
+from .parts import counts_of
+from .runs import Run, list_runs
+from .tables import with_interval
+
+_PUBLISHED = Path(__file__).parent / "published.csv"
+_PUBLISHED_NAMES = {
+    "voc21": "VOC21",
+    "voc20": "VOC20",
+    "context60": "Context60",
+    "context59": "Context59",
+    "coco_object": "COCO-Object",
+    "coco_stuff": "COCO-Stuff",
+    "cityscapes": "Cityscapes",
+    "ade20k": "ADE20K",
+    "pc459": "PC459",
+    "ade847": "ADE847",
+}
+_PUBLISHED_WEIGHTS = {"ViT-B-16-quickgelu": "openai ViT-B/16", "ViT-L-14-quickgelu": "openai ViT-L/14"}
+
+
+def collect(results: Path) -> pd.DataFrame:
+    """One row per finished run, newest code first; the frame behind every export.
+
+    Of several runs that differ in code or device only, all stay: the table shows the newest one, exports show all.
+    """
+    rows = []
+    for run in list_runs(results):
+        manifest, metrics = run.manifest(), run.metrics()
+        weights = manifest["method"].get("weights") or {}
+        rows.append(
+            {
+                "method": run.plan().spec.method,
+                "dataset": manifest["dataset"]["key"],
+                "split": manifest["dataset"]["split"],
+                "protocol": manifest["protocol"]["name"],
+                "protocol_hash": manifest["protocol"]["hash"],
+                "miou": metrics["miou"],
+                "low": metrics["interval"][0] if metrics["interval"] else None,
+                "high": metrics["interval"][1] if metrics["interval"] else None,
+                "group": None,
+                "images": manifest["images"],
+                "complete": metrics["complete"],
+                "images_per_second": 1 / manifest["seconds_per_image"],
+                "peak_mb": manifest["peak_bytes"] / 1e6,
+                **reported(run.plan().spec.method, manifest["dataset"]["key"], weights.get("name")),
+                "backbone": weights.get("name", "none"),
+                "weights": weights.get("sha256", "none"),
+                "precision": manifest["setting"]["precision"],
+                "device": manifest["environment"]["device"],
+                "code": manifest["code_version"],
+                "vocabulary": manifest["vocabulary_hash"],
+                "images_sha256": manifest["dataset"]["images_sha256"],
+                "dataset_hash": manifest["dataset"]["hash"],
+                "finished": manifest["finished"],
+                "note": manifest["note"],
+                "run": run.folder.name,
+            }
+        )
+    if not rows:
+        raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`")
+    frame = pd.DataFrame(rows).sort_values(["finished", "run"], ascending=False, ignore_index=True)
+    frame["group"] = _groups(frame, results)
+    return frame
+
+
+def reported(method: str, dataset: str, backbone: str | None) -> dict[str, Any]:
+    """The value that was reported for a method, data set and weights, with its source; empty where there is none.
+
+    Of several sources the most frequent value is taken, then the first; refined rows are left out.
+    """
+    nothing = {"reported": None, "reported_source": None}
+    try:
+        name = find_method(method).info.published
+    except UserError:
+        return nothing
+    table = _published()
+    fitting = table[
+        (table["method"] == name)
+        & (table["dataset"] == _PUBLISHED_NAMES.get(dataset))
+        & (table["backbone"] == _PUBLISHED_WEIGHTS.get(backbone or ""))
+        & (table["postproc"] == "none")
+    ]
+    if fitting.empty:
+        return nothing
+    value = Counter(fitting["miou"]).most_common(1)[0][0]
+    source = fitting[fitting["miou"] == value].iloc[0]["source"]
+    return {"reported": float(value), "reported_source": source}
+
+
+@cache
+def _published() -> pd.DataFrame:
+    return pd.read_csv(_PUBLISHED, keep_default_na=False)
+
+
+def _column(row: Any) -> tuple[str, ...]:
+    """What must be equal for two runs to stand in one column."""
+    return (row.dataset, row.split, row.dataset_hash, row.images_sha256, row.vocabulary, str(row.images))
+
+
+def _table(row: Any) -> tuple[str, ...]:
+    """What must be equal for two runs to share a table."""
+    return (row.protocol, row.protocol_hash)
+
+
+def _entry(row: Any) -> tuple[str, ...]:
+    """What makes a line of a table."""
+    return (row.method, row.backbone, row.weights, row.precision)
+
+
+def _newest(rows: Iterable[Any]) -> list[Any]:
+    """The newest run for every table, column and line; rows come newest first."""
+    seen: dict[tuple[Any, ...], Any] = {}
+    for row in rows:
+        seen.setdefault((_table(row), _column(row), _entry(row)), row)
+    return list(seen.values())
+
+
+def _groups(frame: pd.DataFrame, results: Path) -> list[int | None]:
+    """Group number of each run among the newest runs of its table and column."""
+    found: dict[str, int] = {}
+    columns: dict[tuple[Any, ...], list[str]] = {}
+    for row in _newest(frame.itertuples()):
+        columns.setdefault((_table(row), _column(row)), []).append(row.run)
+    for names in columns.values():
+        runs = {name: Run(results / "runs" / name) for name in names}
+        counts = {name: _counts(run) for name, run in runs.items()}
+        clusters = _clusters(next(iter(runs.values())))
+        found.update(indistinct_groups(counts, clusters))
+    return [found.get(name) for name in frame["run"]]
+
+
+def _counts(run: Run) -> Counts:
+    return counts_of(run.counts(), len(run.metrics()["per_class"]))
+
+
+def _clusters(run: Run) -> Any:
+    """Bootstrap units of a run; single images when the data set is no longer at hand."""
+    ids = tuple(run.counts()["image"])
+    try:
+        return run.plan().spec.open_data().clusters(ids)
+    except DataError:
+        return None
+
+
+def write_leaderboard(results: Path, output: Path) -> pd.DataFrame:
+    """Write ``output`` (Markdown) and the same frame as .csv, .json and .tex beside it; returns the frame."""
+    frame = collect(results)
+    write_atomically(output, markdown(frame).encode())
+    write_atomically(output.with_suffix(".csv"), frame.to_csv(index=False).encode())
+    write_atomically(output.with_suffix(".json"), (frame.to_json(orient="records", indent=2) + "\n").encode())
+    write_atomically(output.with_suffix(".tex"), latex(frame).encode())
+    return frame
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The leaderboard as Markdown."""
+    parts = [
+        "# Leaderboard",
+        "",
+        "Written by `bench leaderboard`; do not edit.  mIoU in percent with its 95 % bootstrap interval over images.  "
+        "Methods of one *group* cannot be told apart from the best of the group (paired bootstrap, Holm-corrected).  "
+        "*Reported* values are those of the named source, under its own protocol, not ours.",
+    ]
+    newest = _newest(frame.itertuples())
+    tables = sorted({_table(r) for r in newest})
+    for key in tables:
+        rows = [r for r in newest if _table(r) == key]
+        parts += ["", f"## Protocol `{key[0]}` ({key[1][:12]})"]
+        for column in sorted({_column(r) for r in rows}):
+            parts += ["", *_markdown_column([r for r in rows if _column(r) == column])]
+    return "\n".join(parts) + "\n"
+
+
+def _markdown_column(rows: list[Any]) -> list[str]:
+    rows = sorted(rows, key=lambda r: (-(r.miou if r.miou is not None else -1), r.method))
+    first = rows[0]
+    partial = "" if first.complete else " **(partial)**"
+    lines = [
+        f"### {_title(first.dataset)}, {first.split}, {first.images} images{partial}",
+        "",
+        "| method | mIoU [95 %] | group | reported | images/s | peak MB | backbone | precision |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        told = "" if pd.isna(r.reported) else f"{r.reported:.1f} ({r.reported_source})"
+        bounds = None if pd.isna(r.low) else (r.low, r.high)
+        group = "" if pd.isna(r.group) else f"{r.group:.0f}"
+        cells = [r.method, with_interval(r.miou, bounds), group, told, f"{r.images_per_second:.1f}", f"{r.peak_mb:.0f}"]
+        lines.append("| " + " | ".join([*cells, r.backbone, r.precision]) + " |")
+    if first.note:
+        lines += ["", f"*{first.note}*"]
+    lines += ["", "<details><summary>Provenance</summary>", "", "| method | weights | device | code | vocabulary | run |",
+              "|---|---|---|---|---|---|"]
+    lines += [f"| {r.method} | {r.weights[:17]} | {r.device} | {r.code} | {r.vocabulary[:8]} | {r.run} |" for r in rows]
+    return [*lines, "", "</details>"]
+
+
+def latex(frame: pd.DataFrame) -> str:
+    """The newest runs as LaTeX ``tabular`` environments, one per protocol."""
+    out = ["% Written by `bench leaderboard`. mIoU in percent, 95 % bootstrap interval."]
+    newest = _newest(frame.itertuples())
+    for key in sorted({_table(r) for r in newest}):
+        rows = sorted((r for r in newest if _table(r) == key), key=lambda r: (r.dataset, -r.miou))
+        out += [f"% protocol {key[0]} {key[1]}", r"\begin{tabular}{llrl}", r"data set & method & mIoU & note \\ \hline"]
+        for r in rows:
+            bounds = None if pd.isna(r.low) else (r.low, r.high)
+            note = r.note if r.complete else f"partial ({r.images} images) {r.note}".strip()
+            cells = [r.dataset, r.method, with_interval(r.miou, bounds), note]
+            out.append(" & ".join(_escaped(c) for c in cells) + r" \\")
+        out.append(r"\end{tabular}")
+    return "\n".join(out) + "\n"
+
+
+def _escaped(text: str) -> str:
+    for character in "&%$#_{}":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+@cache
+def _title(key: str) -> str:
+    records = list_datasets()
+    return records[key].title if key in records else key

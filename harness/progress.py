@@ -1,0 +1,48 @@
+"""Progress: a bar for people, plain lines for pipes, silence for short work."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+_PLAIN_EVERY_SECONDS = 15.0
+
+
+def console() -> Console:
+    """Where everything that is not a result goes."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how many items are newly done.
+
+    On a terminal a bar that disappears at the end; elsewhere a line every 15 seconds, hence none for short work.
+    """
+    if total == 0:
+        yield lambda count: None
+    elif sys.stderr.isatty():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console(), transient=True) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda count: bar.advance(task, count)
+    else:
+        yield _plain_lines(title, total)
+
+
+def _plain_lines(title: str, total: int) -> Callable[[int], None]:
+    done, told = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, told
+        done += count
+        if time.monotonic() - told >= _PLAIN_EVERY_SECONDS:
+            told = time.monotonic()
+            sys.stderr.write(f"{title}: {done}/{total}\n")
+            sys.stderr.flush()
+
+    return advance

@@ -1,0 +1,28 @@
+"""The keep-ratio resize of mmseg (spec: datasets and protocols, 6.1): OpenCV bilinear, no antialias."""
+
+import cv2
+import numpy as np
+
+from ..datasets.loader import Pixels
+
+
+def resized_size(height: int, width: int, short_side_px: int, long_side_px: int = 2048) -> tuple[int, int]:
+    """New (height, width): scaled by ``min(long / max side, short / min side)`` and rounded half up.
+
+    A short side of 0 keeps the size.
+
+    >>> resized_size(375, 500, 336)
+    (336, 448)
+    """
+    if not short_side_px:
+        return height, width
+    factor = min(long_side_px / max(height, width), short_side_px / min(height, width))
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+def resize_image(image: Pixels, short_side_px: int, long_side_px: int = 2048) -> Pixels:
+    """``(H, W, 3)`` uint8 -> ``(h, w, 3)`` uint8."""
+    height, width = resized_size(*image.shape[:2], short_side_px, long_side_px)
+    if (height, width) == image.shape[:2]:
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -1,0 +1,234 @@
+"""Runs: a plan, immutable parts, a manifest; one folder per run.
+
+A run folder is named by what decides its numbers (method, weights, protocol, vocabulary, data, code), so the same
+command finds the same folder: it goes on where it stopped, and a finished run answers at once.
+
+    plan.json        what is to be done: spec, image ids, every hash       written first
+    parts/*.parquet  per-image counts, written as the work goes on
+    counts.parquet   all parts merged and sorted                           the same bytes in every history
+    metrics.json     metrics of counts.parquet                             likewise
+    manifest.json    provenance, timing and memory                         written last
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..datasets import Dataset, open_dataset
+from ..methods import Segmenter, UserError, create_method
+from ..methods.files import write_atomically
+from . import parts
+from .pipeline import STAGES, Pipeline
+from .protocol import Protocol, Setting
+from .provenance import code_version, environment, source_hash
+from .result import EvalResult
+
+PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
+
+
+class RunSpec(BaseModel):
+    """What the user asked for, as JSON: enough for any process to build the same pipeline."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    dataset: str
+    protocol: Protocol
+    backbone: str | None = None
+    weights: str | None = None
+    data_root: str | None = None
+    device: str = "cpu"
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    def open_data(self) -> Dataset:
+        """The data set."""
+        return open_dataset(self.dataset, Path(self.data_root) if self.data_root else None)
+
+    def setting_for(self, data: Dataset) -> Setting:
+        """The protocol's values for the data set."""
+        return self.protocol.setting(data.record.key)
+
+    def build_method(self, setting: Setting, allow_download: bool = False) -> Segmenter:
+        """The method with its parts loaded."""
+        import torch
+
+        return create_method(
+            self.method,
+            backbone=self.backbone,
+            device=self.device,
+            dtype=getattr(torch, setting.precision),
+            weights=Path(self.weights) if self.weights else None,
+            allow_download=allow_download,
+            **{**setting.method_options, **self.options},
+        )
+
+
+class Plan(BaseModel):
+    """A run's identity and its images."""
+
+    spec: RunSpec
+    identity: dict[str, Any]
+    ids: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Folder name: readable, and unique by hash."""
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        method = self.spec.method.replace(":", ".").replace("/", ".")
+        dataset = self.identity["dataset"]["key"]
+        return f"{dataset}-{method}-{self.spec.protocol.name.rstrip('*')}-{digest[:10]}"
+
+
+def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset) -> Plan:
+    """Everything that decides the numbers of a run."""
+    ids = data.ids
+    identity = {
+        "method": pipeline.method.provenance,
+        "dataset": {
+            "key": data.record.key,
+            "split": data.record.split,
+            "hash": data.record.hash,
+            "images_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+        },
+        "protocol": {"name": spec.protocol.name, "hash": spec.protocol.hash, "version": spec.protocol.version},
+        "setting": pipeline.setting.model_dump(),
+        "vocabulary_hash": pipeline.method.vocabulary.hash,
+        "device_type": spec.device.partition(":")[0],
+        "source_hash": source_hash(),
+    }
+    return Plan(spec=spec, identity=identity, ids=ids)
+
+
+class Run:
+    """A run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts_folder = folder / "parts"
+
+    @classmethod
+    def open(cls, results: Path, plan: Plan, fresh: bool = False) -> "Run":
+        """The folder of ``plan`` below ``results``, made if it is not there; ``fresh`` deletes what it holds."""
+        run = cls(results / "runs" / plan.name)
+        if fresh and run.folder.exists():
+            with run.lock():
+                shutil.rmtree(run.folder)
+        try:
+            run.parts_folder.mkdir(parents=True, exist_ok=True)
+            if not (run.folder / PLAN).exists():
+                write_atomically(run.folder / PLAN, _json(plan.model_dump(mode="json")))
+        except OSError as error:
+            raise UserError(f"run folder {run.folder} cannot be written: {error.strerror}") from error
+        return run
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Refuse to work on a run that another process works on."""
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is working on {self.folder}: wait for it, or stop it") from None
+            yield
+
+    def plan(self) -> Plan:
+        """Raises ``UserError`` when the folder is no run or its plan is damaged."""
+        try:
+            return Plan.model_validate_json((self.folder / PLAN).read_bytes())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder} is not a run folder with a readable {PLAN}: {error}") from error
+
+    def missing(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """Images of ``wanted`` that no part holds yet."""
+        done = set(parts.read_parts(self.parts_folder)["image"])
+        return tuple(i for i in wanted if i not in done)
+
+    def finish(self, data: Dataset) -> None:
+        """Merge parts and write the summary files.  Running it again changes nothing but the date."""
+        plan, frame = self.plan(), parts.read_parts(self.parts_folder)
+        setting = plan.spec.setting_for(data)
+        result = _evaluated(frame, data, setting)
+        parts.write_parquet(self.folder / COUNTS, parts.counts_frame(frame))
+        write_atomically(self.folder / METRICS, _json(result.summary()))
+        manifest = {
+            "run": self.folder.name,
+            "note": data.note,
+            "title": data.record.title,
+            **plan.identity,
+            "code_version": code_version(),
+            "environment": environment(plan.spec.device),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **cost(frame),
+            "images": len(frame),
+            "planned": len(plan.ids),
+        }
+        write_atomically(self.folder / MANIFEST, _json(manifest))
+
+    def result(self, data: Dataset, wanted: tuple[str, ...] | None = None) -> EvalResult:
+        """Result over ``wanted`` (default: all images done so far)."""
+        frame = parts.read_parts(self.parts_folder)
+        if wanted is not None:
+            frame = frame[frame["image"].isin(wanted)].reset_index(drop=True)
+        return _evaluated(frame, data, self.plan().spec.setting_for(data))
+
+    def manifest(self) -> dict[str, Any]:
+        """Raises ``UserError`` when the run was never finished."""
+        return _read_json(self.folder / MANIFEST)
+
+    def metrics(self) -> dict[str, Any]:
+        """Metrics over all images done so far."""
+        return _read_json(self.folder / METRICS)
+
+    def counts(self) -> pd.DataFrame:
+        """Merged counts, one row per image."""
+        return pd.read_parquet(self.folder / COUNTS)
+
+
+def list_runs(results: Path) -> list[Run]:
+    """Finished (complete or partial) runs below ``results``, by name."""
+    return [Run(p.parent) for p in sorted((results / "runs").glob(f"*/{MANIFEST}"))]
+
+
+def cost(frame: pd.DataFrame) -> dict[str, Any]:
+    """Mean seconds per image and stage (warm-up left out where possible) and peak memory."""
+    typical = frame[frame["warm"]] if frame["warm"].any() else frame
+    stages = {stage: float(typical[f"{stage}_seconds"].mean()) for stage in STAGES}
+    return {
+        "seconds_per_image": sum(stages.values()),
+        "seconds_per_stage": stages,
+        "peak_bytes": int(frame["peak_bytes"].max()),
+    }
+
+
+def _evaluated(frame: pd.DataFrame, data: Dataset, setting: Setting) -> EvalResult:
+    ids = tuple(frame["image"])
+    return EvalResult(
+        ids=ids,
+        classes=data.record.classes,
+        counts=parts.counts_of(frame, len(data.record.classes)),
+        clusters=data.clusters(ids),
+        planned=len(data.ids),
+        averaging=setting.averaging,
+        background=data.record.background,
+    )
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.  Run `bench run` for it again") from error
+    return value

@@ -1,0 +1,65 @@
+"""Printing: a rich table for people, aligned plain lines for pipes, one JSON document for programs."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table on stdout; columns whose every cell looks like a number are aligned right."""
+    cells = [["" if c is None else str(c) for c in row] for row in rows]
+    right = [bool(cells) and all(_is_number(row[k]) for row in cells) for k in range(len(columns))]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title or None, title_justify="left")
+        for name, numeric in zip(columns, right, strict=True):
+            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for row in cells:
+            table.add_row(*row)
+        Console(highlight=False).print(table)
+        return
+    widths = [max(len(columns[k]), *(len(row[k]) for row in cells), 0) for k in range(len(columns))]
+    lines = [[*columns], *cells]
+    if title:
+        print_line(title)
+    for line in lines:
+        padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
+        print_line("  ".join(padded).rstrip())
+
+
+def print_line(text: str) -> None:
+    """One line on stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; NaN is not allowed."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def percent(value: float | None) -> str:
+    """``41.23``, or ``absent`` for a class that is neither labelled nor predicted."""
+    return "absent" if value is None else f"{value:.2f}"
+
+
+def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    """``41.23 [40.10, 42.31]``."""
+    if value is None:
+        return "none"
+    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+
+
+def megabytes(size: int) -> str:
+    """Bytes as MB."""
+    return f"{size / 1e6:.0f}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.partition(" [")[0])
+    except ValueError:
+        return text in ("", "absent", "none")
+    return True

@@ -1,0 +1,241 @@
+"""Backbones: an open_clip model, its tokenizer, and proof of what they are."""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError, did_you_mean
+from .vit import activation_name
+
+TINY_CLIP = "tiny-clip"
+TINY_CLIP_FOLDER = Path(__file__).parent / "tiny_clip"
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An ``open_clip`` model in float32 on the CPU, with its tokenizer.
+
+    ``name`` is open_clip's model name (or the class name of a module made by the caller), ``source`` says where the
+    weights came from, ``mean`` and ``std`` normalise RGB in [0, 1].
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    name: str
+    source: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    file_sha256: str | None = None
+
+    @classmethod
+    def from_module(cls, model: nn.Module, tokenizer: Tokenizer) -> "Backbone":
+        """Wrap a module that the caller built.  It is only read, never changed."""
+        visual: Any = getattr(model, "visual", None)
+        if visual is None:
+            raise UserError(f"{type(model).__name__} is not an open_clip model: it has no attribute 'visual'")
+        mean, std = _statistics()
+        return cls(
+            model=model,
+            tokenizer=tokenizer,
+            name=type(model).__name__,
+            source="module given by the caller",
+            mean=getattr(visual, "image_mean", None) or mean,
+            std=getattr(visual, "image_std", None) or std,
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """``file:...`` for weights read from a file, ``state:...`` (over the state dict) for a module."""
+        if self.file_sha256 is not None:
+            return f"file:{self.file_sha256}"
+        digest = hashlib.sha256()
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return f"state:{digest.hexdigest()}"
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Name, source, hash and activation, as JSON values."""
+        activation = activation_name(self.model.visual)
+        return {"name": self.name, "source": self.source, "sha256": self.sha256, "activation": activation}
+
+
+def list_backbones() -> dict[str, list[str]]:
+    """Model names that the dense-CLIP methods accept, each with open_clip's pretrained tags."""
+    import open_clip
+
+    names = [n for n in open_clip.list_models() if n.startswith("ViT-") and "SigLIP" not in n and "CLIPA" not in n]
+    return {TINY_CLIP: ["embedded"], **{n: open_clip.list_pretrained_tags_by_model(n) for n in names}}
+
+
+def load_backbone(name: str, weights: Path | None = None, allow_download: bool = False) -> Backbone:
+    """Load a backbone by name.
+
+    ``name`` is ``tiny-clip``, or an open_clip model name with a pretrained tag (``ViT-B-16-quickgelu/openai``), or a
+    model name alone together with ``weights``, a local checkpoint (safetensors, or a pickle of tensors only).
+
+    Nothing is downloaded unless ``allow_download``.  The activation is asserted: OpenAI, MetaCLIP and DFN weights need
+    QuickGELU, and open_clip from 2.29 on builds plain GELU for ``ViT-B-16/openai`` with no more than a warning.
+
+    Raises ``UserError`` when the name is unknown, weights are absent or damaged, or the activation is the wrong one.
+    """
+    import open_clip
+
+    if name == TINY_CLIP:
+        if weights is not None:
+            raise UserError("tiny-clip has its weights embedded: leave out --weights, or name an open_clip model")
+        return _load_tiny_clip()
+    model_name, _, tag = name.partition("/")
+    if model_name not in open_clip.list_models():
+        raise UserError(f"unknown backbone {model_name!r}{_known_backbones(model_name)}")
+    if (weights is None) == (not tag):
+        raise UserError(
+            f"backbone {name!r} needs either a pretrained tag ({model_name}/TAG) or --weights FILE, and not both"
+        )
+    if weights is None:
+        weights, source = _cached_weights(model_name, tag, allow_download)
+        statistics = _statistics(open_clip.get_pretrained_cfg(model_name, tag))
+    else:
+        source, statistics = f"file {weights.name}", _statistics()
+    model = open_clip.create_model(model_name, pretrained=None, precision="fp32", device="cpu")
+    model.load_state_dict(read_state_dict(weights, model))
+    model.eval()
+    if tag:
+        _assert_activation(model, model_name, tag)
+    sha256 = _file_sha256(weights)
+    return Backbone(model, open_clip.get_tokenizer(model_name), model_name, source, *statistics, file_sha256=sha256)
+
+
+def read_state_dict(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Read a checkpoint and check its keys and shapes against ``model``.
+
+    Safetensors, or a pickle of tensors opened with ``weights_only=True``; a nested ``state_dict`` and the prefix
+    ``module.`` are unwrapped.  Raises ``UserError`` that names the file and the keys.
+    """
+    if not path.is_file():
+        raise UserError(f"weights file {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"weights file {path} cannot be read (damaged, a TorchScript archive, or not tensors only): {error}"
+        ) from error
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)
+    if not isinstance(state, dict):
+        raise UserError(f"weights file {path} holds a {type(state).__name__}, not a state dict")
+    state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
+    state.pop("attn_mask", None)  # a constant that older checkpoints contain
+    _check_keys(path, state, model.state_dict())
+    return state
+
+
+def _check_keys(path: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    shapes = [
+        f"{k} has shape {tuple(state[k].shape)}, the model {tuple(wanted[k].shape)}"
+        for k in sorted(set(state) & set(wanted))
+        if state[k].shape != wanted[k].shape
+    ]
+    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    if missing or extra or shapes:
+        found = [f"missing {_few(missing)}"] * bool(missing) + [f"not in the model: {_few(extra)}"] * bool(extra)
+        raise UserError(f"weights file {path} does not fit the model: {'; '.join(found + shapes[:5])}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _load_tiny_clip() -> Backbone:
+    import json
+
+    import open_clip
+    from open_clip.tokenizer import SimpleTokenizer
+
+    config = json.loads((TINY_CLIP_FOLDER / "open_clip_config.json").read_text())
+    path = TINY_CLIP_FOLDER / "open_clip_model.safetensors"
+    model = open_clip.CLIP(**config["model_cfg"])
+    model.load_state_dict(read_state_dict(path, model))
+    model.eval()
+    context = config["model_cfg"]["text_cfg"]["context_length"]
+    tokenizer = SimpleTokenizer(str(TINY_CLIP_FOLDER / "bpe.txt.gz"), context_length=context)
+    statistics = _statistics(config["preprocess_cfg"])
+    return Backbone(model, tokenizer, TINY_CLIP, "embedded", *statistics, file_sha256=_file_sha256(path))
+
+
+def _cached_weights(model_name: str, tag: str, allow_download: bool) -> tuple[Path, str]:
+    """Path of a pretrained file in the Hugging Face cache, and where it is from."""
+    import open_clip
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    config = open_clip.get_pretrained_cfg(model_name, tag)
+    if not config:
+        raise UserError(
+            f"backbone {model_name!r} has no pretrained tag {tag!r}"
+            f"{did_you_mean(tag, open_clip.list_pretrained_tags_by_model(model_name))}"
+        )
+    repository, _, file = config.get("hf_hub", "").rpartition("/")
+    if not repository:
+        raise UserError(f"{model_name}/{tag} is not on the Hugging Face hub: download it and pass --weights FILE")
+    for candidate in [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]:
+        found = try_to_load_from_cache(repository, candidate)
+        if allow_download and not isinstance(found, str):
+            found = hf_hub_download(repository, candidate)
+        if isinstance(found, str):
+            return Path(found), f"hub {repository}@{Path(found).parent.name[:12]}"
+    raise UserError(
+        f"weights of {model_name}/{tag} are not on this machine.  Fetch them once with\n"
+        f"  hf download {repository} open_clip_model.safetensors\n"
+        "or let this run do it with --allow-download, or pass a local file with --weights FILE"
+    )
+
+
+def _assert_activation(model: Any, model_name: str, tag: str) -> None:
+    import open_clip
+
+    needed = "quick_gelu" if open_clip.get_pretrained_cfg(model_name, tag).get("quick_gelu") else "gelu"
+    for tower in (model.visual, model):
+        if hasattr(tower, "transformer") and activation_name(tower) != needed:
+            other = f"{model_name.removesuffix('-quickgelu')}{'-quickgelu' if needed == 'quick_gelu' else ''}"
+            raise UserError(
+                f"weights {tag!r} were trained with {needed}, but {model_name} builds {activation_name(tower)}: "
+                f"numbers would be wrong.  Use --backbone {other}/{tag}"
+            )
+
+
+def _statistics(config: dict[str, Any] | None = None) -> tuple[Any, Any]:
+    from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    config = config or {}
+    return tuple(config.get("mean", OPENAI_DATASET_MEAN)), tuple(config.get("std", OPENAI_DATASET_STD))
+
+
+def _known_backbones(given: str) -> str:
+    known = did_you_mean(given, list_backbones()).partition(" Known:")[0]
+    return known + " See `bench list backbones`"
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:
+    """``hashlib.file_digest`` for Python 3.10."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()

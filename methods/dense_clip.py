@@ -1,0 +1,140 @@
+"""The dense-CLIP core: trunk, rewritten last block, cosine with the text.
+
+A method of this family is a ``LastBlock`` record; the code below is the same for all (spec: training-free family,
+sections 1.1 and 2).
+"""
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import vit
+from .backbone import Backbone
+from .segmenter import Segmenter
+from .text import encode_queries
+from .vocabulary import Vocabulary
+from .windows import Box
+
+Similarity = Literal["qk", "qq", "kk", "vv"]
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """How the last block is rewritten.
+
+    The attention matrix is the *sum* over ``attention`` of ``softmax(s * a b^T + omega)``, ``s = head_size ** -0.5``;
+    no term at all means the identity, i.e. each token keeps its own value.  ``omega`` is a Gaussian of the distance
+    between patches with ``gaussian_sigma`` (in patches), 0 for every pair with the class token, not scaled by ``s``.
+    ``residual`` and ``ffn`` say whether the block's skip connection and MLP stay.
+    """
+
+    attention: tuple[Similarity, ...]
+    residual: bool
+    ffn: bool
+    gaussian_sigma: float | None = None
+
+
+class DenseClip(Segmenter):
+    """Patch-text cosine similarities of a CLIP ViT whose last block is ``last_block``.
+
+    ``pad`` chooses what happens to windows that are no multiple of the patch: False drops the rest and stretches the
+    grid over the window (SCLIP, NACLIP), True pads evenly with the mean colour and cuts after (ClearCLIP).
+    """
+
+    last_block: ClassVar[LastBlock]
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        pad: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.dtype, self.pad = backbone, dtype, pad
+        self.device = torch.device(device)
+        self.weights = vit.read_vision(backbone.model.visual, self.device, dtype)
+        self._mean = torch.tensor(backbone.mean, device=self.device).view(3, 1, 1) * 255
+        self._std = torch.tensor(backbone.std, device=self.device).view(3, 1, 1) * 255
+        self._text: Tensor | None = None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See ``Segmenter.provenance``."""
+        return {
+            "method": self.info.name,
+            "last_block": asdict(self.last_block),
+            "pad": self.pad,
+            "weights": self.backbone.provenance,
+            "precision": str(self.dtype).removeprefix("torch."),
+        }
+
+    def encode(self, vocabulary: Vocabulary) -> None:
+        """Encode the queries once (float32, cached on disk)."""
+        super().encode(vocabulary)
+        self._text = encode_queries(self.backbone, vocabulary, self.device)
+
+    def cover(self, height: int, width: int) -> Box:
+        """See ``Segmenter.cover``."""
+        if not self.pad:
+            return Box(0, 0, height, width)
+        (top, bottom), (left, right) = (self._padding(side) for side in (height, width))
+        return Box(-top, -left, height + bottom, width + right)
+
+    def _padding(self, side: int) -> tuple[int, int]:
+        total = -side % self.weights.patch_px
+        return total // 2, total - total // 2
+
+    @torch.inference_mode()
+    def score_windows(self, windows: Tensor) -> Tensor:
+        """Cosines: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, h, w)`` float32 in [-1, 1]."""
+        _ = self.vocabulary  # a clear error when encode was forgotten
+        pixels = (windows.to(self.device).float() - self._mean) / self._std
+        if self.pad:
+            (top, bottom), (left, right) = (self._padding(side) for side in pixels.shape[2:])
+            pixels = F.pad(pixels, (left, right, top, bottom))
+        tokens, grid = vit.run_trunk(self.weights, pixels.to(self.dtype))
+        features = self.patch_features(tokens, grid)
+        assert self._text is not None
+        return (features @ self._text.T).transpose(1, 2).unflatten(2, grid)
+
+    def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Last block and head: ``(B, 1 + h * w, D)`` -> ``(B, h * w, dim)`` float32, unit length."""
+        block, rule = self.weights.blocks[-1], self.last_block
+        x = vit.project_out(block, _mix_values(block, tokens, rule, grid))
+        if rule.residual:
+            x = tokens[:, 1:] + x
+        if rule.ffn:
+            x = vit.add_ffn(block, x)
+        return vit.project_features(self.weights, x)
+
+
+def _mix_values(block: vit.Block, tokens: Tensor, rule: LastBlock, grid: tuple[int, int]) -> Tensor:
+    """``sum over terms of softmax(...) v`` for the patches, ``(B, h * w, D)``.
+
+    The class token takes part as key and value, but its own row is never needed.
+    """
+    if not rule.attention:
+        return vit.values(block, tokens[:, 1:])
+    parts = dict(zip("qkv", vit.split_heads(block, tokens), strict=True))
+    omega = None
+    if rule.gaussian_sigma is not None:
+        omega = gaussian_window(*grid, rule.gaussian_sigma)[1:].to(tokens)
+    terms = [
+        F.scaled_dot_product_attention(parts[a][:, :, 1:], parts[b], parts["v"], attn_mask=omega)
+        for a, b in rule.attention
+    ]
+    return vit.merge_heads(torch.stack(terms).sum(0) if len(terms) > 1 else terms[0])
+
+
+@lru_cache(maxsize=16)
+def gaussian_window(height: int, width: int, sigma: float) -> Tensor:
+    """``exp(-(dy^2 + dx^2) / (2 sigma^2))`` between patches, 0 for the class token: ``(1 + N, 1 + N)`` float32."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    place = torch.stack([y, x], dim=-1).reshape(-1, 2).float()
+    squared = ((place[:, None] - place[None]) ** 2).sum(-1)
+    return F.pad(torch.exp(-squared / (2 * sigma**2)), (1, 0, 1, 0))

@@ -1,0 +1,92 @@
+"""Which methods there are, and making one from its parts."""
+
+import importlib
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .backbone import Backbone, Tokenizer, load_backbone
+from .errors import UserError, did_you_mean
+from .segmenter import Segmenter
+
+ENTRY_POINT_GROUP = "ovss.methods"
+_BUILT_IN = {
+    "clip": ".clip:CLIP",
+    "maskclip": ".maskclip:MaskCLIP",
+    "maskclip-value": ".maskclip_value:MaskCLIPValue",
+    "sclip": ".sclip:SCLIP",
+    "clearclip": ".clearclip:ClearCLIP",
+    "naclip": ".naclip:NACLIP",
+}
+
+
+def list_methods() -> list[str]:
+    """Names of the built-in methods and of those that installed distributions register."""
+    return [*_BUILT_IN, *sorted(_plugins())]
+
+
+def find_method(name: str) -> type[Segmenter]:
+    """The class of a method: a listed name, or ``package.module:Class``.
+
+    Raises ``UserError`` when there is no such method or the class is no ``Segmenter``.
+    """
+    plugins = _plugins()
+    if name in _BUILT_IN:
+        found = _import(_BUILT_IN[name])
+    elif name in plugins:
+        found = _import(plugins[name].value)
+    elif ":" in name:
+        found = _import(name)
+    else:
+        raise UserError(f"unknown method {name!r}{did_you_mean(name, list_methods())}")
+    if not (isinstance(found, type) and issubclass(found, Segmenter)):
+        raise UserError(f"method {name!r} is {found!r}, not a subclass of ovss.methods.Segmenter")
+    return found
+
+
+def create_method(
+    name: str,
+    backbone: str | Backbone | nn.Module | None = None,
+    tokenizer: Tokenizer | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights: Path | None = None,
+    allow_download: bool = False,
+    **options: Any,
+) -> Segmenter:
+    """Make a method from its parts.
+
+    ``backbone`` is a name (see ``load_backbone``), an open_clip module with its ``tokenizer``, a ``Backbone``, or None
+    for the method's default.  ``options`` go to the method's constructor.
+
+    Raises ``UserError`` for unknown names and options, absent weights and a device that is not there.
+    """
+    method = find_method(name)
+    if isinstance(backbone, nn.Module):
+        if tokenizer is None:
+            raise UserError("a backbone module needs its tokenizer: create_method(..., tokenizer=...)")
+        backbone = Backbone.from_module(backbone, tokenizer)
+    elif not isinstance(backbone, Backbone):
+        backbone = load_backbone(backbone or method.info.backbone, weights, allow_download)
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device} was asked for, but torch sees no CUDA device; use --device cpu")
+    try:
+        return method(backbone=backbone, device=chosen, dtype=dtype, **options)  # type: ignore[call-arg]
+    except TypeError as error:
+        raise UserError(f"method {name!r} does not take these options ({', '.join(options)}): {error}") from error
+
+
+def _plugins() -> dict[str, Any]:
+    return {e.name: e for e in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _import(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module, __package__), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"method {target!r} cannot be imported: {error}") from error

@@ -1,0 +1,37 @@
+"""ScoreField: class scores before they are blown up to pixels."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .windows import Box
+
+
+@dataclass(frozen=True)
+class ScoreField:
+    """Scores on the patch grid of each window.
+
+    ``scores`` is ``(W, Q, h, w)`` float32, one grid per window and one plane per query.  ``boxes[k]`` is the part of
+    the frame that window ``k`` shows; ``covers[k]`` is the rectangle that its grid stretches over (the same, unless
+    the method padded the window).  ``frame`` is the (height, width) in px that boxes refer to.  Windows form a grid,
+    listed row by row.  ``query_to_class`` says which class each query speaks for.
+
+    Turning a field into pixels is the job of ``ovss.harness.decode`` alone.
+    """
+
+    scores: Tensor
+    boxes: tuple[Box, ...]
+    covers: tuple[Box, ...]
+    frame: tuple[int, int]
+    query_to_class: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.scores.ndim != 4 or not len(self.boxes) == len(self.covers) == self.scores.shape[0]:
+            raise ValueError(f"scores {tuple(self.scores.shape)} do not fit {len(self.boxes)} windows")
+        if self.scores.shape[1] != len(self.query_to_class):
+            raise ValueError(f"{self.scores.shape[1]} planes for {len(self.query_to_class)} queries")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return max(self.query_to_class) + 1

@@ -1,0 +1,89 @@
+"""Segmenter: what a method is."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+from .score_field import ScoreField
+from .vocabulary import Vocabulary
+from .windows import Box, WindowGeometry, cut
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What tables say about a method.
+
+    ``published`` is its name in the table of reported values, None when nothing comparable was reported.  ``backbone``
+    is used on real data sets when the user names none.  ``offline`` methods run with nothing but the embedded tiny-clip.
+    """
+
+    name: str
+    title: str
+    paper: str
+    training_free: bool = True
+    trained_on: str = "nothing beyond CLIP's own pre-training"
+    backbone: str = "ViT-B-16-quickgelu/openai"
+    published: str | None = None
+    offline: bool = True
+
+
+class Segmenter(ABC):
+    """A method with its parts and, after ``encode``, a vocabulary.
+
+    A window-based method writes ``score_windows`` only.
+    """
+
+    info: ClassVar[MethodInfo]
+
+    def __init__(self) -> None:
+        self._vocabulary: Vocabulary | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary given to ``encode``."""
+        if self._vocabulary is None:
+            raise UserError(f"method {self.info.name!r} has no vocabulary yet: call encode(Vocabulary) first")
+        return self._vocabulary
+
+    def encode(self, vocabulary: Vocabulary) -> None:
+        """Set the vocabulary.  Methods with a text side extend this and encode its queries once."""
+        self._vocabulary = vocabulary
+
+    @abstractmethod
+    def score_windows(self, windows: Tensor) -> Tensor:
+        """Scores of windows: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, h, w)`` float32, higher is better."""
+
+    @property
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Everything about weights, precision, device and options that can move a number (JSON values)."""
+
+    def cover(self, height: int, width: int) -> Box:
+        """Rectangle, relative to a window of this size, that the grid of ``score_windows`` stretches over."""
+        return Box(0, 0, height, width)
+
+    @torch.inference_mode()
+    def segment(
+        self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8
+    ) -> ScoreField:
+        """Score field of one image, ``(3, H, W)`` uint8 RGB.
+
+        The image is cut into the windows of ``geometry`` (default: the whole image); up to ``batch_size`` windows go
+        through the method in one call.
+        """
+        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
+            raise ValueError(f"segment takes (3, H, W) uint8, not {tuple(image.shape)} {image.dtype}")
+        vocabulary = self.vocabulary
+        height, width = image.shape[1:]
+        boxes = geometry.boxes(height, width)
+        windows = cut(image, boxes)
+        scores = torch.cat([self.score_windows(chunk) for chunk in windows.split(batch_size)])
+        shape = self.cover(*windows.shape[2:])
+        covers = tuple(
+            Box(b.top + shape.top, b.left + shape.left, b.top + shape.bottom, b.left + shape.right) for b in boxes
+        )
+        return ScoreField(scores, boxes, covers, (height, width), vocabulary.query_to_class)

@@ -1,0 +1,110 @@
+"""Vocabulary: which texts speak for which class."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from .errors import UserError, did_you_mean
+
+_TEMPLATE_FOLDER = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Class names with synonyms and the prompt templates they are put into.
+
+    ``queries[i]`` is a text that speaks for class ``query_to_class[i]``; several queries may speak for one class (its
+    score is the maximum over them).  ``background`` is the index of the class that collects what no other class wants,
+    or None when there is none.
+
+    >>> v = Vocabulary.from_names(["cat", "sofa, couch"], templates="simple")
+    >>> v.classes, v.queries, v.query_to_class
+    (('cat', 'sofa'), ('cat', 'sofa', 'couch'), (0, 1, 1))
+    """
+
+    classes: tuple[str, ...]
+    queries: tuple[str, ...]
+    query_to_class: tuple[int, ...]
+    templates: tuple[str, ...]
+    background: int | None = None
+
+    @classmethod
+    def from_names(
+        cls,
+        names: Sequence[str],
+        templates: str | Sequence[str] = "openai80",
+        separator: str | None = ", ",
+        background: int | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> "Vocabulary":
+        """Build from one line per class.
+
+        ``separator`` splits a line into synonyms (None: the whole line is one text).  ``templates`` is the name of a
+        shipped list (see ``list_templates``) or the list itself.  ``classes`` are display names; without them the
+        first synonym is shown.
+
+        Raises ``UserError`` for anything that ``lint`` calls an error.
+        """
+        split = [[q.strip() for q in (line.split(separator) if separator else [line])] for line in names]
+        filled = load_templates(templates) if isinstance(templates, str) else tuple(templates)
+        vocabulary = cls(
+            classes=tuple(classes) if classes is not None else tuple(line[0] for line in split),
+            queries=tuple(q for line in split for q in line),
+            query_to_class=tuple(i for i, line in enumerate(split) for _ in line),
+            templates=filled,
+            background=background,
+        )
+        errors = [text for level, text in vocabulary.lint() if level == "error"]
+        if errors:
+            raise UserError("the vocabulary cannot be used:\n  " + "\n  ".join(errors))
+        return vocabulary
+
+    def lint(self) -> list[tuple[str, str]]:
+        """What is wrong, as ``(level, text)`` with level "error" or "warning".
+
+        A text that speaks for two classes is a warning, because published lists contain it: both queries score the
+        same, the lower class always wins, and the other class can never be predicted.
+        """
+        found: list[tuple[str, str]] = []
+        if not self.classes:
+            found.append(("error", "there is no class"))
+        if set(self.query_to_class) != set(range(len(self.classes))):
+            found.append(("error", f"{len(self.classes)} class names, but the texts speak for {set(self.query_to_class)}"))
+        if self.background is not None and not 0 <= self.background < len(self.classes):
+            found.append(("error", f"background is class {self.background}, allowed is 0 to {len(self.classes) - 1}"))
+        found += [("error", f"template {t!r} must contain {{}} exactly once") for t in self.templates if t.count("{}") != 1]
+        if not self.templates:
+            found.append(("error", "there is no template"))
+        owner: dict[str, int] = {}
+        for query, index in zip(self.queries, self.query_to_class, strict=True):
+            key = " ".join(query.lower().split())
+            if not key:
+                found.append(("error", f"class {index} ({self.classes[index]!r}) has an empty text"))
+            elif owner.setdefault(key, index) != index:
+                lost, kept = self.classes[index], self.classes[owner[key]]
+                found.append(("warning", f"{query!r} speaks for {kept!r} and {lost!r}: {lost!r} loses every tie"))
+            if ";" in query or query.count(",") > 4:
+                found.append(("warning", f"{query[:60]!r} looks like a list: is the separator right?"))
+        return found
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of texts, classes, templates and background."""
+        fields = [self.classes, self.queries, self.query_to_class, self.templates, self.background]
+        return hashlib.sha256(json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
+
+
+def list_templates() -> list[str]:
+    """Names of the shipped template lists."""
+    return sorted(p.stem for p in _TEMPLATE_FOLDER.glob("*.txt"))
+
+
+def load_templates(name: str) -> tuple[str, ...]:
+    """The templates of a shipped list, e.g. ``openai80`` (the 80 of Radford et al., 2021)."""
+    path = _TEMPLATE_FOLDER / f"{name}.txt"
+    if not path.is_file():
+        raise UserError(f"unknown template list {name!r}{did_you_mean(name, list_templates())}")
+    return tuple(line for line in path.read_text().splitlines() if line)

@@ -1,0 +1,41 @@
+"""Shared by all tests: no network, no user cache, one thread, no top-level ``datasets`` from the checkout."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# `python -m pytest` puts the checkout on the path, where its folder `datasets` would hide the library of that name.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != ROOT]
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text features and verdicts go to a cache of the test session, never to the user's."""
+    monkeypatch.setenv("OVSS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("OVSS_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only loopback may be connected to."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX and not str(address).startswith(("('127.", "('localhost", "('::1")):
+            raise AssertionError(f"a test tried to reach {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small tensors: threads only wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
