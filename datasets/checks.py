@@ -34,9 +34,7 @@ def check_samples(
             advance(1)
     memory.save()
     if problems:
-        raise DataError(
-            f"data set {dataset.record.key!r} has {len(problems)} problem(s); nothing was run:", problems
-        )
+        raise DataError(f"data set {dataset.record.key!r} has {len(problems)} problem(s); nothing was run:", problems)
 
 
 def _check(dataset: Dataset, image_id: str, memory: "_Memory") -> list[Problem]:

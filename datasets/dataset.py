@@ -38,11 +38,16 @@ class Dataset(ABC):
     def ids(self) -> tuple[str, ...]:
         """Ids of all images of the split, sorted."""
 
+    @property
+    def planned(self) -> int:
+        """How many images the split has: as catalogued where that is known, else as found."""
+        return self.record.expected_images or len(self.ids)
+
     @abstractmethod
     def load(self, image_id: str) -> Sample:
         """One sample.  Raises ``DataError`` that names the file."""
 
-    def files(self, image_id: str) -> tuple[Path, ...]:
+    def files(self, image_id: str) -> tuple[Path, ...]:  # noqa: ARG002
         """Files that a sample is read from; none for procedural data."""
         return ()
 
@@ -128,7 +133,7 @@ class FolderDataset(Dataset):
 class ShapesDataset(Dataset):
     """The procedural scenes of the tiny world; needs no files."""
 
-    note = "tiny in-house model on synthetic scenes: ranks do not transfer"
+    note = "synthetic scenes: ranks do not transfer"
     COUNTS: ClassVar[dict[str, int]] = {"train": 2000, "val": 100, "test": 300}
 
     def __init__(self, split: str = "test") -> None:

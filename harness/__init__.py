@@ -7,21 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .count import Counts, count
-    from .decode import DecodeRule, decode
-    from .evaluate import evaluate
+    from .counting import Counts, count
+    from .decoding import DecodeRule, decode
+    from .evaluation import evaluate
     from .protocol import Protocol, Setting, load_protocol
     from .result import EvalResult
 
 _HOMES = {
-    "Counts": "count",
-    "DecodeRule": "decode",
+    "Counts": "counting",
+    "DecodeRule": "decoding",
     "EvalResult": "result",
     "Protocol": "protocol",
     "Setting": "protocol",
-    "count": "count",
-    "decode": "decode",
-    "evaluate": "evaluate",
+    "count": "counting",
+    "decode": "decoding",
+    "evaluate": "evaluation",
     "load_protocol": "protocol",
 }
 
@@ -41,6 +41,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value  # a function may have the name of its module: importing the module must not win
-    return value
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

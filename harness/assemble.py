@@ -1,7 +1,7 @@
 """The linear part of decoding: from the patch grids of windows to any pixel grid, as two banded matrices.
 
 Upsampling a window bilinearly, placing it, adding, dividing by the number of windows that cover a pixel and resizing
-to the output are all linear and separable, and the count is the product of a row count and a column count.  So
+to the output are all linear and separable, and the count is a product of row and column counts.  So
 
     scores(output) = A_y @ S @ A_x^T      per query,
 
@@ -80,9 +80,9 @@ def expand_columns(grids: Tensor, columns: Axis) -> Tensor:
     an element by where it lies, so of two classes with equal scores the wrong one could win the tie.
     """
     places, weights = columns.places.to(grids.device), columns.weights.to(grids.device)
-    out = grids.index_select(1, places[:, 0]) * weights[:, 0, None]
+    out = grids.index_select(1, places[:, 0]).mul_(weights[:, 0, None])
     for k in range(1, places.shape[1]):
-        out += grids.index_select(1, places[:, k]) * weights[:, k, None]
+        out += grids.index_select(1, places[:, k]).mul_(weights[:, k, None])
     return out
 
 
@@ -122,7 +122,7 @@ def _axis(boxes: tuple[Span, ...], covers: tuple[Span, ...], grid: int, frame: i
 
 
 def interpolation(source: int, target: int) -> Tensor:
-    """Matrix of ``F.interpolate(mode="bilinear", align_corners=False)`` along one axis, ``(target, source)`` float64."""
+    """``F.interpolate(mode="bilinear", align_corners=False)`` along one axis, ``(target, source)`` float64."""
     position = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(min=0)
     low = position.floor().long().clamp(max=source - 1)
     high = (low + 1).clamp(max=source - 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .count import Counts
+from .counting import Counts
 from .metrics import Averaging, Float, iou, miou
 
 REPLICATES = 2000
@@ -26,10 +26,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of A minus mIoU of B on the same images: estimate, 95 % interval, two-sided p value."""
+    """mIoU of A minus mIoU of B on the same images: estimate, 95 % interval, two-sided p value.
+
+    A single unit says nothing about the next one: no interval, and p is 1.
+    """
 
     estimate: float
-    interval: Interval
+    interval: Interval | None
     p_value: float
 
 
@@ -56,25 +59,32 @@ def replicate_miou(counts: Counts, weights: NDArray[np.int64], averaging: Averag
 
     Products run in float64, which is exact below 2^53 pixels.
     """
-    drawn = [(weights.astype(np.float64) @ a.astype(np.float64)).astype(np.int64)
-             for a in (counts.tp, counts.gt, counts.pred)]
+    drawn = [
+        (weights.astype(np.float64) @ a.astype(np.float64)).astype(np.int64)
+        for a in (counts.tp, counts.gt, counts.pred)
+    ]
     return miou(Counts(*drawn), averaging)
 
 
 def miou_interval(
-    counts: Counts, clusters: NDArray[np.int64] | None = None, replicates: int = REPLICATES, seed: int = SEED
+    counts: Counts,
+    clusters: NDArray[np.int64] | None = None,
+    averaging: Averaging = "mmseg",
+    replicates: int = REPLICATES,
+    seed: int = SEED,
 ) -> Interval | None:
     """Interval of the mIoU of ``(N, C)`` counts; None for fewer than two units."""
     units = cluster_counts(counts, clusters)
     if len(units.tp) < 2:
         return None
-    return _percentiles(replicate_miou(units, draw_weights(len(units.tp), replicates, seed)))
+    return _percentiles(replicate_miou(units, draw_weights(len(units.tp), replicates, seed), averaging))
 
 
 def paired_difference(
     a: Counts,
     b: Counts,
     clusters: NDArray[np.int64] | None = None,
+    averaging: Averaging = "mmseg",
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Difference:
@@ -82,9 +92,11 @@ def paired_difference(
     if not np.array_equal(a.gt, b.gt):
         raise ValueError("the two runs were not scored on the same labels in the same order")
     units_a, units_b = cluster_counts(a, clusters), cluster_counts(b, clusters)
+    estimate = float(miou(a.total(), averaging) - miou(b.total(), averaging))
+    if len(units_a.tp) < 2:
+        return Difference(estimate, None, 1.0)
     weights = draw_weights(len(units_a.tp), replicates, seed)
-    deltas = replicate_miou(units_a, weights) - replicate_miou(units_b, weights)
-    estimate = float(miou(a.total()) - miou(b.total()))
+    deltas = replicate_miou(units_a, weights, averaging) - replicate_miou(units_b, weights, averaging)
     beyond = int((np.abs(deltas - estimate) >= abs(estimate)).sum())
     return Difference(estimate, _percentiles(deltas), (1 + beyond) / (replicates + 1))
 
@@ -93,6 +105,8 @@ def delta_standard_error(a: Counts, b: Counts | None = None) -> float:
     """Standard error of mIoU, or of its difference to ``b``, by the delta method (spec 12.3); counts ``(N, C)``."""
     influence = _influence(a) - (0.0 if b is None else _influence(b))
     units = len(influence)
+    if units < 2:
+        return float("nan")
     return float(np.sqrt(units / (units - 1) * ((influence - influence.mean()) ** 2).sum()))
 
 
@@ -106,26 +120,28 @@ def _influence(counts: Counts) -> Float:
     return np.asarray(terms.sum(axis=1) / used.sum())
 
 
-def indistinct_groups(runs: dict[str, Counts], clusters: NDArray[np.int64] | None = None) -> dict[str, int]:
+def indistinct_groups(
+    runs: dict[str, Counts], clusters: NDArray[np.int64] | None = None, averaging: Averaging = "mmseg"
+) -> dict[str, int]:
     """Group number of every run, best group 1: runs of a group cannot be told apart from its best run.
 
-    Runs are ordered by mIoU.  A group starts at its best run and takes in the following ones while the 95 % interval
-    of the paired difference to that best run contains 0; p values are Holm-corrected for the number of comparisons.
+    Runs are ordered by mIoU.  A group starts at its best run and takes in the following ones until one differs from
+    that best run: paired bootstrap, p values Holm-corrected for the number of comparisons, level 5 %.
     """
-    order = sorted(runs, key=lambda name: (-float(miou(runs[name].total())), name))
+    order = sorted(runs, key=lambda name: (-float(miou(runs[name].total(), averaging)), name))
     groups: dict[str, int] = {}
     number, left = 0, list(order)
     while left:
         number += 1
         leader = left[0]
-        pairs = {name: paired_difference(runs[leader], runs[name], clusters).p_value for name in left[1:]}
-        different = _holm({k: v for k, v in pairs.items()})
+        pairs = {name: paired_difference(runs[leader], runs[name], clusters, averaging).p_value for name in left[1:]}
+        different = _holm(pairs)
         members = [leader]
         for name in left[1:]:
             if name in different:
                 break
             members.append(name)
-        groups.update({name: number for name in members})
+        groups.update(dict.fromkeys(members, number))
         left = left[len(members) :]
     return groups
 

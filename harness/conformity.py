@@ -40,25 +40,27 @@ class Check:
 def check_method(factory: Factory) -> Iterator[Check]:
     """Run every check on methods made by ``factory``, in the order of ``CHECKS``, one result at a time.
 
-    ``factory`` returns a new method without a vocabulary at every call; the methods may share a backbone.  The checks use
-    small random images and made-up class names, no data set and no network.
+    ``factory`` returns a new method without a vocabulary at every call; the methods may share a backbone.  The checks
+    use small random images and made-up class names, no data set and no network.
     """
     for name, check in CHECKS.items():
         try:
             check(factory)
         except Exception as error:  # noqa: BLE001  a method may raise anything; the other checks must still run
-            yield Check(name, False, str(error) if isinstance(error, Violation) else f"{type(error).__name__}: {error}")
+            yield Check(
+                name, False, str(error) if isinstance(error, ViolationError) else f"{type(error).__name__}: {error}"
+            )
         else:
             yield Check(name, True, "")
 
 
-class Violation(Exception):
+class ViolationError(Exception):
     """The contract is broken; the message says where."""
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise Violation(message)
+        raise ViolationError(message)
 
 
 def _image(height: int, width: int, seed: int = 0) -> Tensor:
@@ -206,7 +208,7 @@ def _sockets_refused() -> Iterator[None]:
     attempts: list[str] = []
 
     class RefusedSocket(socket.socket):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
+        def __init__(self, *_args: Any, **_kwargs: Any) -> None:
             attempts.append(sys._getframe(1).f_code.co_filename)
             raise OSError("no network while a method is checked")
 
@@ -258,7 +260,7 @@ def _encode_first(factory: Factory) -> None:
         except UserError as error:
             _require("encode" in str(error), f"{name} before encode says {str(error)!r}, which does not mention encode")
         else:
-            raise Violation(f"{name} before encode raises nothing, wanted a UserError that mentions encode")
+            raise ViolationError(f"{name} before encode raises nothing, wanted a UserError that mentions encode")
 
 
 CHECKS: dict[str, Callable[[Factory], None]] = {

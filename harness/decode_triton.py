@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ..methods import ScoreField
 from .assemble import lay_out, operator_for
-from .count import Counts, count
-from .decode import DecodeRule, Refiner, check_finite
+from .counting import Counts, count
+from .decoding import DecodeRule, Refiner, check_finite
 
 # A tile of pixels.  16 rows mostly lie between the same two rows of patches, so a tile needs few source rows.
 _ROWS, _WIDTH = 16, 64
@@ -55,9 +55,7 @@ def decode_cuda(field: ScoreField, size: tuple[int, int], rule: DecodeRule) -> T
     return labels
 
 
-def count_cuda(
-    field: ScoreField, label: Tensor, rule: DecodeRule, num_classes: int, ignore_index: int = 255
-) -> Counts:
+def count_cuda(field: ScoreField, label: Tensor, rule: DecodeRule, num_classes: int, ignore_index: int = 255) -> Counts:
     """Counts of one image, as ``count`` gives them for ``decode_cuda(field, label.shape, rule)``.
 
     ``label`` is an integer map ``(height, width)`` on the device of the scores, with values in [0, num_classes) or at

@@ -27,7 +27,9 @@ _FLUSH_SECONDS, _FLUSH_SHARE = 2.0, 0.02
 Advance = Callable[[int], None]
 
 
-def work_through(run: Run, pipeline: Pipeline, data: Dataset, ids: Iterable[str], device: str, advance: Advance) -> None:
+def work_through(
+    run: Run, pipeline: Pipeline, data: Dataset, ids: Iterable[str], device: str, advance: Advance
+) -> None:
     """Score ``ids`` one after the other and write parts.
 
     A part is written every two seconds, and less often in long runs (2 % of the time so far).  Whatever ends the loop,

@@ -1,7 +1,7 @@
-"""Leaderboard: all runs as tables, one table per protocol, weights and device.
+"""Leaderboard: all runs as tables, one per protocol, methods by data sets.
 
-Rows whose protocol hashes differ never share a table.  Columns are data sets; runs whose images, labels or vocabulary
-differ get columns of their own.
+Runs stand in one column only if protocol hash, images, labels and vocabulary are equal; anything else gets a column of
+its own.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from ..datasets import DataError, list_datasets
 from ..methods import UserError, find_method
 from ..methods.files import write_atomically
 from .bootstrap import indistinct_groups
-from .count import Counts
+from .counting import Counts
 from .parts import counts_of
 from .runs import Run, list_runs
 from .tables import with_interval
@@ -61,14 +61,19 @@ def collect(results: Path) -> pd.DataFrame:
                 "complete": metrics["complete"],
                 "images_per_second": 1 / manifest["seconds_per_image"],
                 "peak_mb": manifest["peak_bytes"] / 1e6,
-                **reported(run.plan().spec.method, manifest["dataset"]["key"], weights.get("name")),
+                **reported(
+                    run.plan().spec.method,
+                    manifest["dataset"]["key"],
+                    weights.get("name"),
+                    manifest["setting"]["refine"],
+                ),
                 "backbone": weights.get("name", "none"),
                 "weights": weights.get("sha256", "none"),
                 "precision": manifest["setting"]["precision"],
                 "device": manifest["environment"]["device"],
                 "code": manifest["code_version"],
                 "vocabulary": manifest["vocabulary_hash"],
-                "images_sha256": manifest["dataset"]["images_sha256"],
+                "images_sha256": manifest["images_sha256"],
                 "dataset_hash": manifest["dataset"]["hash"],
                 "finished": manifest["finished"],
                 "note": manifest["note"],
@@ -82,10 +87,10 @@ def collect(results: Path) -> pd.DataFrame:
     return frame
 
 
-def reported(method: str, dataset: str, backbone: str | None) -> dict[str, Any]:
-    """The value that was reported for a method, data set and weights, with its source; empty where there is none.
+def reported(method: str, dataset: str, backbone: str | None, refine: str) -> dict[str, Any]:
+    """The value that was reported for a method, data set, weights and refinement, with its source, or None.
 
-    Of several sources the most frequent value is taken, then the first; refined rows are left out.
+    Of several sources the most frequent value is taken, then the first.
     """
     nothing = {"reported": None, "reported_source": None}
     try:
@@ -97,7 +102,7 @@ def reported(method: str, dataset: str, backbone: str | None) -> dict[str, Any]:
         (table["method"] == name)
         & (table["dataset"] == _PUBLISHED_NAMES.get(dataset))
         & (table["backbone"] == _PUBLISHED_WEIGHTS.get(backbone or ""))
-        & (table["postproc"] == "none")
+        & (table["postproc"] == {"none": "none", "pamr": "PAMR"}[refine])
     ]
     if fitting.empty:
         return nothing
@@ -113,12 +118,15 @@ def _published() -> pd.DataFrame:
 
 def _column(row: Any) -> tuple[str, ...]:
     """What must be equal for two runs to stand in one column."""
-    return (row.dataset, row.split, row.dataset_hash, row.images_sha256, row.vocabulary, str(row.images))
-
-
-def _table(row: Any) -> tuple[str, ...]:
-    """What must be equal for two runs to share a table."""
-    return (row.protocol, row.protocol_hash)
+    return (
+        row.protocol,
+        row.dataset,
+        row.split,
+        row.protocol_hash,
+        row.dataset_hash,
+        row.images_sha256,
+        row.vocabulary,
+    )
 
 
 def _entry(row: Any) -> tuple[str, ...]:
@@ -127,19 +135,19 @@ def _entry(row: Any) -> tuple[str, ...]:
 
 
 def _newest(rows: Iterable[Any]) -> list[Any]:
-    """The newest run for every table, column and line; rows come newest first."""
+    """The newest run for every column and line; rows come newest first."""
     seen: dict[tuple[Any, ...], Any] = {}
     for row in rows:
-        seen.setdefault((_table(row), _column(row), _entry(row)), row)
+        seen.setdefault((_column(row), _entry(row)), row)
     return list(seen.values())
 
 
 def _groups(frame: pd.DataFrame, results: Path) -> list[int | None]:
-    """Group number of each run among the newest runs of its table and column."""
+    """Group number of each run among the newest runs of its column."""
     found: dict[str, int] = {}
     columns: dict[tuple[Any, ...], list[str]] = {}
     for row in _newest(frame.itertuples()):
-        columns.setdefault((_table(row), _column(row)), []).append(row.run)
+        columns.setdefault(_column(row), []).append(row.run)
     for names in columns.values():
         runs = {name: Run(results / "runs" / name) for name in names}
         counts = {name: _counts(run) for name, run in runs.items()}
@@ -181,13 +189,35 @@ def markdown(frame: pd.DataFrame) -> str:
         "*Reported* values are those of the named source, under its own protocol, not ours.",
     ]
     newest = _newest(frame.itertuples())
-    tables = sorted({_table(r) for r in newest})
-    for key in tables:
-        rows = [r for r in newest if _table(r) == key]
-        parts += ["", f"## Protocol `{key[0]}` ({key[1][:12]})"]
-        for column in sorted({_column(r) for r in rows}):
+    for protocol in sorted({r.protocol for r in newest}):
+        rows = [r for r in newest if r.protocol == protocol]
+        columns = sorted({_column(r) for r in rows})
+        parts += ["", f"## Protocol `{protocol}`", "", *_matrix(rows, columns)]
+        for column in columns:
             parts += ["", *_markdown_column([r for r in rows if _column(r) == column])]
     return "\n".join(parts) + "\n"
+
+
+def _matrix(rows: list[Any], columns: list[tuple[str, ...]]) -> list[str]:
+    """Methods by data sets, mIoU only; each heading carries the protocol hash of its column."""
+    entries = sorted({_entry(r) for r in rows})
+    found = {(_entry(r), _column(r)): r for r in rows}
+    names = [f"{c[1]} {c[2]} `{c[3][:8]}`" for c in columns]
+    lines = ["| method | backbone | " + " | ".join(names) + " |", "|---" * (2 + len(columns)) + "|"]
+    for entry in entries:
+        cells = [_cell(found.get((entry, c))) for c in columns]
+        lines.append(f"| {entry[0]} | {entry[1]} {entry[3]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(row: Any) -> str:
+    if row is None:
+        return ""
+    return with_interval(row.miou, _bounds(row)) + ("" if row.complete else " (partial)")
+
+
+def _bounds(row: Any) -> tuple[float, float] | None:
+    return None if pd.isna(row.low) else (row.low, row.high)
 
 
 def _markdown_column(rows: list[Any]) -> list[str]:
@@ -197,34 +227,50 @@ def _markdown_column(rows: list[Any]) -> list[str]:
     lines = [
         f"### {_title(first.dataset)}, {first.split}, {first.images} images{partial}",
         "",
+        f"Protocol hash `{first.protocol_hash}`.",
+        "",
         "| method | mIoU [95 %] | group | reported | images/s | peak MB | backbone | precision |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         told = "" if pd.isna(r.reported) else f"{r.reported:.1f} ({r.reported_source})"
-        bounds = None if pd.isna(r.low) else (r.low, r.high)
         group = "" if pd.isna(r.group) else f"{r.group:.0f}"
-        cells = [r.method, with_interval(r.miou, bounds), group, told, f"{r.images_per_second:.1f}", f"{r.peak_mb:.0f}"]
+        cells = [
+            r.method,
+            with_interval(r.miou, _bounds(r)),
+            group,
+            told,
+            f"{r.images_per_second:.1f}",
+            f"{r.peak_mb:.0f}",
+        ]
         lines.append("| " + " | ".join([*cells, r.backbone, r.precision]) + " |")
     if first.note:
         lines += ["", f"*{first.note}*"]
-    lines += ["", "<details><summary>Provenance</summary>", "", "| method | weights | device | code | vocabulary | run |",
-              "|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "<details><summary>Provenance</summary>",
+        "",
+        "| method | weights | device | code | vocabulary | run |",
+        "|---|---|---|---|---|---|",
+    ]
     lines += [f"| {r.method} | {r.weights[:17]} | {r.device} | {r.code} | {r.vocabulary[:8]} | {r.run} |" for r in rows]
     return [*lines, "", "</details>"]
 
 
 def latex(frame: pd.DataFrame) -> str:
-    """The newest runs as LaTeX ``tabular`` environments, one per protocol."""
+    """The newest runs as LaTeX ``tabular`` environments, one per column of the leaderboard."""
     out = ["% Written by `bench leaderboard`. mIoU in percent, 95 % bootstrap interval."]
     newest = _newest(frame.itertuples())
-    for key in sorted({_table(r) for r in newest}):
-        rows = sorted((r for r in newest if _table(r) == key), key=lambda r: (r.dataset, -r.miou))
-        out += [f"% protocol {key[0]} {key[1]}", r"\begin{tabular}{llrl}", r"data set & method & mIoU & note \\ \hline"]
+    for column in sorted({_column(r) for r in newest}):
+        rows = sorted((r for r in newest if _column(r) == column), key=lambda r: -r.miou)
+        out += [
+            f"% protocol {column[0]} {column[3]}",
+            r"\begin{tabular}{llrl}",
+            r"data set & method & mIoU & note \\ \hline",
+        ]
         for r in rows:
-            bounds = None if pd.isna(r.low) else (r.low, r.high)
             note = r.note if r.complete else f"partial ({r.images} images) {r.note}".strip()
-            cells = [r.dataset, r.method, with_interval(r.miou, bounds), note]
+            cells = [r.dataset, r.method, with_interval(r.miou, _bounds(r)), note]
             out.append(" & ".join(_escaped(c) for c in cells) + r" \\")
         out.append(r"\end{tabular}")
     return "\n".join(out) + "\n"

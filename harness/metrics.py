@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .count import Counts, Int64
+from .counting import Counts, Int64
 
 Float = NDArray[np.float64]
 Averaging = Literal["mmseg", "labelled"]
@@ -64,9 +64,10 @@ def miou_per_image(counts: Counts) -> Float:
     return miou(counts, "labelled")
 
 
-def classes_averaged(counts: Counts) -> int:
+def classes_averaged(counts: Counts, averaging: Averaging = "mmseg") -> NDArray[np.int64]:
     """How many classes enter the mean of ``miou``: to be shown beside it."""
-    return int((counts.gt + counts.pred > 0).sum())
+    used = counts.gt if averaging == "labelled" else counts.gt + counts.pred
+    return np.asarray((used > 0).sum(axis=-1))
 
 
 def _mean(values: Float) -> Float:

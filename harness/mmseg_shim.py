@@ -51,9 +51,9 @@ def _stub() -> ModuleType:
     ops: Any = module_from_spec(ModuleSpec("mmcv.ops", loader=None, origin="stub"))
     ops.__doc__ = __doc__
     ops.point_sample = point_sample
-    return ops  # type: ignore[no-any-return]
+    return ops
 
 
-def point_sample(*args: Any, **kwargs: Any) -> NoReturn:
+def point_sample(*_args: Any, **_kwargs: Any) -> NoReturn:
     """Stands in for the operator of this name, and says so when called."""
     raise UserError("mmcv.ops.point_sample needs the compiled mmcv; only mmcv-lite is installed")

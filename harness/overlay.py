@@ -43,10 +43,13 @@ def overlay(image: Pixels, labels: NDArray[np.integer], colours: Sequence[tuple[
 
 
 def add_legend(
-    picture: Pixels, names: Sequence[str], colours: Sequence[tuple[int, int, int]], shares: Sequence[float] | None = None
+    picture: Pixels,
+    names: Sequence[str],
+    colours: Sequence[tuple[int, int, int]],
+    shares: Sequence[float] | None = None,
 ) -> Image.Image:
     """Put a legend below a picture, in as many columns as fit; ``shares`` (0 to 1) are shown in percent."""
-    texts = [n if shares is None else f"{n} {100 * s:.1f} %" for n, s in zip(names, shares or names, strict=True)]
+    texts = list(names) if shares is None else [f"{n} {100 * s:.1f} %" for n, s in zip(names, shares, strict=True)]
     font = ImageFont.load_default()
     column = _SWATCH_PX + 2 * _MARGIN_PX + int(max(font.getlength(t) for t in texts))
     width = max(picture.shape[1], column)

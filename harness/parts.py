@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ..methods import UserError
 from ..methods.files import write_atomically
-from .count import Counts
+from .counting import Counts
 from .pipeline import STAGES
 
 _COUNTS = ("tp", "gt", "pred")

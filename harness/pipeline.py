@@ -11,12 +11,12 @@ from torch import Tensor
 from ..datasets import DatasetRecord, Sample
 from ..datasets.loader import Pixels
 from ..methods import Segmenter
-from .count import Counts, count
-from .decode import DecodeRule, Refiner, decode
+from .counting import Counts, count
+from .decoding import DecodeRule, Refiner, decode
 from .protocol import Setting
 from .resize import resize_image
 
-STAGES = ("load", "resize", "segment", "decode", "count")
+STAGES = ("load", "resize", "segment", "refine", "decode", "count")
 T = TypeVar("T")
 
 
@@ -37,12 +37,14 @@ class Clock:
 
 
 class Pipeline:
-    """A method under one setting, with the vocabulary of one data set encoded."""
+    """A method under one setting, with the vocabulary of one data set encoded (in ``encode_seconds``)."""
 
     def __init__(self, method: Segmenter, setting: Setting, record: DatasetRecord) -> None:
         self.method, self.setting, self.record = method, setting, record
         self.rule: DecodeRule = setting.rule(record.background)
+        started = time.perf_counter()
         method.encode(setting.vocabulary_for(record))
+        self.encode_seconds = time.perf_counter() - started
 
     def predict(self, image: Pixels, clock: Clock) -> Tensor:
         """Label map ``(H, W)`` of an image ``(H, W, 3)`` uint8 RGB, at its own size."""
@@ -51,8 +53,11 @@ class Pipeline:
         small = clock.time("resize", lambda: resize_image(image, setting.short_side_px, setting.long_side_px))
         pixels = torch.from_numpy(small.copy()).permute(2, 0, 1)
         scores = clock.time("segment", lambda: self.method.segment(pixels, setting.geometry))
-        refine = self._refiner(pixels.to(scores.scores.device), size)
-        return clock.time("decode", lambda: decode(scores, size, self.rule, refine))
+        refine = clock.time("refine", lambda: self._refiner(pixels.to(scores.scores.device), size, clock))
+        before = clock.seconds["refine"]
+        labels = clock.time("decode", lambda: decode(scores, size, self.rule, refine))
+        clock.seconds["decode"] -= clock.seconds["refine"] - before  # the refiner is called from inside decode
+        return labels
 
     def score(self, sample: Sample, clock: Clock) -> Counts:
         """Counts of one sample, ``(C,)``."""
@@ -61,9 +66,10 @@ class Pipeline:
         classes, ignored = len(self.record.classes), self.record.ignore_index
         return clock.time("count", lambda: count(labels, truth, classes, ignored))
 
-    def _refiner(self, pixels: Tensor, size: tuple[int, int]) -> Refiner | None:
+    def _refiner(self, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Refiner | None:
         if self.setting.refine == "none":
             return None
         from ..methods.refine.pamr import Pamr
 
-        return Pamr(pixels, size, steps=self.setting.refine_steps)
+        pamr = Pamr(pixels, size, steps=self.setting.refine_steps)
+        return lambda maps: clock.time("refine", lambda: pamr(maps))

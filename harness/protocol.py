@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..datasets import DatasetRecord
 from ..methods import UserError, Vocabulary, WindowGeometry
 from ..methods.errors import did_you_mean
-from .decode import DecodeRule
+from .decoding import DecodeRule
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -67,7 +67,7 @@ class Setting(BaseModel):
     averaging: Literal["mmseg", "labelled"] = Field(
         default="mmseg", description="Whether classes that are predicted but never labelled enter the mean as 0"
     )
-    method_options: dict[str, bool | int | float | str] = Field(
+    method_options: dict[str, Any] = Field(
         default_factory=dict, description="Options passed to the method, e.g. how odd sizes are padded"
     )
 
@@ -75,6 +75,11 @@ class Setting(BaseModel):
     def _windows_have_a_stride(self) -> "Setting":
         _ = self.geometry  # raises for a stride that does not fit the window
         return self
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over every value.  Together with the vocabulary's hash it decides what may be compared."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
     @property
     def geometry(self) -> WindowGeometry:
@@ -118,12 +123,6 @@ class Protocol(BaseModel):
     def setting(self, dataset: str | None) -> Setting:
         """Values for a data set key (None: the base)."""
         return Setting(**{**self.base, **self.dataset.get(dataset or "", {})})
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 over every effective value; names and prose do not count."""
-        values = {key: self.setting(key).model_dump() for key in ("", *sorted(self.dataset))}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def changed(self, **values: Any) -> "Protocol":
         """A copy with other values for every data set, named ``<name>*``; itself if there is nothing to change.

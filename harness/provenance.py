@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _ROOMS = Path(__file__).resolve().parent.parent
-_PACKAGES = ("ovss-bench", "torch", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
+_PACKAGES = ("ovss-bench", "torch", "open_clip_torch", "numpy", "opencv-python", "pillow", "pyarrow")
 
 
 @lru_cache

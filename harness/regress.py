@@ -21,7 +21,7 @@ from ..datasets import Dataset, open_dataset
 from ..methods import Backbone, UserError, create_method, find_method, list_methods, load_backbone
 from ..methods.backbone import TINY_CLIP
 from ..methods.files import write_atomically
-from .evaluate import evaluate
+from .evaluation import evaluate
 from .protocol import Protocol, load_protocol
 from .provenance import environment
 
@@ -132,7 +132,7 @@ def write_baseline(case: Case, folder: Path, found: dict[str, Baseline], backbon
     data, protocol = case.open(folder)
     value = {
         "case": case.model_dump(),
-        "protocol_hash": protocol.hash,
+        "protocol_hash": protocol.setting(data.record.key).hash,
         "dataset_hash": data.record.hash,
         "weights": backbone.sha256,
         "platform": platform_mark(),
@@ -141,9 +141,7 @@ def write_baseline(case: Case, folder: Path, found: dict[str, Baseline], backbon
     write_atomically(folder / f"{case.name}.json", (json.dumps(value, indent=1) + "\n").encode())
 
 
-def run_regression(
-    folder: Path, update: bool, advance: Callable[[int], None] = lambda count: None
-) -> list[Outcome]:
+def run_regression(folder: Path, update: bool, advance: Callable[[int], None] = lambda count: None) -> list[Outcome]:
     """Measure every case; compare with the baselines, or write them when ``update``."""
     cases = read_cases(folder)
     backbone = load_backbone(TINY_CLIP)
@@ -166,7 +164,7 @@ def platform_mark() -> dict[str, str]:
     return {
         "torch": str(found["packages"]["torch"]),
         "numpy": str(found["packages"]["numpy"]),
-        "opencv": str(found["packages"]["opencv-python-headless"]),
+        "opencv": str(found["packages"]["opencv-python"]),
         "machine": f"{platform.system()} {platform.machine()}",
         "cpu": f"{found['cpu']} {hashlib.sha256(flags.encode()).hexdigest()[:8]}",
     }

@@ -22,7 +22,7 @@ def resized_size(height: int, width: int, short_side_px: int, long_side_px: int 
 
 def resize_image(image: Pixels, short_side_px: int, long_side_px: int = 2048) -> Pixels:
     """``(H, W, 3)`` uint8 -> ``(h, w, 3)`` uint8."""
-    height, width = resized_size(*image.shape[:2], short_side_px, long_side_px)
+    height, width = resized_size(image.shape[0], image.shape[1], short_side_px, long_side_px)
     if (height, width) == image.shape[:2]:
         return image
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from . import metrics
 from .bootstrap import Interval, miou_interval
-from .count import Counts
+from .counting import Counts
 from .metrics import Averaging
 
 
@@ -19,7 +19,7 @@ class EvalResult:
     """Result over ``len(ids)`` images.
 
     ``counts`` are per image, ``(N, C)``.  ``clusters`` ``(N,)`` are the units of the bootstrap.  ``planned`` is the
-    number of images of the whole data set: with fewer the result is partial.
+    number of images that the data set should have: with fewer the result is partial.
     """
 
     ids: tuple[str, ...]
@@ -49,7 +49,7 @@ class EvalResult:
     @cached_property
     def interval(self) -> Interval | None:
         """95 % bootstrap interval of ``miou`` in percent; None for fewer than two units."""
-        found = miou_interval(self.counts, self.clusters)
+        found = miou_interval(self.counts, self.clusters, self.averaging)
         return found and Interval(100 * found.low, 100 * found.high)
 
     def summary(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class EvalResult:
             "miou": self.miou,
             "interval": None if self.interval is None else [self.interval.low, self.interval.high],
             "averaging": self.averaging,
-            "classes_averaged": metrics.classes_averaged(total),
+            "classes_averaged": int(metrics.classes_averaged(total, self.averaging)),
             "aacc": 100 * float(metrics.pixel_accuracy(total)),
             "macc": 100 * float(metrics.mean_accuracy(total)),
             "fwiou": 100 * float(metrics.frequency_weighted_iou(total)),

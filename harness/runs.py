@@ -47,7 +47,7 @@ class RunSpec(BaseModel):
     weights: str | None = None
     data_root: str | None = None
     device: str = "cpu"
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
 
     def open_data(self) -> Dataset:
         """The data set."""
@@ -73,11 +73,12 @@ class RunSpec(BaseModel):
 
 
 class Plan(BaseModel):
-    """A run's identity and its images."""
+    """A run's identity and its images.  ``note`` is to be printed beside every number."""
 
     spec: RunSpec
     identity: dict[str, Any]
     ids: tuple[str, ...]
+    note: str = ""
 
     @property
     def name(self) -> str:
@@ -99,13 +100,17 @@ def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset) -> Plan:
             "hash": data.record.hash,
             "images_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
         },
-        "protocol": {"name": spec.protocol.name, "hash": spec.protocol.hash, "version": spec.protocol.version},
+        "protocol": {
+            "name": spec.protocol.name,
+            "hash": pipeline.setting.hash,
+            "version": spec.protocol.version,
+        },
         "setting": pipeline.setting.model_dump(),
         "vocabulary_hash": pipeline.method.vocabulary.hash,
         "device_type": spec.device.partition(":")[0],
         "source_hash": source_hash(),
     }
-    return Plan(spec=spec, identity=identity, ids=ids)
+    return Plan(spec=spec, identity=identity, ids=ids, note=pipeline.method.note or data.note)
 
 
 class Run:
@@ -117,15 +122,17 @@ class Run:
 
     @classmethod
     def open(cls, results: Path, plan: Plan, fresh: bool = False) -> "Run":
-        """The folder of ``plan`` below ``results``, made if it is not there; ``fresh`` deletes what it holds."""
+        """The folder of ``plan`` below ``results``, made if it is not there; ``fresh`` deletes what it holds.
+
+        The plan is written again each time: paths of data and weights may have changed, its identity has not.
+        """
         run = cls(results / "runs" / plan.name)
         if fresh and run.folder.exists():
             with run.lock():
                 shutil.rmtree(run.folder)
         try:
             run.parts_folder.mkdir(parents=True, exist_ok=True)
-            if not (run.folder / PLAN).exists():
-                write_atomically(run.folder / PLAN, _json(plan.model_dump(mode="json")))
+            write_atomically(run.folder / PLAN, _json(plan.model_dump(mode="json")))
         except OSError as error:
             raise UserError(f"run folder {run.folder} cannot be written: {error.strerror}") from error
         return run
@@ -152,8 +159,8 @@ class Run:
         done = set(parts.read_parts(self.parts_folder)["image"])
         return tuple(i for i in wanted if i not in done)
 
-    def finish(self, data: Dataset) -> None:
-        """Merge parts and write the summary files.  Running it again changes nothing but the date."""
+    def finish(self, data: Dataset, encode_seconds: float) -> None:
+        """Merge parts and write the summary files.  ``encode_seconds`` is what the vocabulary took this time."""
         plan, frame = self.plan(), parts.read_parts(self.parts_folder)
         setting = plan.spec.setting_for(data)
         result = _evaluated(frame, data, setting)
@@ -161,15 +168,17 @@ class Run:
         write_atomically(self.folder / METRICS, _json(result.summary()))
         manifest = {
             "run": self.folder.name,
-            "note": data.note,
+            "note": plan.note,
             "title": data.record.title,
             **plan.identity,
             "code_version": code_version(),
             "environment": environment(plan.spec.device),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             **cost(frame),
+            "encode_seconds": encode_seconds,
             "images": len(frame),
-            "planned": len(plan.ids),
+            "images_sha256": hashlib.sha256("\n".join(frame["image"]).encode()).hexdigest(),
+            "planned": data.planned,
         }
         write_atomically(self.folder / MANIFEST, _json(manifest))
 
@@ -216,7 +225,7 @@ def _evaluated(frame: pd.DataFrame, data: Dataset, setting: Setting) -> EvalResu
         classes=data.record.classes,
         counts=parts.counts_of(frame, len(data.record.classes)),
         clusters=data.clusters(ids),
-        planned=len(data.ids),
+        planned=data.planned,
         averaging=setting.averaging,
         background=data.record.background,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from multiprocessing import get_context
 from typing import Any
 
@@ -43,7 +44,7 @@ def build_bpe(words: Sequence[str]) -> bytes:
     pieces = {w: [*w[:-1], w[-1] + "</w>"] for w in words}
     merges: list[tuple[str, str]] = []
     while True:
-        counts = Counter(pair for p in pieces.values() for pair in zip(p, p[1:], strict=False))
+        counts = Counter(pair for p in pieces.values() for pair in pairwise(p))
         if not counts:
             break
         best = max(counts, key=lambda pair: (counts[pair], pair))

@@ -29,8 +29,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from ..datasets.shapes import SIZE_PX, caption_words
-from ..methods.vocabulary import load_templates
 from ..methods.files import write_atomically
+from ..methods.vocabulary import load_templates
 from .tiny_clip_data import Pairs, build_bpe, make_pairs
 
 PATCH_PX, LAYERS, CONTEXT = 8, 6, 32
@@ -98,18 +98,18 @@ def model_config(vocab_size: int) -> dict[str, Any]:
     }
 
 
-def _attend(block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+def _attend(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     attn: Any = block.attn
     batch, tokens, width = x.shape
     heads = attn.num_heads
-    qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)  # type: ignore[operator]
+    qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
     q, k, v = qkv.view(batch, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4).unbind(0)
     logits = q @ k.transpose(-1, -2) * (width // heads) ** -0.5
     if mask is not None:
         logits = logits + mask
     mixed = (logits.softmax(-1).to(v.dtype) @ v).transpose(1, 2).reshape(batch, tokens, width)
     x = x + attn.out_proj(mixed)
-    return x + block.mlp(block.ln_2(x))  # type: ignore[operator]
+    return x + block.mlp(block.ln_2(x))
 
 
 class Trainer:
@@ -191,7 +191,11 @@ class Trainer:
         return F.normalize((x @ model.text_projection).float(), dim=-1)
 
     def run_stage(
-        self, stage: Stage, pairs: Pairs, report: Callable[[dict[str, Any]], None], snapshot: Callable[[nn.Module], None]
+        self,
+        stage: Stage,
+        pairs: Pairs,
+        report: Callable[[dict[str, Any]], None],
+        snapshot: Callable[[nn.Module], None],
     ) -> nn.Module:
         """Train through one stage; returns the exponential moving average of the weights.
 
@@ -283,7 +287,8 @@ def train(
     write_atomically(output / "bpe.txt.gz", build_bpe(caption_words(templates)))
     tokenizer = SimpleTokenizer(str(output / "bpe.txt.gz"), context_length=CONTEXT)
     trainer = Trainer(recipe, tokenizer, device)
-    records: list[dict[str, Any]] = [{"recipe": asdict(recipe), "device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}]
+    machine = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    records: list[dict[str, Any]] = [{"recipe": asdict(recipe), **machine}]
 
     def log(record: dict[str, Any]) -> None:
         records.append(record)

@@ -17,6 +17,7 @@ from .vit import activation_name
 
 TINY_CLIP = "tiny-clip"
 TINY_CLIP_FOLDER = Path(__file__).parent / "tiny_clip"
+TINY_CLIP_NOTE = "tiny in-house model on synthetic scenes: ranks do not transfer"
 Tokenizer = Callable[[list[str]], Tensor]
 
 
@@ -62,6 +63,11 @@ class Backbone:
             digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return f"state:{digest.hexdigest()}"
+
+    @property
+    def note(self) -> str:
+        """What has to be said beside every number from these weights; empty for real ones."""
+        return TINY_CLIP_NOTE if self.name == TINY_CLIP else ""
 
     @property
     def provenance(self) -> dict[str, Any]:

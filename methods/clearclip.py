@@ -1,6 +1,6 @@
 """ClearCLIP: self-self attention, no residual, no FFN.
 
-    z = A v W_o,   A = softmax(q q^T / sqrt(d))
+z = A v W_o,   A = softmax(q q^T / sqrt(d))
 """
 
 from .dense_clip import DenseClip, LastBlock

@@ -73,6 +73,11 @@ class DenseClip(Segmenter):
             "precision": str(self.dtype).removeprefix("torch."),
         }
 
+    @property
+    def note(self) -> str:
+        """The backbone's."""
+        return self.backbone.note
+
     def encode(self, vocabulary: Vocabulary) -> None:
         """Encode the queries once (float32, cached on disk)."""
         super().encode(vocabulary)

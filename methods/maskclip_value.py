@@ -1,6 +1,6 @@
 """MaskCLIP, value-only form: the head reads nothing but the value of each patch.
 
-    z = v W_o                                        (A = identity, no residual, no FFN)
+z = v W_o                                        (A = identity, no residual, no FFN)
 """
 
 from .dense_clip import DenseClip, LastBlock

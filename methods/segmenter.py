@@ -18,7 +18,7 @@ class MethodInfo:
     """What tables say about a method.
 
     ``published`` is its name in the table of reported values, None when nothing comparable was reported.  ``backbone``
-    is used on real data sets when the user names none.  ``offline`` methods run with nothing but the embedded tiny-clip.
+    is used on real data sets when the user names none.  ``offline``: runs with nothing but the embedded tiny-clip.
     """
 
     name: str
@@ -62,14 +62,17 @@ class Segmenter(ABC):
     def provenance(self) -> dict[str, Any]:
         """Everything about weights, precision, device and options that can move a number (JSON values)."""
 
+    @property
+    def note(self) -> str:
+        """What has to be said beside every number of this method as it was built; usually nothing."""
+        return ""
+
     def cover(self, height: int, width: int) -> Box:
         """Rectangle, relative to a window of this size, that the grid of ``score_windows`` stretches over."""
         return Box(0, 0, height, width)
 
     @torch.inference_mode()
-    def segment(
-        self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8
-    ) -> ScoreField:
+    def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8) -> ScoreField:
         """Score field of one image, ``(3, H, W)`` uint8 RGB.
 
         The image is cut into the windows of ``geometry`` (default: the whole image); up to ``batch_size`` windows go

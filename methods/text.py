@@ -100,7 +100,7 @@ class _PaddedTower:
     def __init__(self, model: Any, device: torch.device) -> None:
         self.model, self.device = model, device
 
-    def __call__(self, tokens: Tensor, length: int) -> Tensor:
+    def __call__(self, tokens: Tensor, length: int) -> Tensor:  # noqa: ARG002
         home = next(self.model.parameters()).device
         features: Tensor = self.model.encode_text(tokens.to(home))
         return features.to(self.device)

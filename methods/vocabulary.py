@@ -72,10 +72,12 @@ class Vocabulary:
         if not self.classes:
             found.append(("error", "there is no class"))
         if set(self.query_to_class) != set(range(len(self.classes))):
-            found.append(("error", f"{len(self.classes)} class names, but the texts speak for {set(self.query_to_class)}"))
+            spoken_for = sorted(set(self.query_to_class))
+            found.append(("error", f"{len(self.classes)} class names, but the texts speak for {spoken_for}"))
         if self.background is not None and not 0 <= self.background < len(self.classes):
             found.append(("error", f"background is class {self.background}, allowed is 0 to {len(self.classes) - 1}"))
-        found += [("error", f"template {t!r} must contain {{}} exactly once") for t in self.templates if t.count("{}") != 1]
+        wrong = [t for t in self.templates if t.count("{}") != 1]
+        found += [("error", f"template {t!r} must contain {{}} exactly once") for t in wrong]
         if not self.templates:
             found.append(("error", "there is no template"))
         owner: dict[str, int] = {}

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # `python -m pytest` puts the checkout on the path, where its folder `datasets` would hide the library of that name.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != ROOT]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; child processes inherit it
 
 
 @pytest.fixture(autouse=True)

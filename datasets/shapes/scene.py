@@ -73,8 +73,9 @@ def checksum(scenes: Iterable[Scene]) -> str:
 
 def _ground(s: Stream, size: int, style: SceneStyle) -> tuple[Array, NDArray[np.uint8], tuple[int, ...]]:
     y, x = grid(size)
-    draw, count = s.uniform(), 1
-    while count < len(style.stuff_probability) and draw >= sum(style.stuff_probability[:count]):
+    draw, count, reached = s.uniform(), 1, style.stuff_probability[0]
+    while count < len(style.stuff_probability) and draw >= reached:
+        reached += style.stuff_probability[count]
         count += 1
     kinds = s.distinct(len(STUFF_NAMES), count)
     sky = STUFF_NAMES.index("sky")
@@ -97,20 +98,22 @@ def _ground(s: Stream, size: int, style: SceneStyle) -> tuple[Array, NDArray[np.
     return np.ascontiguousarray(image), label, tuple(kinds)
 
 
-def _place_things(
-    s: Stream, image: Array, label: NDArray[np.uint8], style: SceneStyle
-) -> tuple[PlacedThing, ...]:
+def _place_things(s: Stream, image: Array, label: NDArray[np.uint8], style: SceneStyle) -> tuple[PlacedThing, ...]:
     placed: list[PlacedThing] = []
     circles: list[tuple[float, float, float]] = []
     for _ in range(s.integer(style.things[0], style.things[1] + 1)):
         kind, radius = s.integer(0, len(THING_NAMES)), s.uniform(*style.radius)
         for _attempt in range(6):
             cx, cy = s.uniform(0.08, 0.92), s.uniform(0.08, 0.92)
-            if all((cx - a) ** 2 + (cy - b) ** 2 > (0.62 * (radius + r)) ** 2 for a, b, r in circles):
+            if all(_square(cx - a) + _square(cy - b) > _square(0.62 * (radius + r)) for a, b, r in circles):
                 break
         circles.append((cx, cy, radius))
         placed.append(_paint(s, image, label, kind, (cx, cy), radius))
     return tuple(placed)
+
+
+def _square(x: float) -> float:
+    return x * x  # exactly rounded, which ``x ** 2`` of a Python float need not be
 
 
 def _paint(

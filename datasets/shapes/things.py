@@ -158,9 +158,7 @@ def _tree(x: Array, y: Array, c: Array, s: Stream) -> list[Part]:
             (_polygon(x, y, ((-0.6, 0), (0, -0.65), (0.6, 0))), c * 0.88),
             (_polygon(x, y, ((-0.42, -0.42), (0, -0.98), (0.42, -0.42))), c * 0.76),
         ]
-    crown = _union(
-        _circle(x, y, -0.4, -0.1, 0.45), _circle(x, y, 0.4, -0.1, 0.45), _circle(x, y, 0, -0.45, 0.5)
-    )
+    crown = _union(_circle(x, y, -0.4, -0.1, 0.45), _circle(x, y, 0.4, -0.1, 0.45), _circle(x, y, 0, -0.45, 0.5))
     return [
         (_box(x, y, 0, 0.5, 0.14, 0.48), _TRUNK),
         (crown, c),
@@ -169,9 +167,7 @@ def _tree(x: Array, y: Array, c: Array, s: Stream) -> list[Part]:
 
 
 def _mushroom(x: Array, y: Array, c: Array, _: Stream) -> list[Part]:
-    spots = _union(
-        _circle(x, y, -0.4, -0.3, 0.16), _circle(x, y, 0.25, -0.5, 0.15), _circle(x, y, 0.55, -0.12, 0.12)
-    )
+    spots = _union(_circle(x, y, -0.4, -0.3, 0.16), _circle(x, y, 0.25, -0.5, 0.15), _circle(x, y, 0.55, -0.12, 0.12))
     return [
         (_box(x, y, 0, 0.45, 0.26, 0.5, 0.12), np.array([0.9, 0.86, 0.75])),
         (np.maximum(_ellipse(x, y, 0, 0.05, 0.95, 0.95), y - 0.1), c),

@@ -16,7 +16,7 @@ from ..bootstrap import paired_difference
 from ..parts import counts_of
 from ..protocol import list_protocols, load_protocol
 from ..provenance import code_version, package_version
-from ..runs import Run, list_runs
+from ..runs import PLAN, Run, list_runs
 from ..tables import megabytes, percent, print_json, print_line, print_table, with_interval
 
 
@@ -70,7 +70,13 @@ def _datasets() -> list[dict[str, Any]]:
 def _protocols() -> list[dict[str, Any]]:
     loaded = [load_protocol(name) for name in list_protocols()]
     return [
-        {"protocol": p.name, "family": p.family, "version": p.version, "hash": p.hash[:8], "summary": p.summary}
+        {
+            "protocol": p.name,
+            "family": p.family,
+            "version": p.version,
+            "hash": p.setting(None).hash[:8],
+            "summary": p.summary,
+        }
         for p in loaded
     ]
 
@@ -80,16 +86,22 @@ def _backbones() -> list[dict[str, Any]]:
 
 
 def find_run(name: str, results: Path) -> Run:
-    """A run by folder, name, or unique beginning of its name.  Raises ``UserError`` when none or several fit."""
-    if (Path(name) / "plan.json").is_file():
+    """A run by its folder, its name, a unique beginning of it, or without the hash at its end (the newest such run).
+
+    Raises ``UserError`` when none or several fit.
+    """
+    if (Path(name) / PLAN).is_file():
         return Run(Path(name))
-    fitting = [r for r in list_runs(results) if r.folder.name.startswith(name)]
-    exact = [r for r in fitting if r.folder.name == name]
-    if len(exact or fitting) != 1:
-        known = "\n".join(f"  {r.folder.name}" for r in (fitting or list_runs(results)))
+    runs = list_runs(results)
+    same = [r for r in runs if name in (r.folder.name, r.folder.name.rpartition("-")[0])]
+    if same:
+        return max(same, key=lambda r: str(r.manifest()["finished"]))
+    fitting = [r for r in runs if r.folder.name.startswith(name)]
+    if len(fitting) != 1:
+        known = "\n".join(f"  {r.folder.name}" for r in (fitting or runs))
         reason = "several runs begin with" if fitting else "no run is named"
         raise UserError(f"{reason} {name!r} in {results / 'runs'}:\n{known or '  (there are no runs)'}")
-    return (exact or fitting)[0]
+    return fitting[0]
 
 
 def show_command(name: str, results: Path, as_json: bool) -> None:
@@ -113,6 +125,7 @@ def show_command(name: str, results: Path, as_json: bool) -> None:
         ("code", manifest["code_version"]),
         ("seconds per image", f"{manifest['seconds_per_image']:.4f}"),
         *((f"  {k}", f"{v:.4f}") for k, v in manifest["seconds_per_stage"].items()),
+        ("seconds for the vocabulary", f"{manifest['encode_seconds']:.3f}"),
         ("peak MB", megabytes(manifest["peak_bytes"])),
     ]
     print_table("", ("provenance", ""), rows)
@@ -135,7 +148,8 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
     common = sorted(set(frames[0]["image"]) & set(frames[1]["image"]))
     data = plans[0].spec.open_data()
     counts = [counts_of(f[f["image"].isin(common)], len(data.record.classes)) for f in frames]
-    found = paired_difference(counts[0], counts[1], data.clusters(tuple(common)))
+    averaging = plans[0].spec.setting_for(data).averaging
+    found = paired_difference(counts[0], counts[1], data.clusters(tuple(common)), averaging)
     same = plans[0].identity["protocol"]["hash"] == plans[1].identity["protocol"]["hash"]
     value = {
         "first": runs[0].folder.name,
@@ -143,9 +157,9 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
         "images": len(common),
         "same_protocol": same,
         "difference": 100 * found.estimate,
-        "interval": [100 * found.interval.low, 100 * found.interval.high],
+        "interval": found.interval and [100 * found.interval.low, 100 * found.interval.high],
         "p_value": found.p_value,
-        "note": data.note,
+        "note": plans[0].note,
     }
     if as_json:
         print_json(value)
@@ -153,8 +167,8 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
     print_table("", ("field", "value"), [(k, v) for k, v in value.items() if k != "note"])
     if not same:
         print_line("warning: the protocols differ, so this is not a difference of methods alone")
-    if data.note:
-        print_line(f"note: {data.note}")
+    if value["note"]:
+        print_line(f"note: {value['note']}")
 
 
 def doctor_command(results: Path, as_json: bool) -> None:
@@ -188,7 +202,7 @@ _MODULES = {
     "mmsegmentation": "mmseg",
     "mmengine": "mmengine",
     "mmcv-lite": "mmcv",
-    "opencv-python-headless": "cv2",
+    "opencv-python": "cv2",
     "pandas": "pandas",
     "pyarrow": "pyarrow",
     "pydantic": "pydantic",
@@ -209,7 +223,7 @@ def _import_state(name: str, module: str) -> str:
             import_mmseg()
         else:
             importlib.import_module(module)
-    except Exception as error:  # a broken library may raise anything; the point is to report it
+    except Exception as error:  # noqa: BLE001 - a broken library may raise anything; the point is to report it
         return f"{found}, does not import: {type(error).__name__}: {error}"
     return found
 

@@ -1,13 +1,15 @@
 """``NAME=VALUE`` options of the command line."""
 
+from typing import Any
+
 from ...methods import UserError
 
 Value = bool | int | float | str
 
 
-def parse_options(pairs: list[str], flag: str) -> dict[str, Value]:
+def parse_options(pairs: list[str], flag: str) -> dict[str, Any]:
     """``["pad=true", "x=3"]`` -> ``{"pad": True, "x": 3}``.  Raises ``UserError`` for anything without ``=``."""
-    out: dict[str, Value] = {}
+    out: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:

@@ -12,11 +12,11 @@ def protocol_show_command(name: str, dataset: str | None, as_json: bool) -> None
     protocol = load_protocol(name)
     setting = protocol.setting(dataset)
     if as_json:
-        print_json({**protocol.model_dump(), "hash": protocol.hash, "setting": setting.model_dump()})
+        print_json({**protocol.model_dump(), "hash": setting.hash, "setting": setting.model_dump()})
         return
     print_line(f"{protocol.name} v{protocol.version} ({protocol.family}): {protocol.summary}")
     print_line(f"source: {protocol.source}")
-    print_line(f"hash: {protocol.hash}")
+    print_line(f"hash: {setting.hash}" + (f" on {dataset}" if dataset else ""))
     fields = Setting.model_fields
     rows = [(k, v, fields[k].description) for k, v in setting.model_dump().items()]
     print_table(f"values for {dataset}" if dataset else "", ("field", "value", "why it matters"), rows)
@@ -28,11 +28,12 @@ def protocol_show_command(name: str, dataset: str | None, as_json: bool) -> None
 def protocol_diff_command(first: str, second: str, dataset: str | None, as_json: bool) -> None:
     """What differs, and why numbers may move."""
     a, b = load_protocol(first), load_protocol(second)
-    found = diff_settings(a.setting(dataset), b.setting(dataset))
+    settings = a.setting(dataset), b.setting(dataset)
+    found = diff_settings(*settings)
     if as_json:
         keys = ("field", "first", "second", "why")
         rows = [dict(zip(keys, row, strict=True)) for row in found]
-        print_json({"first": a.hash, "second": b.hash, "differences": rows})
+        print_json({"first": settings[0].hash, "second": settings[1].hash, "differences": rows})
     elif not found:
         print_line(f"{first} and {second} are the same" + (f" on {dataset}" if dataset else ""))
     else:

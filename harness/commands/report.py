@@ -1,7 +1,9 @@
 """``bench leaderboard`` and ``bench regress``."""
 
 import json
+from math import isnan
 from pathlib import Path
+from typing import Any
 
 from ..progress import progress
 from ..tables import print_json, print_line, print_table, with_interval
@@ -17,13 +19,24 @@ def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
         return
     ordered = frame.sort_values(["protocol", "dataset", "miou"], ascending=[True, True, False])
     rows = [
-        (r.protocol, r.dataset, r.method, with_interval(r.miou, (r.low, r.high)), f"{r.images_per_second:.1f}", r.images)
+        (
+            r.protocol,
+            r.dataset,
+            r.method,
+            _miou(r),
+            f"{r.images_per_second:.1f}",
+            r.images,
+        )
         for r in ordered.itertuples()
     ]
     print_table("", ("protocol", "data set", "method", "mIoU [95 %]", "images/s", "images"), rows)
     for note in sorted({n for n in frame["note"] if n}):
         print_line(f"note: {note}")
     print_line(f"wrote {output} and {output.stem}.csv, .json, .tex beside it")
+
+
+def _miou(row: Any) -> str:
+    return with_interval(row.miou, None if isnan(row.low) else (row.low, row.high))
 
 
 def regress_command(baselines: Path, update: bool, as_json: bool) -> None:

@@ -56,13 +56,15 @@ def run_command(
             raise UserError(text)
         sys.stderr.write(f"{level}: {text}\n")
     wanted = data.ids[:limit]
+    if len(data.ids) != data.planned:
+        sys.stderr.write(f"warning: {data.record.key} has {len(data.ids)} images here, {data.planned} are expected\n")
     with progress("checking data", len(wanted)) as advance:
         check_samples(data, wanted, cache_folder() / "checked", advance)
     pipeline = Pipeline(spec.build_method(setting, allow_download), setting, data.record)
     run = Run.open(results, make_plan(spec, pipeline, data), fresh)
     with run.lock():
         _work(run, pipeline, data, wanted, workers)
-        run.finish(data)
+        run.finish(data, pipeline.encode_seconds)
     if picture is not None:
         from ..overlay import write_contact_sheet
 
@@ -71,7 +73,7 @@ def run_command(
     if as_json:
         print_json(report)
     else:
-        _print_report(run, data, report, picture)
+        _print_report(run, report, picture)
 
 
 def _work(run: Run, pipeline: Pipeline, data: Dataset, wanted: tuple[str, ...], workers: int) -> None:
@@ -102,17 +104,18 @@ def _report(run: Run, data: Dataset, wanted: tuple[str, ...]) -> dict[str, Any]:
         "planned": result.planned,
         "seconds_per_image": manifest["seconds_per_image"],
         "seconds_per_stage": manifest["seconds_per_stage"],
+        "encode_seconds": manifest["encode_seconds"],
         "peak_bytes": manifest["peak_bytes"],
         "weights": manifest["method"].get("weights"),
         "precision": manifest["setting"]["precision"],
         "device": manifest["environment"]["device"],
         "code_version": manifest["code_version"],
-        "note": data.note,
+        "note": manifest["note"],
         "run_dir": str(run.folder),
     }
 
 
-def _print_report(run: Run, data: Dataset, report: dict[str, Any], picture: Path | None) -> None:
+def _print_report(run: Run, report: dict[str, Any], picture: Path | None) -> None:
     weights = report["weights"] or {}
     images = f"{report['images']}" if report["complete"] else f"{report['images']} of {report['planned']} (partial)"
     columns = ("method", "data set", "protocol", "mIoU [95 %]", "aAcc", "mAcc", "images", "images/s", "peak MB")
@@ -128,8 +131,10 @@ def _print_report(run: Run, data: Dataset, report: dict[str, Any], picture: Path
         megabytes(report["peak_bytes"]),
     )
     print_table("", columns, [row])
-    print_line(f"weights {weights.get('name', '?')} {str(weights.get('sha256', '?'))[:17]}, {report['precision']}, "
-               f"{report['device']}, code {report['code_version']}")
+    print_line(
+        f"weights {weights.get('name', '?')} {str(weights.get('sha256', '?'))[:17]}, {report['precision']}, "
+        f"{report['device']}, code {report['code_version']}"
+    )
     print_line(f"run {run.folder}" + (f", picture {picture}" if picture else ""))
-    if data.note:
-        print_line(f"note: {data.note}")
+    if report["note"]:
+        print_line(f"note: {report['note']}")

@@ -1,6 +1,7 @@
 """``bench segment``: one photo, any words."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def segment_command(
         dtype=getattr(torch, setting.precision),
         weights=weights,
         allow_download=allow_download,
-        **{**setting.method_options, **parse_options(options, "--option")},
+        **(setting.method_options | parse_options(options, "--option")),
     )
     record = DatasetRecord(key="photo", title=photo.name, images="", labels="", classes=tuple(names))
     clock = Clock()
@@ -55,16 +56,19 @@ def segment_command(
         add_legend(overlay(image, labels, colours), names, colours, shares.tolist()).save(output)
     except (OSError, ValueError) as error:
         raise UserError(f"picture {output} cannot be written: {error}") from error
-    value = {
+    value: dict[str, Any] = {
         "picture": str(output),
         "method": method,
         "protocol": chosen.name,
-        "protocol_hash": chosen.hash,
+        "protocol_hash": setting.hash,
         "shares": dict(zip(names, shares.tolist(), strict=True)),
         "seconds": sum(clock.seconds.values()),
+        "note": segmenter.note,
     }
     if as_json:
         print_json(value)
         return
-    print_table("", ("class", "percent of pixels"), [(n, f"{100 * s:.1f}") for n, s in value["shares"].items()])  # type: ignore[attr-defined]
+    print_table("", ("class", "percent of pixels"), [(n, f"{100 * s:.1f}") for n, s in value["shares"].items()])
     print_line(f"wrote {output}")
+    if segmenter.note:
+        print_line(f"note: {segmenter.note}")

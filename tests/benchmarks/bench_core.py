@@ -21,15 +21,16 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from ovss.harness.count import count
-from ovss.harness.decode import DecodeRule, decode
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from ovss.harness.counting import count
+from ovss.harness.decoding import DecodeRule, decode
 from ovss.harness.mmseg_shim import import_mmseg
 from ovss.methods import Backbone, Box, ScoreField, Vocabulary, WindowGeometry
 from ovss.methods.sclip import SCLIP
 from ovss.methods.text import encode_queries
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
 
 MEBIBYTE = 1 << 20
 LOGIT_SCALE = 40.0
@@ -179,7 +180,7 @@ class Scene:
 
     method: SCLIP
     image: Tensor
-    geometry: WindowGeometry = WindowGeometry(224, 112)
+    geometry: WindowGeometry = WindowGeometry(224, 112)  # noqa: RUF009 - it is frozen
     size: tuple[int, int] = (512, 683)
 
     @classmethod

@@ -1,5 +1,6 @@
 """Every listed method keeps the contract, and each broken one fails exactly the check that is about its fault."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,8 @@ import open_clip
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
 from ovss.harness.conformity import CHECKS, check_method
 from ovss.methods import (
     Backbone,
@@ -21,7 +24,6 @@ from ovss.methods import (
     list_methods,
 )
 from ovss.methods.clip import CLIP
-from torch import Tensor
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,10 +120,8 @@ class OpensSocket(Sound):
 
 class HidesSocket(Sound):
     def score_windows(self, windows: Tensor) -> Tensor:
-        try:
+        with contextlib.suppress(OSError):
             socket.socket().close()
-        except OSError:
-            pass
         return super().score_windows(windows)
 
 

@@ -1,7 +1,7 @@
-"""Make ``tests/data/mini``: six scenes of the tiny world as files, with the traps that real folders have.
+"""Make ``tests/data/mini``: six scenes of the tiny world as files, with the traps of real folders.
 
-Run once as ``python tests/data/make_mini.py``; the files are committed.  Sizes are odd and differ, one image is grey, one
-label is a palette PNG, and the borders between regions of things are marked 255 (ignored) in some labels.
+Run once as ``python tests/data/make_mini.py``; the files are committed.  Sizes are odd and differ, one image is grey,
+one label is a palette PNG, and the borders between regions of things are marked 255 (ignored) in some labels.
 """
 
 from pathlib import Path
@@ -29,13 +29,13 @@ for number, (width, height) in enumerate(SIZES):
     stored = Image.fromarray(values)
     if number == 3:
         stored = stored.convert("P")
-        stored.putpalette(sum(([i, 255 - i, i * 7 % 256] for i in range(256)), []))
+        stored.putpalette([v for i in range(256) for v in (i, 255 - i, i * 7 % 256)])
     image.save(FOLDER / "images" / f"scene_{number}.png")
     stored.save(FOLDER / "labels" / f"scene_{number}.png")
 
 lines = "\n".join(f'  "{name}",' for name in CLASS_NAMES)
 (FOLDER / "mini.toml").write_text(
-    f'''key = "mini"
+    f"""key = "mini"
 title = "Six scenes of the tiny world as files"
 split = "all"
 images = "images"
@@ -46,5 +46,5 @@ expected_images = {len(SIZES)}
 classes = [
 {lines}
 ]
-'''
+"""
 )

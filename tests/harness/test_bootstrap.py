@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from ovss.harness.bootstrap import (
     cluster_counts,
     delta_standard_error,
@@ -12,7 +13,7 @@ from ovss.harness.bootstrap import (
     paired_difference,
     replicate_miou,
 )
-from ovss.harness.count import Counts
+from ovss.harness.counting import Counts
 from ovss.harness.metrics import miou
 
 CLASSES = 6

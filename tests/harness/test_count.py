@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from ovss.harness.metrics import iou, mean_accuracy, miou, pixel_accuracy
-from ovss.methods import UserError
 from torch import Tensor
 
-count_module = import_module("ovss.harness.count")  # ``ovss.harness`` has a function of this name
+from ovss.harness.metrics import iou, mean_accuracy, miou, pixel_accuracy
+from ovss.methods import UserError
+
+count_module = import_module("ovss.harness.counting")
 Counts, confusion, count = count_module.Counts, count_module.confusion, count_module.count
 count_boundary, count_reference = count_module.count_boundary, count_module.count_reference
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ovss.harness.assemble import lay_out, operator_for
-from ovss.harness.count import Counts, count_reference
-from ovss.harness.decode import DecodeRule, decode_reference
-from ovss.methods import Box, ScoreField, UserError, WindowGeometry
 from torch import Tensor
+
+from ovss.harness.assemble import lay_out, operator_for
+from ovss.harness.counting import Counts, count_reference
+from ovss.harness.decoding import DecodeRule, decode_reference
+from ovss.methods import Box, ScoreField, UserError, WindowGeometry
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from ovss.harness.count import Counts
+
+from ovss.harness.counting import Counts
 from ovss.harness.metrics import (
     classes_averaged,
     frequency_weighted_iou,

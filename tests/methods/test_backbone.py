@@ -12,10 +12,11 @@ import open_clip
 import pytest
 import torch
 from open_clip import factory
-from ovss.methods import Backbone, UserError, load_backbone
-from ovss.methods.backbone import TINY_CLIP_FOLDER, list_backbones
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from ovss.methods import Backbone, UserError, load_backbone
+from ovss.methods.backbone import TINY_CLIP_FOLDER, list_backbones
 
 State = dict[str, Tensor]
 NAMES = {"ViT-B-32": False, "ViT-B-32-quickgelu": True}

@@ -14,10 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+
 from ovss.methods import Backbone, DenseClip, Vocabulary, create_method
 from ovss.methods.dense_clip import gaussian_window
 from ovss.methods.vit import position_for, read_vision
-from torch import Tensor, nn
 
 TOLERANCE = 1e-5
 Trunk = tuple[list[Tensor], int, int]

@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+
 from ovss.methods import Segmenter, UserError, Vocabulary, create_method, find_method, list_methods
 
 MODULE = """

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
 from ovss.methods import Backbone, Vocabulary, load_backbone, text
 from ovss.methods.text import encode_prompts, encode_queries
-from torch import Tensor
 
 CPU = torch.device("cpu")
 PROMPTS = [

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import open_clip
 import pytest
+
 from ovss.methods import UserError, Vocabulary
 from ovss.methods.vocabulary import list_templates, load_templates
 

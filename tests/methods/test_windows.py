@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from ovss.methods import Box, WindowGeometry
 from ovss.methods.windows import cut
 

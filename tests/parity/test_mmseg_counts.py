@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from ovss.harness.metrics import iou, mean_accuracy, miou, pixel_accuracy
 from ovss.harness.mmseg_shim import import_mmseg
 from ovss.methods import UserError
-from torch import Tensor
 
-count_module = import_module("ovss.harness.count")  # ``ovss.harness`` has a function of this name
+count_module = import_module("ovss.harness.counting")
 Counts, count = count_module.Counts, count_module.count
 IoUMetric = import_mmseg().evaluation.IoUMetric
 

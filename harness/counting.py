@@ -57,12 +57,13 @@ def confusion(prediction: Tensor, label: Tensor, num_classes: int, ignore_index:
     rows = max(256, num_classes)
     if label.dtype != torch.uint8:
         label = label.int()
-        # One extra row for ignored pixels: 65535 rows of 847 classes would be a table of half a gigabyte.
-        label = torch.where(label == ignore_index, num_classes, label)
-        ignore_index, rows = num_classes, num_classes + 1
-        if label.numel() and (int(label.min()) < 0 or int(label.max()) >= rows):
-            wrong = label[(label < 0) | (label >= rows)]
+        ignored = label == ignore_index
+        wrong = label[((label < 0) | (label >= num_classes)) & ~ignored]
+        if wrong.numel():
             raise UserError(_bad_label(wrong.unique().tolist(), num_classes))
+        # One extra row for ignored pixels: 65535 rows of 847 classes would be a table of half a gigabyte.
+        label = torch.where(ignored, num_classes, label)
+        ignore_index, rows = num_classes, num_classes + 1
     # `label * C + prediction` cannot tell a prediction of C from the next label's 0, so the range is checked first.
     if prediction.numel() and (int(prediction.max()) >= num_classes or int(prediction.min()) < 0):
         raise ValueError(f"predictions reach {int(prediction.max())}, allowed is 0 to {num_classes - 1}")
@@ -97,6 +98,7 @@ def count_boundary(
     of the image counts as another class.  Predictions are set to "ignore" where the label is, before bands are taken.
     ``tp`` is the intersection of the two bands, so ``tp / (gt + pred - tp)`` is the class's Boundary IoU.
     """
+    confusion(prediction, label, num_classes, ignore_index)  # refuses wrong values
     height, width = label.shape
     distance = max(1, round(ratio * (height**2 + width**2) ** 0.5))
     ignored = label == ignore_index

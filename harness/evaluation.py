@@ -6,7 +6,7 @@ import numpy as np
 
 from ..datasets import Dataset, open_dataset
 from ..methods import Segmenter
-from .count import Counts
+from .counting import Counts
 from .pipeline import Clock, Pipeline
 from .protocol import Protocol, load_protocol
 from .result import EvalResult
@@ -21,8 +21,8 @@ def evaluate(
 ) -> EvalResult:
     """Score ``method`` on the first ``limit`` images (default: all) of a data set.
 
-    ``protocol`` defaults to the data set's own.  The protocol's ``precision`` and ``method_options`` are the business of
-    whoever made the method; everything else of the protocol is applied here.
+    ``protocol`` defaults to the data set's own.  Its ``precision`` and ``method_options`` are the business of whoever
+    made the method; everything else is applied here.
 
     >>> from ovss.methods import create_method
     >>> method = create_method("maskclip", backbone="tiny-clip")
@@ -41,7 +41,7 @@ def evaluate(
         classes=data.record.classes,
         counts=counts,
         clusters=data.clusters(ids),
-        planned=len(data.ids),
+        planned=data.planned,
         averaging=setting.averaging,
         background=data.record.background,
     )

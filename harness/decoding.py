@@ -117,7 +117,7 @@ def check_finite(field: ScoreField) -> None:
     if bad:
         raise UserError(
             f"{bad} of {field.scores.numel()} scores are NaN or infinite; no label map can be made.  With half "
-            "precision try --precision float32"
+            "precision try --set precision=float32"
         )
 
 
@@ -197,6 +197,7 @@ def _row_tiles(grids: Tensor, operator: Operator, order: Tensor) -> Iterator[Til
         block = max(1, _BLOCK_BYTES // (line * expanded.shape[1]))
         for lines, values in mix_rows(expanded, rows, block):
             yield (lines, some), order, values
+        del expanded  # before the next band is made
 
 
 def _query_tiles(grids: Tensor, operator: Operator, order: Tensor, refine: Refiner) -> Iterator[Tile]:

@@ -1,0 +1,55 @@
+# The one door for people.  `make help` lists the verbs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ROOMS := methods datasets harness
+# mypy sees the rooms under their real names, ovss.methods and so on.
+TYPES := $(VENV)/types/ovss
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test test-slow lint format regress leaderboard benchmarks clean
+
+help:  ## what you can do here
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## create .venv and install everything
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	mkdir -p $(TYPES)
+	ln -sfn $(foreach room,$(ROOMS),$(CURDIR)/$(room)) $(TYPES)/
+	touch $@
+
+bench: $(READY)  ## run MaskCLIP on the embedded data set, print the table, write a picture
+	$(BIN)/bench run --method maskclip --dataset shapes --picture results/overlay.png
+
+test: $(READY)  ## all tests but the slow ones
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: $(READY)  ## the slow tests
+	$(BIN)/pytest -m slow
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=$(VENV)/types $(BIN)/mypy -p ovss.methods -p ovss.datasets -p ovss.harness
+
+format: $(READY)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+regress: $(READY)  ## compare every offline method with the committed baselines
+	$(BIN)/bench regress
+
+leaderboard: $(READY)  ## run all methods on the embedded data set and write results/LEADERBOARD.md
+	for method in clip maskclip maskclip-value sclip clearclip naclip; do \
+	  $(BIN)/bench run --method $$method --dataset shapes || exit 1; done
+	$(BIN)/bench leaderboard
+
+benchmarks: $(READY)  ## speed ratios against plain implementations, in one run
+	$(BIN)/python tests/benchmarks/bench_core.py
+
+clean:  ## remove the virtual environment and build products
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
