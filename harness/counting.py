@@ -4,6 +4,7 @@ Counts are exact int64.  ``count_reference`` says what is counted; ``count`` is 
 pixels fall into rows of the table that are dropped (``docs/design/count.md``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,11 @@ class Counts:
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(self.tp + other.tp, self.gt + other.gt, self.pred + other.pred)
+
+    @classmethod
+    def stack(cls, counts: "Sequence[Counts]") -> "Counts":
+        """Counts of N images, each ``(C,)``, as one ``(N, C)``."""
+        return cls(*(np.stack([getattr(c, name) for c in counts]) for name in ("tp", "gt", "pred")))
 
     def total(self) -> "Counts":
         """Sum over the first axis (images)."""

@@ -41,9 +41,9 @@ def work_through(
         for number, image_id in enumerate(ids):
             clock = Clock()
             sample = clock.time("load", lambda i=image_id: data.load(i))  # type: ignore[misc]
-            counts = pipeline.score(sample, clock)
+            counts, boundary = pipeline.score(sample, clock)
             warm = number >= WARM_UP_IMAGES
-            buffer.append(ImageResult(image_id, counts, clock.seconds, peak_bytes(device), warm))
+            buffer.append(ImageResult(image_id, counts, boundary, clock.seconds, peak_bytes(device), warm))
             advance(1)
             now = time.monotonic()
             if now - flushed > max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started)):
@@ -91,7 +91,7 @@ def _work_share(folder: str, ids: tuple[str, ...], threads: int) -> None:
     spec = run.plan().spec
     data = spec.open_data()
     setting = spec.setting_for(data)
-    pipeline = Pipeline(spec.build_method(setting), setting, data.record)
+    pipeline = Pipeline(spec.build_method(setting), setting, data.record, spec.boundary)
     work_through(run, pipeline, data, ids, spec.device, lambda count: None)
 
 

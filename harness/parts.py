@@ -30,6 +30,7 @@ class ImageResult:
 
     id: str
     counts: Counts
+    boundary: Counts | None
     seconds: dict[str, float]
     peak_bytes: int
     warm: bool
@@ -41,6 +42,7 @@ def write_part(folder: Path, results: Sequence[ImageResult]) -> Path:
         {
             "image": r.id,
             **{name: getattr(r.counts, name) for name in _COUNTS},
+            **({} if r.boundary is None else {f"boundary_{name}": getattr(r.boundary, name) for name in _COUNTS}),
             **{f"{stage}_seconds": r.seconds[stage] for stage in STAGES},
             "peak_bytes": r.peak_bytes,
             "warm": r.warm,
@@ -88,15 +90,15 @@ def read_parts(folder: Path) -> pd.DataFrame:
     return frame.drop_duplicates("image", ignore_index=True)
 
 
-def counts_of(frame: pd.DataFrame, num_classes: int) -> Counts:
-    """Counts ``(N, C)`` of the rows of a frame."""
+def counts_of(frame: pd.DataFrame, num_classes: int, prefix: str = "") -> Counts:
+    """Counts ``(N, C)`` of the rows of a frame; prefix ``boundary_`` for those of boundary bands."""
     shape = (len(frame), num_classes)
-    return Counts(*(np.array([*frame[n]] if len(frame) else [], np.int64).reshape(shape) for n in _COUNTS))
+    return Counts(*(np.array([*frame[prefix + n]] if len(frame) else [], np.int64).reshape(shape) for n in _COUNTS))
 
 
 def counts_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that are the same in every run of the same plan: image and counts."""
-    return frame[["image", *_COUNTS]]
+    return frame[[c for c in frame.columns if c == "image" or c.removeprefix("boundary_") in _COUNTS]]
 
 
 def _refuse_contradictions(frame: pd.DataFrame, folder: Path) -> None:

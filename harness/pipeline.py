@@ -11,7 +11,7 @@ from torch import Tensor
 from ..datasets import DatasetRecord, Sample
 from ..datasets.loader import Pixels
 from ..methods import Segmenter
-from .counting import Counts, count
+from .counting import Counts, count, count_boundary
 from .decoding import DecodeRule, Refiner, decode
 from .protocol import Setting
 from .resize import resize_image
@@ -37,10 +37,13 @@ class Clock:
 
 
 class Pipeline:
-    """A method under one setting, with the vocabulary of one data set encoded (in ``encode_seconds``)."""
+    """A method under one setting, with the vocabulary of one data set encoded (in ``encode_seconds``).
 
-    def __init__(self, method: Segmenter, setting: Setting, record: DatasetRecord) -> None:
-        self.method, self.setting, self.record = method, setting, record
+    ``boundary`` asks for the counts of Boundary IoU too.
+    """
+
+    def __init__(self, method: Segmenter, setting: Setting, record: DatasetRecord, boundary: bool = False) -> None:
+        self.method, self.setting, self.record, self.boundary = method, setting, record, boundary
         self.rule: DecodeRule = setting.rule(record.background)
         started = time.perf_counter()
         method.encode(setting.vocabulary_for(record))
@@ -59,12 +62,15 @@ class Pipeline:
         clock.seconds["decode"] -= clock.seconds["refine"] - before  # the refiner is called from inside decode
         return labels
 
-    def score(self, sample: Sample, clock: Clock) -> Counts:
-        """Counts of one sample, ``(C,)``."""
+    def score(self, sample: Sample, clock: Clock) -> tuple[Counts, Counts | None]:
+        """Counts of one sample, ``(C,)``, and those of boundary bands if they are asked for."""
         labels = self.predict(sample.image, clock)
         truth = torch.from_numpy(sample.label.copy()).to(labels.device)
         classes, ignored = len(self.record.classes), self.record.ignore_index
-        return clock.time("count", lambda: count(labels, truth, classes, ignored))
+        counts = clock.time("count", lambda: count(labels, truth, classes, ignored))
+        if not self.boundary:
+            return counts, None
+        return counts, clock.time("count", lambda: count_boundary(labels, truth, classes, ignored))
 
     def _refiner(self, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Refiner | None:
         if self.setting.refine == "none":

@@ -19,7 +19,8 @@ class EvalResult:
     """Result over ``len(ids)`` images.
 
     ``counts`` are per image, ``(N, C)``.  ``clusters`` ``(N,)`` are the units of the bootstrap.  ``planned`` is the
-    number of images that the data set should have: with fewer the result is partial.
+    number of images that the data set should have: with fewer the result is partial.  ``boundary`` are counts within
+    boundary bands, ``(N, C)``, if they were asked for.
     """
 
     ids: tuple[str, ...]
@@ -29,6 +30,7 @@ class EvalResult:
     planned: int
     averaging: Averaging = "mmseg"
     background: int | None = None
+    boundary: Counts | None = None
 
     @property
     def complete(self) -> bool:
@@ -52,6 +54,11 @@ class EvalResult:
         found = miou_interval(self.counts, self.clusters, self.averaging)
         return found and Interval(100 * found.low, 100 * found.high)
 
+    @property
+    def boundary_iou(self) -> float | None:
+        """Mean Boundary IoU in percent, averaged as ``miou`` is; None unless its counts were asked for."""
+        return None if self.boundary is None else 100 * float(metrics.miou(self.boundary.total(), self.averaging))
+
     def summary(self) -> dict[str, Any]:
         """All metrics as JSON values (NaN becomes None)."""
         total = self.counts.total()
@@ -66,6 +73,7 @@ class EvalResult:
             "fwiou": 100 * float(metrics.frequency_weighted_iou(total)),
             "miou_per_image": 100 * float(np.nanmean(per_image)) if np.isfinite(per_image).any() else math.nan,
             "miou_without_background": self._without_background(total),
+            "boundary_iou": self.boundary_iou,
             "per_class": self.per_class,
             "images": len(self.ids),
             "complete": self.complete,

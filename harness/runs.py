@@ -48,6 +48,7 @@ class RunSpec(BaseModel):
     data_root: str | None = None
     device: str = "cpu"
     options: dict[str, Any] = Field(default_factory=dict)
+    boundary: bool = False
 
     def open_data(self) -> Dataset:
         """The data set."""
@@ -107,6 +108,7 @@ def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset) -> Plan:
         },
         "setting": pipeline.setting.model_dump(),
         "vocabulary_hash": pipeline.method.vocabulary.hash,
+        "boundary": spec.boundary,
         "device_type": spec.device.partition(":")[0],
         "source_hash": source_hash(),
     }
@@ -228,6 +230,7 @@ def _evaluated(frame: pd.DataFrame, data: Dataset, setting: Setting) -> EvalResu
         planned=data.planned,
         averaging=setting.averaging,
         background=data.record.background,
+        boundary=parts.counts_of(frame, len(data.record.classes), "boundary_") if "boundary_tp" in frame else None,
     )
 
 

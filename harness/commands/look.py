@@ -112,8 +112,9 @@ def show_command(name: str, results: Path, as_json: bool) -> None:
         print_json({"manifest": manifest, "metrics": metrics, "run_dir": str(run.folder)})
         return
     print_table(run.folder.name, ("class", "IoU"), [(k, percent(v)) for k, v in metrics["per_class"].items()])
-    summary = ("miou", "aacc", "macc", "fwiou", "miou_per_image")
-    print_table("", ("metric", "value"), [(k, percent(metrics[k])) for k in summary])
+    optional = [k for k in ("miou_without_background", "boundary_iou") if metrics[k] is not None]
+    shown = ["miou", "aacc", "macc", "fwiou", "miou_per_image", *optional]
+    print_table("", ("metric", "value"), [(k, percent(metrics[k])) for k in shown])
     rows = [
         ("mIoU [95 %]", with_interval(metrics["miou"], metrics["interval"])),
         ("classes averaged", metrics["classes_averaged"]),

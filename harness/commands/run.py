@@ -30,6 +30,7 @@ def run_command(
     limit: int | None,
     workers: int,
     fresh: bool,
+    boundary: bool,
     changes: list[str],
     options: list[str],
     allow_download: bool,
@@ -49,6 +50,7 @@ def run_command(
         data_root=str(data_root.resolve()) if data_root else None,
         device=device,
         options=parse_options(options, "--option"),
+        boundary=boundary,
     )
     setting = spec.setting_for(data)
     for level, text in lint_setting(setting, data.record):
@@ -60,7 +62,7 @@ def run_command(
         sys.stderr.write(f"warning: {data.record.key} has {len(data.ids)} images here, {data.planned} are expected\n")
     with progress("checking data", len(wanted)) as advance:
         check_samples(data, wanted, cache_folder() / "checked", advance)
-    pipeline = Pipeline(spec.build_method(setting, allow_download), setting, data.record)
+    pipeline = Pipeline(spec.build_method(setting, allow_download), setting, data.record, boundary)
     run = Run.open(results, make_plan(spec, pipeline, data), fresh)
     with run.lock():
         _work(run, pipeline, data, wanted, workers)
