@@ -145,6 +145,21 @@ def compare(
 
 
 @app.command()
+def ceiling(
+    dataset: Data,
+    patch_px: Annotated[int, typer.Option(min=1, help="Side of a patch in px.")] = 16,
+    short_side_px: Annotated[int, typer.Option(min=0, help="Resize to this short side first (0: no).")] = 448,
+    data_root: DataRoot = None,
+    limit: Limit = None,
+    json: Json = False,
+) -> None:
+    """The mIoU of a perfect classifier of patches: how much of a score resolution can cost."""
+    from .commands.look import ceiling_command
+
+    ceiling_command(dataset, patch_px, short_side_px, data_root, limit, as_json=json)
+
+
+@app.command()
 def leaderboard(
     results: Results = Path("results"),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RESULTS/LEADERBOARD.md.")] = None,

@@ -15,7 +15,7 @@ import pandas as pd
 from ..datasets import DataError, list_datasets
 from ..methods import UserError, find_method
 from ..methods.files import write_atomically
-from .bootstrap import indistinct_groups
+from .bootstrap import indistinct_groups, paired_difference
 from .counting import Counts
 from .parts import counts_of
 from .runs import Run, list_runs
@@ -57,6 +57,9 @@ def collect(results: Path) -> pd.DataFrame:
                 "low": metrics["interval"][0] if metrics["interval"] else None,
                 "high": metrics["interval"][1] if metrics["interval"] else None,
                 "group": None,
+                "behind": None,
+                "behind_low": None,
+                "behind_high": None,
                 "images": manifest["images"],
                 "complete": metrics["complete"],
                 "images_per_second": 1 / manifest["seconds_per_image"],
@@ -83,8 +86,7 @@ def collect(results: Path) -> pd.DataFrame:
     if not rows:
         raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`")
     frame = pd.DataFrame(rows).sort_values(["finished", "run"], ascending=False, ignore_index=True)
-    frame["group"] = _groups(frame, results)
-    return frame
+    return _with_comparisons(frame, results)
 
 
 def reported(method: str, dataset: str, backbone: str | None, refine: str) -> dict[str, Any]:
@@ -142,18 +144,27 @@ def _newest(rows: Iterable[Any]) -> list[Any]:
     return list(seen.values())
 
 
-def _groups(frame: pd.DataFrame, results: Path) -> list[int | None]:
-    """Group number of each run among the newest runs of its column."""
-    found: dict[str, int] = {}
-    columns: dict[tuple[Any, ...], list[str]] = {}
+def _with_comparisons(frame: pd.DataFrame, results: Path) -> pd.DataFrame:
+    """Fill ``group`` and ``behind`` (mIoU minus that of the best, paired, in percent) for the newest runs."""
+    columns: dict[tuple[Any, ...], list[Any]] = {}
     for row in _newest(frame.itertuples()):
-        columns.setdefault(_column(row), []).append(row.run)
-    for names in columns.values():
-        runs = {name: Run(results / "runs" / name) for name in names}
-        counts = {name: _counts(run) for name, run in runs.items()}
-        clusters = _clusters(next(iter(runs.values())))
-        found.update(indistinct_groups(counts, clusters))
-    return [found.get(name) for name in frame["run"]]
+        columns.setdefault(_column(row), []).append(row)
+    for rows in columns.values():
+        runs = {row.Index: Run(results / "runs" / row.run) for row in rows}
+        averaging = runs[rows[0].Index].plan().identity["setting"]["averaging"]
+        clusters = _clusters(runs[rows[0].Index])
+        counts = {str(index): _counts(run) for index, run in runs.items()}
+        best = str(max(rows, key=lambda row: row.miou).Index)
+        for name, group in indistinct_groups(counts, clusters, averaging).items():
+            found = paired_difference(counts[name], counts[best], clusters, averaging)
+            frame.loc[int(name), "group"] = group
+            frame.loc[int(name), "behind"] = 100 * found.estimate
+            if found.interval is not None:
+                frame.loc[int(name), ["behind_low", "behind_high"]] = (
+                    100 * found.interval.low,
+                    100 * found.interval.high,
+                )
+    return frame
 
 
 def _counts(run: Run) -> Counts:
@@ -184,7 +195,8 @@ def markdown(frame: pd.DataFrame) -> str:
     parts = [
         "# Leaderboard",
         "",
-        "Written by `bench leaderboard`; do not edit.  mIoU in percent with its 95 % bootstrap interval over images.  "
+        "Written by `bench leaderboard`; do not edit.  mIoU in percent with its 95 % bootstrap interval over images; "
+        "*to the best* is the paired difference on the same images.  "
         "Methods of one *group* cannot be told apart from the best of the group (paired bootstrap, Holm-corrected).  "
         "*Reported* values are those of the named source, under its own protocol, not ours.",
     ]
@@ -216,6 +228,12 @@ def _cell(row: Any) -> str:
     return with_interval(row.miou, _bounds(row)) + ("" if row.complete else " (partial)")
 
 
+def _behind(row: Any) -> str:
+    if not row.behind:  # the best itself, or nothing to compare with
+        return ""
+    return with_interval(row.behind, None if pd.isna(row.behind_low) else (row.behind_low, row.behind_high))
+
+
 def _bounds(row: Any) -> tuple[float, float] | None:
     return None if pd.isna(row.low) else (row.low, row.high)
 
@@ -229,8 +247,8 @@ def _markdown_column(rows: list[Any]) -> list[str]:
         "",
         f"Protocol hash `{first.protocol_hash}`.",
         "",
-        "| method | mIoU [95 %] | group | reported | images/s | peak MB | backbone | precision |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | mIoU [95 %] | to the best [95 %] | group | reported | images/s | peak MB | backbone | precision |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         told = "" if pd.isna(r.reported) else f"{r.reported:.1f} ({r.reported_source})"
@@ -238,6 +256,7 @@ def _markdown_column(rows: list[Any]) -> list[str]:
         cells = [
             r.method,
             with_interval(r.miou, _bounds(r)),
+            _behind(r),
             group,
             told,
             f"{r.images_per_second:.1f}",

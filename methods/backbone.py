@@ -1,8 +1,10 @@
 """Backbones: an open_clip model, its tokenizer, and proof of what they are."""
 
 import hashlib
+import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,7 +115,8 @@ def load_backbone(name: str, weights: Path | None = None, allow_download: bool =
         statistics = _statistics(open_clip.get_pretrained_cfg(model_name, tag))
     else:
         source, statistics = f"file {weights.name}", _statistics()
-    model = open_clip.create_model(model_name, pretrained=None, precision="fp32", device="cpu")
+    with _without_warning("No pretrained weights loaded"):  # they are, one line below
+        model = open_clip.create_model(model_name, pretrained=None, precision="fp32", device="cpu")
     model.load_state_dict(read_state_dict(weights, model))
     model.eval()
     if tag:
@@ -227,6 +230,21 @@ def _statistics(config: dict[str, Any] | None = None) -> tuple[Any, Any]:
 
     config = config or {}
     return tuple(config.get("mean", OPENAI_DATASET_MEAN)), tuple(config.get("std", OPENAI_DATASET_STD))
+
+
+@contextmanager
+def _without_warning(beginning: str) -> Iterator[None]:
+    """Keep log records that begin so from the root logger's handlers."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(beginning)
+
+    root = logging.getLogger()
+    root.addFilter(other)
+    try:
+        yield
+    finally:
+        root.removeFilter(other)
 
 
 def _known_backbones(given: str) -> str:

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...datasets import list_datasets
+from ...datasets import list_datasets, open_dataset
 from ...methods import UserError, find_method, list_methods
 from ...methods.backbone import TINY_CLIP, TINY_CLIP_FOLDER, list_backbones
 from ...methods.errors import did_you_mean
 from ...methods.files import cache_folder
 from ..bootstrap import paired_difference
+from ..ceiling import grid_ceiling
 from ..parts import counts_of
+from ..progress import progress
 from ..protocol import list_protocols, load_protocol
 from ..provenance import code_version, package_version
 from ..runs import PLAN, Run, list_runs
@@ -170,6 +172,24 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
         print_line("warning: the protocols differ, so this is not a difference of methods alone")
     if value["note"]:
         print_line(f"note: {value['note']}")
+
+
+def ceiling_command(
+    dataset: str, patch_px: int, short_side_px: int, data_root: Path | None, limit: int | None, as_json: bool
+) -> None:
+    """Grid ceiling of a data set."""
+    data = open_dataset(dataset, data_root)
+    with progress("grid ceiling", len(data.ids[:limit])) as advance:
+        result = grid_ceiling(data, patch_px, short_side_px, limit, advance=advance)
+    if as_json:
+        print_json(
+            {"dataset": data.record.key, "patch_px": patch_px, "short_side_px": short_side_px, **result.summary()}
+        )
+        return
+    images = f"{len(result.ids)} of {result.planned}"
+    bounds = result.interval and (result.interval.low, result.interval.high)
+    row = (data.record.key, short_side_px or "as is", patch_px, with_interval(result.miou, bounds), images)
+    print_table("", ("data set", "short side", "patch", "ceiling mIoU [95 %]", "images"), [row])
 
 
 def doctor_command(results: Path, as_json: bool) -> None:
