@@ -11,7 +11,7 @@ from ..tables import print_json, print_line, print_table, with_interval
 
 def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
     """Write the leaderboard and say where."""
-    from ..leaderboard import write_leaderboard
+    from ..leaderboard_text import write_leaderboard
 
     frame = write_leaderboard(results, output)
     if as_json:

@@ -11,7 +11,7 @@ from ...methods.files import cache_folder
 from .. import engine
 from ..pipeline import Pipeline
 from ..progress import progress
-from ..protocol import lint_setting, load_protocol
+from ..protocol import Setting, lint_setting, load_protocol
 from ..result import EvalResult
 from ..runs import Run, RunSpec, make_plan
 from ..tables import megabytes, print_json, print_line, print_table, with_interval
@@ -53,13 +53,8 @@ def run_command(
         boundary=boundary,
     )
     setting = spec.setting_for(data)
-    for level, text in lint_setting(setting, data.record):
-        if level == "error":
-            raise UserError(text)
-        sys.stderr.write(f"{level}: {text}\n")
+    _warn(data, setting)
     wanted = data.ids[:limit]
-    if len(data.ids) != data.planned:
-        sys.stderr.write(f"warning: {data.record.key} has {len(data.ids)} images here, {data.planned} are expected\n")
     with progress("checking data", len(wanted)) as advance:
         check_samples(data, wanted, cache_folder() / "checked", advance)
     pipeline = Pipeline(spec.build_method(setting, allow_download), setting, data.record, boundary)
@@ -76,6 +71,16 @@ def run_command(
         print_json(report)
     else:
         _print_report(run, report, picture)
+
+
+def _warn(data: Dataset, setting: Setting) -> None:
+    """Say what looks wrong; raise ``UserError`` for what cannot work."""
+    for level, text in lint_setting(setting, data.record):
+        if level == "error":
+            raise UserError(text)
+        sys.stderr.write(f"{level}: {text}\n")
+    if len(data.ids) != data.planned:
+        sys.stderr.write(f"warning: {data.record.key} has {len(data.ids)} images here, {data.planned} are expected\n")
 
 
 def _work(run: Run, pipeline: Pipeline, data: Dataset, wanted: tuple[str, ...], workers: int) -> None:

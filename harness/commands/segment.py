@@ -8,7 +8,7 @@ import torch
 
 from ...datasets.loader import read_image
 from ...datasets.record import DatasetRecord
-from ...methods import UserError, Vocabulary, create_method
+from ...methods import UserError, create_method
 from ..overlay import add_legend, class_colours, overlay
 from ..pipeline import Clock, Pipeline
 from ..protocol import load_protocol
@@ -31,12 +31,9 @@ def segment_command(
     as_json: bool,
 ) -> None:
     """Write the overlay and say which class takes which share of the photo."""
-    names = [n.strip() for n in classes.split(",") if n.strip()]
-    if len(set(names)) != len(names):
-        raise UserError(f"--classes names a class twice: {classes}")
+    names = _class_names(classes)
     chosen = load_protocol(protocol)
     setting = chosen.setting(None)
-    Vocabulary.from_names(names, templates=setting.templates)  # a clear error for an empty list
     image = read_image(photo)
     segmenter = create_method(
         method,
@@ -72,3 +69,10 @@ def segment_command(
     print_line(f"wrote {output}")
     if segmenter.note:
         print_line(f"note: {segmenter.note}")
+
+
+def _class_names(classes: str) -> list[str]:
+    names = [n.strip() for n in classes.split(",") if n.strip()]
+    if not names or len(set(names)) != len(names):
+        raise UserError(f"--classes takes different names separated by commas, not {classes!r}")
+    return names

@@ -13,7 +13,8 @@ def train_tiny_clip_command(output: Path, device: str, seed: int, workers: int, 
     """Train the embedded model; a log line every 100 steps."""
     import torch
 
-    from ..train_tiny_clip import SHIPPED, train
+    from ..tiny_clip_recipe import SHIPPED
+    from ..train_tiny_clip import train
 
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device} was asked for, but torch sees no CUDA device; use --device cpu")
