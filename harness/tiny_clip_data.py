@@ -3,8 +3,9 @@
 import gzip
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -26,7 +27,7 @@ from ..datasets.shapes import (
 
 CROP_PX = SIZE_PX // 2
 _CROP_CAPTIONS = CaptionStyle(colour=0.2, leave_out=0.12, smallest_thing=0.03, smallest_stuff=0.08)
-_CROPS_PER_SCENE, _CAPTIONS_PER_IMAGE = 4, 3
+_CROPS_PER_SCENE, _CAPTIONS_PER_IMAGE, _CHUNK = 4, 3, 250
 
 Pair = tuple[NDArray[np.uint8], list[str]]
 
@@ -89,11 +90,14 @@ def make_pairs(
 def _parallel_pairs(
     kind: str, scenes: int, templates: Sequence[str], workers: int, advance: Callable[[int], None]
 ) -> Iterator[Pair]:
-    chunk = 250
     make = partial(_chunk_of_pairs, kind, tuple(templates))
-    starts = [range(i, min(i + chunk, scenes)) for i in range(0, scenes, chunk)]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for numbers, pairs in zip(starts, pool.map(make, starts), strict=True):
+    chunks = [range(i, min(i + _CHUNK, scenes)) for i in range(0, scenes, _CHUNK)]
+    with ExitStack() as stack:
+        made: Iterable[list[Pair]] = map(make, chunks)
+        if workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+            made = pool.map(make, chunks)
+        for numbers, pairs in zip(chunks, made, strict=True):
             yield from pairs
             advance(len(numbers))
 

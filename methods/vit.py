@@ -208,11 +208,15 @@ def position_for(vit: VisionTransformer, height: int, width: int) -> Tensor:
 def embed(vit: VisionTransformer, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Tokens that enter the first block: ``(B, 3, H, W)`` normalised -> ``(B, 1 + h * w, D)`` and ``(h, w)``.
 
-    Rows and columns that do not fill a patch are dropped by the convolution.
+    Rows and columns that do not fill a patch are dropped.
     """
-    x = F.conv2d(pixels, vit.patch, stride=vit.patch_px)
-    grid = (x.shape[2], x.shape[3])
-    x = x.flatten(2).transpose(1, 2)
+    side = vit.patch_px
+    grid = (pixels.shape[2] // side, pixels.shape[3] // side)
+    if pixels.is_cuda:  # a matrix product: cuDNN would round the convolution to TF32 by default
+        cells = pixels.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5)
+        x = cells.reshape(len(pixels), grid[0] * grid[1], -1) @ vit.patch.flatten(1).T
+    else:
+        x = F.conv2d(pixels, vit.patch, stride=side).flatten(2).transpose(1, 2)
     x = torch.cat([vit.class_token.expand(len(x), 1, -1), x], dim=1)
     return norm(x + position_for(vit, *grid).to(x.dtype), vit.ln_pre), grid
 

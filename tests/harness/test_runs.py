@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ from ovss.harness import engine, parts, regress
 from ovss.harness.cli import main
 from ovss.harness.commands.look import find_run
 from ovss.harness.counting import Counts
-from ovss.harness.leaderboard import collect, write_leaderboard
+from ovss.harness.leaderboard import collect
+from ovss.harness.leaderboard_text import write_leaderboard
 from ovss.harness.parts import ImageResult
 from ovss.harness.pipeline import STAGES, Pipeline
 from ovss.harness.protocol import load_protocol
@@ -178,9 +180,7 @@ def test_cost_leaves_warm_up_out(tmp_path: Path) -> None:
 # --- stopping and resuming --------------------------------------------------------------------------------------------
 
 
-def test_limit_then_more_equals_at_once(
-    tmp_path: Path, ids: tuple[str, ...], undisturbed: tuple[bytes, bytes]
-) -> None:
+def test_limit_then_more_equals_at_once(tmp_path: Path, ids: tuple[str, ...], undisturbed: tuple[bytes, bytes]) -> None:
     run, pipeline = start(tmp_path)
     work(run, pipeline, ids[:3])
     assert json.loads((run.folder / METRICS).read_text())["complete"] is False
@@ -444,7 +444,8 @@ def test_exports_agree(tmp_path: Path, ids: tuple[str, ...]) -> None:
     assert list(csv.columns) == list(frame.columns) == list(rows[0])
     assert list(csv["run"]) == list(frame["run"]) == [r["run"] for r in rows]
     shown = f"{metrics['miou']:.2f} [{metrics['interval'][0]:.2f}, {metrics['interval'][1]:.2f}]"
-    assert markdown.count(f"| {shown} |") >= 4 and shown in (tmp_path / "LEADERBOARD.tex").read_text()
+    assert markdown.count(shown) == 4  # twice for each method, in the overview and in its table
+    assert (tmp_path / "LEADERBOARD.tex").read_text().count(shown) == 2
     assert set(frame["group"]) == {1}  # equal methods cannot be told apart
     assert run.folder.name in markdown
 
@@ -514,11 +515,29 @@ def test_runs_that_have_no_value(tmp_path: Path, ids: tuple[str, ...]) -> None:
     run, pipeline = start(tmp_path)
     work(run, pipeline, ids[:1])
     frame, markdown = leaderboard(tmp_path)
-    assert pd.isna(frame["low"][0]) and "nan" not in markdown.lower()
+    assert pd.isna(frame["low"][0]) and not re.search(r"\bnan\b", markdown)
     assert run_cli("leaderboard", "--results", str(tmp_path)) == 0
-    edit(run.folder / METRICS, lambda m: m.update(miou=None))
-    assert "none" in leaderboard(tmp_path)[1]
-    assert run_cli("leaderboard", "--results", str(tmp_path)) == 0
+    other, pipeline = start(tmp_path, name="other")
+    work(other, pipeline, ids[:1])
+    for nothing in (run, other):  # one of them, then both
+        edit(nothing.folder / METRICS, lambda m: m.update(miou=None))
+        markdown = leaderboard(tmp_path)[1]
+        assert "| none |" in markdown and not re.search(r"\bnan\b", markdown)
+        assert run_cli("leaderboard", "--results", str(tmp_path)) == 0
+
+
+def test_options_of_a_method_do_not_hide_one_another(tmp_path: Path, ids: tuple[str, ...]) -> None:
+    """The same method with another option is another line, not a newer version of the first."""
+    plain, pipeline = start(tmp_path)
+    work(plain, pipeline, ids[:3])
+    method = Levels()
+    provenance = {**method.provenance, "pad": True}
+    Padded = type("Padded", (Levels,), {"provenance": property(lambda self: provenance)})
+    padded, pipeline = start(tmp_path, Padded(), options={"pad": True})
+    work(padded, pipeline, ids[:3])
+    assert plain.folder != padded.folder
+    _, markdown = leaderboard(tmp_path)
+    assert plain.folder.name in markdown and padded.folder.name in markdown
 
 
 def test_without_runs_there_is_no_leaderboard(tmp_path: Path) -> None:
