@@ -6,6 +6,8 @@ remembered by size, time and record, so that the next run on the same data start
 
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,9 +64,11 @@ class _Memory:
         name = hashlib.sha256(f"{dataset.record.hash}{place}".encode()).hexdigest()[:16]
         self.path = folder / f"{dataset.record.key}-{name}.json"
         try:
-            self.good = json.loads(self.path.read_text())
+            stored = json.loads(self.path.read_text())
         except (OSError, ValueError):
-            self.good = {}  # absent or damaged: everything is checked again
+            stored = None
+        if isinstance(stored, dict):  # absent or damaged: everything is checked again
+            self.good = stored
 
     def mark(self, files: tuple[Path, ...]) -> str:
         """Size and modification time of the files, or "" if one is absent."""
@@ -85,7 +89,10 @@ class _Memory:
     def save(self) -> None:
         if self.path is None or not self.changed:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.good))
-        temporary.replace(self.path)
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.good))
+            temporary.replace(self.path)
+        except OSError as error:
+            logging.getLogger(__name__).warning("checked files cannot be remembered in %s: %s", self.path.parent, error)

@@ -73,11 +73,12 @@ def miou_interval(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Interval | None:
-    """Interval of the mIoU of ``(N, C)`` counts; None for fewer than two units."""
+    """Interval of the mIoU of ``(N, C)`` counts; None for fewer than two units, or without valid pixels."""
     units = cluster_counts(counts, clusters)
     if len(units.tp) < 2:
         return None
-    return _percentiles(replicate_miou(units, draw_weights(len(units.tp), replicates, seed), averaging))
+    drawn = replicate_miou(units, draw_weights(len(units.tp), replicates, seed), averaging)
+    return None if np.isnan(drawn).all() else _percentiles(drawn)
 
 
 def paired_difference(

@@ -4,6 +4,7 @@ Runs stand in one column only if protocol hash, images, labels and vocabulary ar
 its own.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -32,7 +33,16 @@ _PUBLISHED_NAMES = {
     "pc459": "PC459",
     "ade847": "ADE847",
 }
-_PUBLISHED_WEIGHTS = {"ViT-B-16-quickgelu": "openai ViT-B/16", "ViT-L-14-quickgelu": "openai ViT-L/14"}
+# By the repository that weights came from: a local file may hold anything.
+_PUBLISHED_WEIGHTS = {
+    "hub timm/vit_base_patch16_clip_224.openai": "openai ViT-B/16",
+    "hub timm/vit_large_patch14_clip_224.openai": "openai ViT-L/14",
+    "hub laion/CLIP-ViT-B-16-laion2B-s34B-b88K": "laion2b_s34b_b88k ViT-B/16",
+    "hub laion/CLIP-ViT-L-14-laion2B-s32B-b82K": "laion2b_s32b_b82k ViT-L/14",
+    "hub laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "laion2b ViT-H/14",
+    "hub timm/vit_base_patch16_clip_224.metaclip_2pt5b": "metaclip_fullcc ViT-B/16",
+    "hub timm/vit_large_patch14_clip_224.metaclip_2pt5b": "metaclip_fullcc ViT-L/14",
+}
 
 
 def collect(results: Path) -> pd.DataFrame:
@@ -46,12 +56,12 @@ def collect(results: Path) -> pd.DataFrame:
         weights = manifest["method"].get("weights") or {}
         rows.append(
             {
-                "method": run.plan().spec.method,
+                "method": _label(run),
                 "dataset": manifest["dataset"]["key"],
                 "split": manifest["dataset"]["split"],
                 "protocol": manifest["protocol"]["name"],
                 "protocol_hash": manifest["protocol"]["hash"],
-                "miou": metrics["miou"],
+                "miou": math.nan if metrics["miou"] is None else metrics["miou"],
                 "low": metrics["interval"][0] if metrics["interval"] else None,
                 "high": metrics["interval"][1] if metrics["interval"] else None,
                 "group": None,
@@ -65,7 +75,7 @@ def collect(results: Path) -> pd.DataFrame:
                 **reported(
                     run.plan().spec.method,
                     manifest["dataset"]["key"],
-                    weights.get("name"),
+                    str(weights.get("source", "")).partition("@")[0],
                     manifest["setting"]["refine"],
                 ),
                 "backbone": weights.get("name", "none"),
@@ -87,8 +97,15 @@ def collect(results: Path) -> pd.DataFrame:
     return _with_comparisons(frame, results)
 
 
-def reported(method: str, dataset: str, backbone: str | None, refine: str) -> dict[str, Any]:
-    """The value that was reported for a method, data set, weights and refinement, with its source, or None.
+def _label(run: Run) -> str:
+    """Name of the method with the options that the user gave it."""
+    spec = run.plan().spec
+    options = ", ".join(f"{k}={v}" for k, v in sorted(spec.options.items()))
+    return f"{spec.method} ({options})" if options else spec.method
+
+
+def reported(method: str, dataset: str, weights: str, refine: str) -> dict[str, Any]:
+    """The value that was reported for a method, data set, weights (by origin) and refinement, with its source, or None.
 
     Of several sources the most frequent value is taken, then the first.
     """
@@ -101,7 +118,7 @@ def reported(method: str, dataset: str, backbone: str | None, refine: str) -> di
     fitting = table[
         (table["method"] == name)
         & (table["dataset"] == _PUBLISHED_NAMES.get(dataset))
-        & (table["backbone"] == _PUBLISHED_WEIGHTS.get(backbone or ""))
+        & (table["backbone"] == _PUBLISHED_WEIGHTS.get(weights))
         & (table["postproc"] == {"none": "none", "pamr": "PAMR"}[refine])
     ]
     if fitting.empty:
@@ -145,7 +162,7 @@ def newest_runs(rows: Iterable[Any]) -> list[Any]:
 def _with_comparisons(frame: pd.DataFrame, results: Path) -> pd.DataFrame:
     """Fill ``group`` and ``behind`` (mIoU minus that of the best, paired, in percent) for the newest runs."""
     columns: dict[tuple[Any, ...], list[Any]] = {}
-    for row in newest_runs(frame.itertuples()):
+    for row in newest_runs(frame[frame["miou"].notna()].itertuples()):
         columns.setdefault(column_of(row), []).append(row)
     for rows in columns.values():
         runs = {row.Index: Run(results / "runs" / row.run) for row in rows}

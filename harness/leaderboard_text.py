@@ -1,5 +1,6 @@
 """The leaderboard as text: Markdown and LaTeX from the frame of ``leaderboard.collect``."""
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..datasets import list_datasets
-from ..methods.files import write_atomically
+from ..methods.files import store
 from .leaderboard import collect, column_of, entry_of, newest_runs
 from .tables import with_interval
 
@@ -15,10 +16,10 @@ from .tables import with_interval
 def write_leaderboard(results: Path, output: Path) -> pd.DataFrame:
     """Write ``output`` (Markdown) and the same frame as .csv, .json and .tex beside it; returns the frame."""
     frame = collect(results)
-    write_atomically(output, markdown(frame).encode())
-    write_atomically(output.with_suffix(".csv"), frame.to_csv(index=False).encode())
-    write_atomically(output.with_suffix(".json"), (frame.to_json(orient="records", indent=2) + "\n").encode())
-    write_atomically(output.with_suffix(".tex"), latex(frame).encode())
+    store(output, markdown(frame).encode())
+    store(output.with_suffix(".csv"), frame.to_csv(index=False).encode())
+    store(output.with_suffix(".json"), (frame.to_json(orient="records", indent=2) + "\n").encode())
+    store(output.with_suffix(".tex"), latex(frame).encode())
     return frame
 
 
@@ -54,24 +55,30 @@ def _matrix(rows: list[Any], columns: list[tuple[str, ...]]) -> list[str]:
     return lines
 
 
+def _rank(row: Any) -> tuple[float, str]:
+    """Best first; runs without a value last."""
+    return (math.inf if pd.isna(row.miou) else -row.miou, row.method)
+
+
 def _cell(row: Any) -> str:
     if row is None:
         return ""
-    return with_interval(row.miou, _bounds(row)) + ("" if row.complete else " (partial)")
+    return with_interval(row.miou, bounds_of(row)) + ("" if row.complete else " (partial)")
 
 
 def _behind(row: Any) -> str:
-    if not row.behind:  # the best itself, or nothing to compare with
+    if pd.isna(row.behind) or row.behind == 0:  # nothing to compare with, or the best itself
         return ""
     return with_interval(row.behind, None if pd.isna(row.behind_low) else (row.behind_low, row.behind_high))
 
 
-def _bounds(row: Any) -> tuple[float, float] | None:
+def bounds_of(row: Any) -> tuple[float, float] | None:
+    """Interval of a row of the frame, or None."""
     return None if pd.isna(row.low) else (row.low, row.high)
 
 
 def _markdown_column(rows: list[Any]) -> list[str]:
-    rows = sorted(rows, key=lambda r: (-(r.miou if r.miou is not None else -1), r.method))
+    rows = sorted(rows, key=_rank)
     first = rows[0]
     partial = "" if first.complete else " **(partial)**"
     lines = [
@@ -87,7 +94,7 @@ def _markdown_column(rows: list[Any]) -> list[str]:
         group = "" if pd.isna(r.group) else f"{r.group:.0f}"
         cells = [
             r.method,
-            with_interval(r.miou, _bounds(r)),
+            with_interval(r.miou, bounds_of(r)),
             _behind(r),
             group,
             told,
@@ -113,7 +120,7 @@ def latex(frame: pd.DataFrame) -> str:
     out = ["% Written by `bench leaderboard`. mIoU in percent, 95 % bootstrap interval."]
     newest = newest_runs(frame.itertuples())
     for column in sorted({column_of(r) for r in newest}):
-        rows = sorted((r for r in newest if column_of(r) == column), key=lambda r: -r.miou)
+        rows = sorted((r for r in newest if column_of(r) == column), key=_rank)
         out += [
             f"% protocol {column[0]} {column[3]}",
             r"\begin{tabular}{llrl}",
@@ -121,7 +128,7 @@ def latex(frame: pd.DataFrame) -> str:
         ]
         for r in rows:
             note = r.note if r.complete else f"partial ({r.images} images) {r.note}".strip()
-            cells = [r.dataset, r.method, with_interval(r.miou, _bounds(r)), note]
+            cells = [r.dataset, r.method, with_interval(r.miou, bounds_of(r)), note]
             out.append(" & ".join(_escaped(c) for c in cells) + r" \\")
         out.append(r"\end{tabular}")
     return "\n".join(out) + "\n"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..methods import UserError
-from ..methods.files import write_atomically
+from ..methods.files import store
 from .counting import Counts
 from .pipeline import STAGES
 
@@ -58,13 +58,7 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
     """Write a frame as parquet, atomically, with settings that make equal frames equal bytes."""
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink, compression="zstd")
-    try:
-        write_atomically(path, sink.getvalue())
-    except OSError as error:
-        raise UserError(
-            f"results could not be written to {path.parent}: {error.strerror}.  Nothing that was written before is "
-            "lost: make room and run the same command again"
-        ) from error
+    store(path, sink.getvalue())
 
 
 def images_in(folder: Path) -> int:

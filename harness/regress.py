@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..datasets import Dataset, open_dataset
 from ..methods import Backbone, UserError, create_method, find_method, list_methods, load_backbone
 from ..methods.backbone import TINY_CLIP
-from ..methods.files import write_atomically
+from ..methods.files import store
 from .evaluation import evaluate
 from .protocol import Protocol, load_protocol
 from .provenance import environment
@@ -138,7 +138,7 @@ def write_baseline(case: Case, folder: Path, found: dict[str, Baseline], backbon
         "platform": platform_mark(),
         "methods": found,
     }
-    write_atomically(folder / f"{case.name}.json", (json.dumps(value, indent=1) + "\n").encode())
+    store(folder / f"{case.name}.json", (json.dumps(value, indent=1) + "\n").encode())
 
 
 def run_regression(folder: Path, update: bool, advance: Callable[[int], None] = lambda count: None) -> list[Outcome]:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..datasets import Dataset, open_dataset
 from ..methods import Segmenter, UserError, create_method
-from ..methods.files import write_atomically
+from ..methods.files import store
 from . import parts
 from .pipeline import STAGES, Pipeline
 from .protocol import Protocol, Setting
@@ -134,7 +134,7 @@ class Run:
                 shutil.rmtree(run.folder)
         try:
             run.parts_folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(run.folder / PLAN, _json(plan.model_dump(mode="json")))
+            store(run.folder / PLAN, _json(plan.model_dump(mode="json")))
         except OSError as error:
             raise UserError(f"run folder {run.folder} cannot be written: {error.strerror}") from error
         return run
@@ -167,7 +167,7 @@ class Run:
         setting = plan.spec.setting_for(data)
         result = _evaluated(frame, data, setting)
         parts.write_parquet(self.folder / COUNTS, parts.counts_frame(frame))
-        write_atomically(self.folder / METRICS, _json(result.summary()))
+        store(self.folder / METRICS, _json(result.summary()))
         manifest = {
             "run": self.folder.name,
             "note": plan.note,
@@ -182,7 +182,7 @@ class Run:
             "images_sha256": hashlib.sha256("\n".join(frame["image"]).encode()).hexdigest(),
             "planned": data.planned,
         }
-        write_atomically(self.folder / MANIFEST, _json(manifest))
+        store(self.folder / MANIFEST, _json(manifest))
 
     def result(self, data: Dataset, wanted: tuple[str, ...] | None = None) -> EvalResult:
         """Result over ``wanted`` (default: all images done so far)."""

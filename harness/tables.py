@@ -1,6 +1,7 @@
 """Printing: a rich table for people, aligned plain lines for pipes, one JSON document for programs."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +48,7 @@ def percent(value: float | None) -> str:
 
 def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
     """``41.23 [40.10, 42.31]``."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "none"
     return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 

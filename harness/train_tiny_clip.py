@@ -29,7 +29,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from ..datasets.shapes import SIZE_PX, caption_words
-from ..methods.files import write_atomically
+from ..methods.files import store
 from ..methods.vocabulary import load_templates
 from .tiny_clip_data import Pairs, build_bpe, make_pairs
 from .tiny_clip_recipe import CONTEXT, LAYERS, PATCH_PX, SHIPPED, Recipe, Stage, model_config
@@ -225,7 +225,7 @@ def train(
     """
     output.mkdir(parents=True, exist_ok=True)
     templates = load_templates("openai80")
-    write_atomically(output / "bpe.txt.gz", build_bpe(caption_words(templates)))
+    store(output / "bpe.txt.gz", build_bpe(caption_words(templates)))
     tokenizer = SimpleTokenizer(str(output / "bpe.txt.gz"), context_length=CONTEXT)
     trainer = Trainer(recipe, tokenizer, device)
     machine = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
@@ -243,16 +243,16 @@ def train(
         average = trainer.run_stage(stage, pairs, log, lambda model: _save(output, model, trainer.config))
         _save(output, average, trainer.config)
     records.append({"cpu_minutes": round(time.process_time() / 60, 1)})
-    write_atomically(output / "training_log.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
+    store(output / "training_log.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
     names = ("bpe.txt.gz", "open_clip_config.json", "open_clip_model.safetensors", "training_log.jsonl")
     sums = [f"{hashlib.sha256((output / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
-    write_atomically(output / "SHA256SUMS", "".join(sums).encode())
+    store(output / "SHA256SUMS", "".join(sums).encode())
     return output
 
 
 def _save(output: Path, model: nn.Module, config: dict[str, Any]) -> None:
     weights = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items()}
-    write_atomically(output / "open_clip_model.safetensors", safetensors.torch.save(weights))
+    store(output / "open_clip_model.safetensors", safetensors.torch.save(weights))
     preprocess = {"mean": list(open_clip.OPENAI_DATASET_MEAN), "std": list(open_clip.OPENAI_DATASET_STD)}
     text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=2) + "\n"
-    write_atomically(output / "open_clip_config.json", text.encode())
+    store(output / "open_clip_config.json", text.encode())

@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from .errors import UserError
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``: whole or not at all.
@@ -25,6 +27,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def store(path: Path, content: bytes) -> None:
+    """``write_atomically`` for files that a user asked for: what goes wrong becomes a ``UserError`` with the fix."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}.  Nothing that was written before is lost: make "
+            "room and run the same command again"
+        ) from error
 
 
 def cache_folder() -> Path:

@@ -1,9 +1,7 @@
 """``bench leaderboard`` and ``bench regress``."""
 
 import json
-from math import isnan
 from pathlib import Path
-from typing import Any
 
 from ..progress import progress
 from ..tables import print_json, print_line, print_table, with_interval
@@ -11,7 +9,7 @@ from ..tables import print_json, print_line, print_table, with_interval
 
 def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
     """Write the leaderboard and say where."""
-    from ..leaderboard_text import write_leaderboard
+    from ..leaderboard_text import bounds_of, write_leaderboard
 
     frame = write_leaderboard(results, output)
     if as_json:
@@ -23,7 +21,7 @@ def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
             r.protocol,
             r.dataset,
             r.method,
-            _miou(r),
+            with_interval(r.miou, bounds_of(r)),
             f"{r.images_per_second:.1f}",
             r.images,
         )
@@ -33,10 +31,6 @@ def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
     for note in sorted({n for n in frame["note"] if n}):
         print_line(f"note: {note}")
     print_line(f"wrote {output} and {output.stem}.csv, .json, .tex beside it")
-
-
-def _miou(row: Any) -> str:
-    return with_interval(row.miou, None if isnan(row.low) else (row.low, row.high))
 
 
 def regress_command(baselines: Path, update: bool, as_json: bool) -> None:

@@ -161,9 +161,7 @@ def named_classes(caption: str) -> dict[int, str]:
 
 def captions(split: str, count: int, templates: tuple[str, ...]) -> list[tuple[shapes.Scene, str]]:
     scenes = [make_scene(split, i) for i in range(count)]
-    return [
-        (s, make_caption(Stream(77, i), s.label, s.stuff, s.things, templates)) for i, s in enumerate(scenes)
-    ]
+    return [(s, make_caption(Stream(77, i), s.label, s.stuff, s.things, templates)) for i, s in enumerate(scenes)]
 
 
 def test_captions_name_only_what_is_visible() -> None:

@@ -1,0 +1,184 @@
+"""The wheel: what is in it, that it runs from an empty folder, and whose ``datasets`` is found."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PARENT_SITE = Path(sysconfig.get_path("purelib"))
+HF_IS_INSTALLED = (PARENT_SITE / "datasets").exists()
+PROBE = """
+import importlib.util
+import json
+import os
+import sys
+
+from ovss.methods.maskclip import MaskCLIP
+
+
+class Probe(MaskCLIP):
+    # MaskCLIP that writes down, from inside a run, whose `datasets` an import finds.
+    def score_windows(self, windows):
+        try:
+            import datasets
+            found = {"file": datasets.__file__, "version": datasets.__version__}
+        except ModuleNotFoundError:
+            found = None
+        import ovss.datasets
+        with open(os.environ["PROBE_OUT"], "w") as file:
+            json.dump({"datasets": found, "ours": ovss.datasets.__file__, "path": sys.path}, file)
+        return super().score_windows(windows)
+"""
+
+
+def quiet(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [str(c) for c in command], capture_output=True, text=True, timeout=240, check=False, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that the checkout stays as it is and no old build folder leaks into it."""
+    pytest.importorskip("setuptools", minversion="77")
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for room in ("methods", "datasets", "harness", "tests"):
+        shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
+    quiet(*pip, "--wheel-dir", out, source, cwd=out)
+    (found,) = out.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``bin`` of an environment with the wheel; dependencies come from the parent, its editable install does not."""
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
+    (site,) = folder.glob("lib/python*/site-packages")
+    python = folder / "bin" / "python"
+    quiet(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    # The parent's own .pth files, the finder of the editable install among them, are not read.
+    (site / "parent.pth").write_text(f"{PARENT_SITE}\n")
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("probe")
+    (folder / "datasets_probe.py").write_text(PROBE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A distribution that looks like the Hugging Face library of the name ``datasets``."""
+    folder = tmp_path_factory.mktemp("fake")
+    (folder / "datasets").mkdir()
+    (folder / "datasets" / "__init__.py").write_text('__version__ = "99.1.0"\n')
+    info = folder / "datasets-99.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: datasets\nVersion: 99.1.0\n")
+    return folder
+
+
+def test_contents(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tops = {n.split("/")[0] for n in names}
+    assert {t for t in tops if not t.endswith(".dist-info")} == {"ovss"}  # no `datasets`, no tests
+    assert {n.split("/")[1] for n in names if n.startswith("ovss/")} == {"methods", "datasets", "harness"}
+    wanted = {
+        *(f"ovss/{room}/py.typed" for room in ("methods", "datasets", "harness")),
+        "ovss/methods/tiny_clip/open_clip_model.safetensors",
+        "ovss/methods/tiny_clip/open_clip_config.json",
+        "ovss/methods/tiny_clip/bpe.txt.gz",
+        "ovss/methods/templates/openai80.txt",
+        "ovss/datasets/records/camvid.toml",
+        "ovss/datasets/classes/camvid.txt",
+        "ovss/harness/published.csv",
+        *(f"ovss/harness/protocols/{p}.toml" for p in ("unified", "sclip", "naclip", "clearclip", "tiny")),
+    }
+    assert wanted <= names
+    assert not [n for n in names if "__pycache__" in n or n.endswith((".pyc", ".so"))]
+    (licence,) = (n for n in names if n.endswith("/LICENSE"))
+    assert ".dist-info/" in licence
+
+
+def test_every_file_of_the_rooms_is_packed(wheel: Path) -> None:
+    """A new module or data file must not be forgotten in pyproject.toml."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for room in ("methods", "datasets", "harness"):
+        files = [p for p in (ROOT / room).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        kept = [p.relative_to(ROOT).as_posix() for p in files if not p.name.startswith(".")]
+        missing = [k for k in kept if f"ovss/{k}" not in names]
+        assert not missing
+
+
+def test_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("/entry_points.txt"))
+        scripts = archive.read(name).decode()
+        (name,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
+        metadata = archive.read(name).decode()
+    for script in ("bench", "ovss-bench"):
+        assert f"{script} = ovss.harness.cli:main" in scripts
+    assert "Requires-Python: >=3.10" in metadata and "License-Expression: Apache-2.0" in metadata
+    assert "\nRequires-Dist: datasets" not in metadata
+    size = sum(i.file_size for i in zipfile.ZipFile(wheel).infolist() if "tiny_clip/" in i.filename)
+    assert size < 6_500_000
+
+
+def test_run_from_an_empty_folder(clean: Path, probe: Path, console: Callable[..., Any], tmp_path: Path) -> None:
+    """The run is that of the wheel, and there is no ``datasets`` at all unless the library is installed."""
+    command = ("run", "--method", "datasets_probe:Probe", "--dataset", "shapes", "--limit", "4", "--json")
+    out = tmp_path / "probe.json"
+    found = console(*command, script=clean / "bench", PYTHONPATH=str(probe), PROBE_OUT=str(out)).json()
+    assert found["images"] == 4 and found["miou"] > 5
+    assert (tmp_path / found["run_dir"]).is_dir() and "+dirty" not in found["code_version"]
+    seen = json.loads(out.read_text())
+    assert Path(seen["ours"]).is_relative_to(clean.parent)
+    assert str(ROOT) not in seen["path"]
+    if HF_IS_INSTALLED:
+        assert Path(seen["datasets"]["file"]).is_relative_to(PARENT_SITE)
+    else:
+        assert seen["datasets"] is None
+
+
+def test_datasets_is_not_importable_from_the_wheel(clean: Path, tmp_path: Path) -> None:
+    code = "import ovss.datasets, importlib.util; print(importlib.util.find_spec('datasets'))"
+    found = quiet(clean / "python", "-c", code, cwd=tmp_path).stdout.strip()
+    assert (found == "None") != HF_IS_INSTALLED and str(clean.parent) not in found
+
+
+@pytest.mark.parametrize("where", ["wheel", "checkout"])
+def test_the_library_of_the_name_is_found_even_in_the_checkout(
+    clean: Path, probe: Path, fake: Path, console: Callable[..., Any], tmp_path: Path, where: str
+) -> None:
+    """With the root of the checkout as working folder, where our own folder is called ``datasets`` too."""
+    out = tmp_path / "probe.json"
+    ended = console(
+        *("run", "-m", "datasets_probe:Probe", "-d", "shapes", "--limit", "1", "--json"),
+        *("--results", str(tmp_path / "results")),
+        cwd=ROOT,
+        **({"script": clean / "bench"} if where == "wheel" else {}),
+        PYTHONPATH=os.pathsep.join([str(probe), str(fake)]),
+        PROBE_OUT=str(out),
+    )
+    assert ended.json()["images"] == 1
+    seen = json.loads(out.read_text())
+    assert seen["datasets"] == {"file": str(fake / "datasets" / "__init__.py"), "version": "99.1.0"}
+    assert Path(seen["ours"]).is_relative_to(clean.parent if where == "wheel" else ROOT)
