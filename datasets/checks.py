@@ -40,6 +40,8 @@ def check_samples(
 
 
 def _check(dataset: Dataset, image_id: str, memory: "_Memory") -> list[Problem]:
+    if not dataset.files(image_id):
+        return []  # procedural: there is nothing that could be damaged
     mark = memory.mark(dataset.files(image_id))
     if memory.knows(image_id, mark):
         return []

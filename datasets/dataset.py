@@ -122,7 +122,18 @@ class FolderDataset(Dataset):
     def load(self, image_id: str) -> Sample:
         """See ``Dataset.load``."""
         image_path, label_path = self.files(image_id)
-        image, label = read_image(image_path), read_label(label_path, self.record)
+        problems: list[Problem] = []
+        image = label = None
+        try:
+            image = read_image(image_path)
+        except DataError as error:
+            problems += error.problems
+        try:
+            label = read_label(label_path, self.record)
+        except DataError as error:
+            problems += error.problems
+        if image is None or label is None:
+            raise DataError(f"sample {image_id} cannot be read:", problems)
         if image.shape[:2] != label.shape:
             what = f"the label is {label.shape[1]}x{label.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
             fix = "They must be equal: check for swapped folders, resized copies and EXIF orientation"

@@ -20,6 +20,8 @@ def read_image(path: Path) -> Pixels:
     """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {image.mode} has more than 8 bits per channel; convert it to 8 bits first")
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise DataError("an image cannot be read:", [_unreadable(path, error)]) from error

@@ -17,6 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+Index = Annotated[int, Field(ge=0, le=65535)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Byte, Byte, Byte]
 
@@ -45,7 +46,7 @@ class DatasetRecord(BaseModel):
     list_file: str | None = None
     label_encoding: Literal["index", "colour"] = "index"
     palette: tuple[Colour, ...] | None = None
-    label_map: dict[int, int] = Field(default_factory=dict)
+    label_map: dict[Index, Index] = Field(default_factory=dict)
     ignore_index: int = Field(default=255, ge=0, le=65535)
     background: int | None = Field(default=None, ge=0)
     block_frames: int = Field(default=0, ge=0)
@@ -59,6 +60,11 @@ class DatasetRecord(BaseModel):
         if len(set(self.classes)) != len(self.classes):
             doubled = sorted({c for c in self.classes if self.classes.count(c) > 1})
             raise ValueError(f"classes are named twice: {', '.join(doubled)}")
+        if self.ignore_index < len(self.classes):
+            raise ValueError(
+                f"ignore_index {self.ignore_index} is also class {self.classes[self.ignore_index]!r}: rename stored "
+                "values with label_map, or choose an ignore_index above the classes (65535 for 16-bit labels)"
+            )
         if self.background is not None and self.background >= len(self.classes):
             raise ValueError(f"background is {self.background}, but there are {len(self.classes)} classes")
         if self.palette is not None and len(self.palette) != len(self.classes):

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from ..datasets import Dataset
 from ..methods import UserError
@@ -25,6 +27,9 @@ from .runs import Run
 WARM_UP_IMAGES = 2
 _FLUSH_SECONDS, _FLUSH_SHARE = 2.0, 0.02
 Advance = Callable[[int], None]
+_stop: Any = None
+"""In a worker: shared byte, 1 when another has failed or the user has interrupted.  It has no lock, so that a worker
+which is killed while it reads blocks nobody."""
 
 
 def work_through(
@@ -62,7 +67,8 @@ def work_in_processes(run: Run, wanted: tuple[str, ...], workers: int, advance: 
     start = parts.images_in(run.parts_folder)
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_die_with, initargs=(os.getpid(),))
+    stop = context.RawValue("b", 0)
+    pool = ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(os.getpid(), stop))
     try:
         tasks = [pool.submit(_work_share, str(run.folder), wanted[k::workers], threads) for k in range(workers)]
         pending: set[Future[None]] = set(tasks)
@@ -80,6 +86,7 @@ def work_in_processes(run: Run, wanted: tuple[str, ...], workers: int, advance: 
             "again, perhaps with fewer --workers"
         ) from None
     finally:
+        stop.value = 1
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -92,11 +99,14 @@ def _work_share(folder: str, ids: tuple[str, ...], threads: int) -> None:
     data = spec.open_data()
     setting = spec.setting_for(data)
     pipeline = Pipeline(spec.build_method(setting), setting, data.record, spec.boundary)
-    work_through(run, pipeline, data, ids, spec.device, lambda count: None)
+    asked = takewhile(lambda _: _stop.value == 0, ids)
+    work_through(run, pipeline, data, asked, spec.device, lambda count: None)
 
 
-def _die_with(parent: int) -> None:
-    """End this process when its parent is gone: a killed run must not go on in the background."""
+def _prepare(parent: int, stop: Any) -> None:
+    """Start a worker that ends when its parent is gone: a killed run must not go on in the background."""
+    global _stop
+    _stop = stop
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -142,7 +142,11 @@ class Run:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Refuse to work on a run that another process works on."""
-        with (self.folder / ".lock").open("w") as file:
+        try:
+            file = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"run folder {self.folder} cannot be written: {error.strerror}") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -71,13 +71,21 @@ def create_method(
         backbone = Backbone.from_module(backbone, tokenizer)
     elif not isinstance(backbone, Backbone):
         backbone = load_backbone(backbone or method.info.backbone, weights, allow_download)
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {device} was asked for, but torch sees no CUDA device; use --device cpu")
     try:
-        return method(backbone=backbone, device=chosen, dtype=dtype, **options)  # type: ignore[call-arg]
+        return method(backbone=backbone, device=find_device(device), dtype=dtype, **options)  # type: ignore[call-arg]
     except TypeError as error:
         raise UserError(f"method {name!r} does not take these options ({', '.join(options)}): {error}") from error
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of that name.  Raises ``UserError`` when there is none: nothing falls back to the CPU."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {str(name)!r}: use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
 
 
 def _plugins() -> dict[str, Any]:

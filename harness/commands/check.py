@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ...methods import Segmenter, create_method
+from ...methods import Segmenter, create_method, find_method
 from ...methods.backbone import load_backbone
 from ..conformity import check_method
 from ..tables import print_json, print_table
@@ -13,6 +13,7 @@ def test_command(
     method: str, backbone: str, weights: Path | None, device: str, options: list[str], as_json: bool
 ) -> None:
     """Run the checks; exit code 1 if one fails."""
+    find_method(method)  # a clear error for an unknown name, before anything is loaded
     parts = load_backbone(backbone, weights)
     chosen = parse_options(options, "--option")
 

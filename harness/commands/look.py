@@ -187,7 +187,7 @@ def ceiling_command(
         )
         return
     images = f"{len(result.ids)} of {result.planned}"
-    bounds = result.interval and (result.interval.low, result.interval.high)
+    bounds = None if result.interval is None else (result.interval.low, result.interval.high)
     row = (data.record.key, short_side_px or "as is", patch_px, with_interval(result.miou, bounds), images)
     print_table("", ("data set", "short side", "patch", "ceiling mIoU [95 %]", "images"), [row])
 

@@ -3,13 +3,14 @@
 from ...datasets import list_datasets, open_dataset
 from ...methods import UserError
 from ...methods.errors import did_you_mean
-from ..protocol import Setting, diff_settings, lint_setting, load_protocol
+from ..protocol import Protocol, Setting, diff_settings, lint_setting, load_protocol
 from ..tables import print_json, print_line, print_table
 
 
 def protocol_show_command(name: str, dataset: str | None, as_json: bool) -> None:
     """Every value with its reason."""
     protocol = load_protocol(name)
+    _refuse_unknown(dataset, protocol)
     setting = protocol.setting(dataset)
     if as_json:
         print_json({**protocol.model_dump(), "hash": setting.hash, "setting": setting.model_dump()})
@@ -25,9 +26,16 @@ def protocol_show_command(name: str, dataset: str | None, as_json: bool) -> None
         print_line(f"on {key}: {changes}")
 
 
+def _refuse_unknown(dataset: str | None, *protocols: Protocol) -> None:
+    known = {*list_datasets(), *(key for p in protocols for key in p.dataset)}
+    if dataset is not None and dataset not in known:
+        raise UserError(f"unknown data set {dataset!r}{did_you_mean(dataset, known)}")
+
+
 def protocol_diff_command(first: str, second: str, dataset: str | None, as_json: bool) -> None:
     """What differs, and why numbers may move."""
     a, b = load_protocol(first), load_protocol(second)
+    _refuse_unknown(dataset, a, b)
     settings = a.setting(dataset), b.setting(dataset)
     found = diff_settings(*settings)
     if as_json:

@@ -11,13 +11,11 @@ from ..tables import print_line
 
 def train_tiny_clip_command(output: Path, device: str, seed: int, workers: int, scale: float) -> None:
     """Train the embedded model; a log line every 100 steps."""
-    import torch
-
+    from ...methods.registry import find_device
     from ..tiny_clip_recipe import SHIPPED
     from ..train_tiny_clip import train
 
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {device} was asked for, but torch sees no CUDA device; use --device cpu")
+    find_device(device)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"folder {output} is not empty: choose another with --output")
     recipe = dataclasses.replace(SHIPPED, seed=seed)

@@ -91,16 +91,17 @@ def variables(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
     """Environment in which the slow method can be found."""
     folder = tmp_path_factory.mktemp("plugin")
     (folder / "slow_method.py").write_text(METHOD)
-    return {**environment, "PYTHONPATH": str(folder), "SLOW_SECONDS": "0.03"}
+    places = [str(folder), *filter(None, [environment.get("PYTHONPATH")])]
+    return {**environment, "PYTHONPATH": os.pathsep.join(places), "SLOW_SECONDS": "0.03"}
 
 
 class Launcher:
     """Starts ``bench`` by fork; one at a time."""
 
-    def __init__(self, variables: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCHER], env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, variables: dict[str, str], folder: Path) -> None:
+        program = [sys.executable, "-c", LAUNCHER]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(program, env=variables, cwd=folder, stdin=pipe, stdout=pipe, text=True)
         assert self._line() == "ready"
 
     def _line(self) -> str:
@@ -120,8 +121,8 @@ class Launcher:
 
 
 @pytest.fixture(scope="module")
-def launcher(variables: dict[str, str]) -> Iterator[Launcher]:
-    found = Launcher(variables)
+def launcher(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    found = Launcher(variables, tmp_path_factory.mktemp("launcher"))
     yield found
     assert found.process.stdin is not None
     found.process.stdin.close()

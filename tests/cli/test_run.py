@@ -388,7 +388,7 @@ def test_help_is_quick(console: Command) -> None:
     assert min(seconds) < 0.4, seconds
 
 
-def test_help_imports_nothing_heavy(environment: dict[str, str]) -> None:
+def test_help_imports_nothing_heavy(environment: dict[str, str], tmp_path: Path) -> None:
     code = """
 import sys
 from ovss.harness.cli import main
@@ -401,7 +401,13 @@ sys.stdout.flush()
 print("MODULES", *sorted(sys.modules))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     loaded = set(done.stdout.rpartition("MODULES")[2].split())
     heavy = {"torch", "numpy", "pandas", "pyarrow", "cv2", "open_clip", "transformers", "mmseg", "datasets"}
