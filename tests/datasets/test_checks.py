@@ -49,7 +49,7 @@ def test_problems_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         check_samples(data, data.ids)
     text = str(caught.value)
-    assert "'made_up' has 7 problem(s); nothing was run" in text
+    assert "'made_up' has 8 problem(s); nothing was run" in text
     for words in (
         f"{tmp_path}/l/n0.png: the file does not exist",
         f"{tmp_path}/i/n1.jpg: the file cannot be decoded",
@@ -57,10 +57,11 @@ def test_problems_are_reported_together(tmp_path: Path) -> None:
         f"{tmp_path}/l/n4.png: the label is 20x24, its image 24x20",
         f"{tmp_path}/l/n5.png: the label has mode RGB",
         f"{tmp_path}/i/gone.jpg: the file does not exist",
+        f"{tmp_path}/l/gone.png: the file does not exist",
         f"{tmp_path}/list.txt: lines 4 and 9 both name n3",
     ):
         assert words in text
-    assert "n6" not in text and len(caught.value.problems) == 7
+    assert "n6" not in text and len(caught.value.problems) == 8
 
 
 def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
