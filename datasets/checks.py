@@ -30,11 +30,14 @@ def check_samples(
     problems = dataset.listing_problems()
     memory = _Memory(verdicts, dataset)
     wanted = list(ids)
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         for found in pool.map(lambda i: _check(dataset, i, memory), wanted):
             problems += found
             advance(1)
-    memory.save()
+    finally:  # an interrupted check keeps what it has found to be good
+        pool.shutdown(cancel_futures=True)
+        memory.save()
     if problems:
         raise DataError(f"data set {dataset.record.key!r} has {len(problems)} problem(s); nothing was run:", problems)
 

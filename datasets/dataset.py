@@ -59,9 +59,11 @@ class Dataset(ABC):
         """Unit of the bootstrap for each id, ``(N,)`` with values 0 to K - 1 (see ``DatasetRecord.block_frames``)."""
         if not self.record.block_frames:
             return np.arange(len(ids))
-        out, unit, seen, prefix = [], -1, 0, ""
+        out, unit, seen, prefix = [], -1, self.record.block_frames, ""
         for image_id in ids:
-            start = image_id.partition("_")[0]
+            start, joint, _ = image_id.partition("_")
+            if not joint:  # no prefix: a sequence is a folder
+                start = image_id.rpartition("/")[0]
             if start != prefix or seen == self.record.block_frames:
                 unit, seen, prefix = unit + 1, 0, start
             seen += 1

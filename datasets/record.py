@@ -30,7 +30,7 @@ class DatasetRecord(BaseModel):
     ``palette``).  ``label_map`` renames stored indices before anything else, e.g. ``{11 = 255}`` for a void class.
     ``list_file`` names the images, one per line; of a path only the stem counts.  ``background`` is the index of a
     scored background class.  ``block_frames`` > 0 says that neighbouring images are dependent: that many in sequence
-    form one unit of the bootstrap; a new prefix (file name up to the first ``_``) always starts a new unit.
+    form one unit of the bootstrap; a new prefix (id up to the first ``_``, else its folder) always starts a new unit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

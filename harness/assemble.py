@@ -42,10 +42,18 @@ class Operator:
 
 def lay_out(field: ScoreField) -> Tensor:
     """The grids of a field side by side: ``(R * h, C * w, Q)`` for R rows of C windows (queries last, contiguous)."""
+    _check_order(field)
     rows, columns = len(_spans(field, 0)), len(_spans(field, 1))
     _, queries, h, w = field.scores.shape
     grids = field.scores.view(rows, columns, queries, h, w)
     return grids.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, queries)
+
+
+def _check_order(field: ScoreField) -> None:
+    for boxes, covers in ((field.boxes, False), (field.covers, True)):
+        rows, columns = (_spans(field, axis, covers) for axis in (0, 1))
+        if tuple(boxes) != tuple((top, left, bottom, right) for top, bottom in rows for left, right in columns):
+            raise ValueError("the windows of a score field must form a grid and be listed row by row")
 
 
 def operator_for(field: ScoreField, size: tuple[int, int]) -> Operator:

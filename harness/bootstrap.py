@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..methods import UserError
 from .counting import Counts
 from .metrics import Averaging, Float, iou, miou
 
@@ -91,7 +92,7 @@ def paired_difference(
 ) -> Difference:
     """Compare two methods on the same images, in the same order (counts ``(N, C)``)."""
     if not np.array_equal(a.gt, b.gt):
-        raise ValueError("the two runs were not scored on the same labels in the same order")
+        raise UserError("the runs were not scored on the same labels: were label files edited?  Repeat with --fresh")
     units_a, units_b = cluster_counts(a, clusters), cluster_counts(b, clusters)
     estimate = float(miou(a.total(), averaging) - miou(b.total(), averaging))
     if len(units_a.tp) < 2:

@@ -201,7 +201,7 @@ def test_(
 
 @app.command()
 def doctor(results: Results = Path("results"), json: Json = False) -> None:
-    """What is installed, which weights and data are present, and whether there is a GPU."""
+    """What is installed, which weights are present, where data are looked for, and whether there is a GPU."""
     from .commands.look import doctor_command
 
     doctor_command(results, as_json=json)

@@ -16,6 +16,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..datasets import Dataset
 from ..methods import UserError
 from . import parts
@@ -25,7 +27,7 @@ from .provenance import peak_bytes
 from .runs import Run
 
 WARM_UP_IMAGES = 2
-_FLUSH_SECONDS, _FLUSH_SHARE = 2.0, 0.02
+_FLUSH_SECONDS, _FLUSH_SHARE, _FLUSH_AT_MOST = 2.0, 0.02, 30.0
 Advance = Callable[[int], None]
 _stop: Any = None
 """In a worker: shared byte, 1 when another has failed or the user has interrupted.  It has no lock, so that a worker
@@ -37,8 +39,8 @@ def work_through(
 ) -> None:
     """Score ``ids`` one after the other and write parts.
 
-    A part is written every two seconds, and less often in long runs (2 % of the time so far).  Whatever ends the loop,
-    finished images are written.
+    A part is written every two seconds, in long runs less often, but every half minute at least.  Whatever ends the
+    loop, finished images are written.
     """
     started = flushed = time.monotonic()
     buffer: list[ImageResult] = []
@@ -46,12 +48,15 @@ def work_through(
         for number, image_id in enumerate(ids):
             clock = Clock()
             sample = clock.time("load", lambda i=image_id: data.load(i))  # type: ignore[misc]
-            counts, boundary = pipeline.score(sample, clock)
+            try:
+                counts, boundary = pipeline.score(sample, clock)
+            except UserError as error:
+                raise UserError(f"image {image_id}: {error}") from error
             warm = number >= WARM_UP_IMAGES
             buffer.append(ImageResult(image_id, counts, boundary, clock.seconds, peak_bytes(device), warm))
             advance(1)
             now = time.monotonic()
-            if now - flushed > max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started)):
+            if now - flushed > min(_FLUSH_AT_MOST, max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))):
                 parts.write_part(run.parts_folder, buffer)
                 buffer, flushed = [], now
     finally:
@@ -65,7 +70,7 @@ def work_in_processes(run: Run, wanted: tuple[str, ...], workers: int, advance: 
     Raises ``UserError`` of the first process that fails; the others finish the image they are at.
     """
     start = parts.images_in(run.parts_folder)
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, torch.get_num_threads() // workers)  # as many together as one process would use
     context = multiprocessing.get_context("spawn")
     stop = context.RawValue("b", 0)
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(os.getpid(), stop))
@@ -91,8 +96,6 @@ def work_in_processes(run: Run, wanted: tuple[str, ...], workers: int, advance: 
 
 
 def _work_share(folder: str, ids: tuple[str, ...], threads: int) -> None:
-    import torch
-
     torch.set_num_threads(threads)
     run = Run(Path(folder))
     spec = run.plan().spec

@@ -28,6 +28,8 @@ def evaluate(
     >>> evaluate(method, "shapes", limit=4).miou > 5
     True
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
     data = open_dataset(dataset, data_root) if isinstance(dataset, str) else dataset
     chosen = load_protocol(protocol or data.record.protocol) if not isinstance(protocol, Protocol) else protocol
     setting = chosen.setting(data.record.key)

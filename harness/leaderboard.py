@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from ..datasets import DataError
 from ..methods import UserError, find_method
 from .bootstrap import indistinct_groups, paired_difference
 from .counting import Counts
@@ -187,9 +187,5 @@ def _counts(run: Run) -> Counts:
 
 
 def _clusters(run: Run) -> Any:
-    """Bootstrap units of a run; single images when the data set is no longer at hand."""
-    ids = tuple(run.counts()["image"])
-    try:
-        return run.plan().spec.open_data().clusters(ids)
-    except DataError:
-        return None
+    """Bootstrap units of the images of a run, ``(N,)``."""
+    return np.array(run.manifest()["clusters"], np.int64)

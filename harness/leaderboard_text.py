@@ -34,13 +34,18 @@ def markdown(frame: pd.DataFrame) -> str:
         "*Reported* values are those of the named source, under its own protocol, not ours.",
     ]
     newest = newest_runs(frame.itertuples())
-    for protocol in sorted({r.protocol for r in newest}):
-        rows = [r for r in newest if r.protocol == protocol]
+    for protocol in sorted({_section(r) for r in newest}):
+        rows = [r for r in newest if _section(r) == protocol]
         columns = sorted({column_of(r) for r in rows})
         parts += ["", f"## Protocol `{protocol}`", "", *_matrix(rows, columns)]
         for column in columns:
             parts += ["", *_markdown_column([r for r in rows if column_of(r) == column])]
     return "\n".join(parts) + "\n"
+
+
+def _section(row: Any) -> str:
+    """Protocol, and the hash too if its values were changed by hand: two changes are two protocols."""
+    return f"{row.protocol} {row.protocol_hash[:8]}" if row.protocol.endswith("*") else str(row.protocol)
 
 
 def _matrix(rows: list[Any], columns: list[tuple[str, ...]]) -> list[str]:
@@ -51,8 +56,14 @@ def _matrix(rows: list[Any], columns: list[tuple[str, ...]]) -> list[str]:
     lines = ["| method | backbone | " + " | ".join(names) + " |", "|---" * (2 + len(columns)) + "|"]
     for entry in entries:
         cells = [_cell(found.get((entry, c))) for c in columns]
-        lines.append(f"| {entry[0]} | {entry[1]} {entry[3]} | " + " | ".join(cells) + " |")
-    return lines
+        weights = f"`{entry[2].partition(':')[2][:8]}`"
+        lines.append(f"| {entry[0]} | {entry[1]} {weights} {entry[3]} | " + " | ".join(cells) + " |")
+    notes = sorted({r.note for r in rows if r.note})
+    return lines + [line for note in notes for line in ("", f"*With {_whose(rows, note)}: {note}.*")]
+
+
+def _whose(rows: list[Any], note: str) -> str:
+    return ", ".join(sorted({r.backbone for r in rows if r.note == note}))
 
 
 def _rank(row: Any) -> tuple[float, str]:
@@ -102,8 +113,9 @@ def _markdown_column(rows: list[Any]) -> list[str]:
             f"{r.peak_mb:.0f}",
         ]
         lines.append("| " + " | ".join([*cells, r.backbone, r.precision]) + " |")
-    if first.note:
-        lines += ["", f"*{first.note}*"]
+    for note in sorted({r.note for r in rows if r.note}):
+        whose = [r.method for r in rows if r.note == note]
+        lines += ["", f"*{note}*" if len(whose) == len(rows) else f"*{', '.join(whose)}: {note}*"]
     lines += [
         "",
         "<details><summary>Provenance</summary>",

@@ -72,15 +72,19 @@ def write_contact_sheet(path: Path, pipeline: Pipeline, samples: Sequence[Sample
     rows = []
     for sample in samples:
         labels = pipeline.predict(sample.image, Clock()).cpu().numpy()
-        tiles = [sample.image, paint(sample.label, colours), overlay(sample.image, labels, colours)]
-        rows.append(np.concatenate([_scaled(t, height_px) for t in tiles], axis=1))
+        smooth, sharp = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+        tiles = [
+            _scaled(sample.image, height_px, smooth),
+            _scaled(paint(sample.label, colours), height_px, sharp),
+            _scaled(overlay(sample.image, labels, colours), height_px, smooth),
+        ]
+        rows.append(np.concatenate(tiles, axis=1))
     width = max(r.shape[1] for r in rows)
     padded = [np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     add_legend(np.concatenate(padded), pipeline.record.classes, colours).save(path)
 
 
-def _scaled(picture: Pixels, height_px: int) -> Pixels:
+def _scaled(picture: Pixels, height_px: int, resample: Image.Resampling) -> Pixels:
     width_px = round(picture.shape[1] * height_px / picture.shape[0])
-    resample = Image.Resampling.NEAREST if height_px % picture.shape[0] == 0 else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(picture).resize((width_px, height_px), resample))

@@ -12,7 +12,7 @@ _PLAIN_EVERY_SECONDS = 15.0
 
 def console() -> Console:
     """Where everything that is not a result goes."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager

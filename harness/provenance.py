@@ -4,6 +4,7 @@ import hashlib
 import platform
 import resource
 import subprocess
+import sys
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,22 @@ def source_hash() -> str:
         for path in sorted((_ROOMS / room).rglob("*")):
             if path.suffix in (".py", ".toml", ".txt"):
                 digest.update(path.relative_to(_ROOMS).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def foreign_hash(method: type) -> str | None:
+    """The same for a method from elsewhere: over its top-level package, or its module; None for one of ours."""
+    root = method.__module__.partition(".")[0]
+    if root == __package__.partition(".")[0]:
+        return None
+    module = sys.modules[root]
+    folders = [Path(p) for p in getattr(module, "__path__", [])]
+    files = sorted(f for folder in folders for f in folder.rglob("*.py"))
+    if not folders and module.__file__ is not None:
+        files = [Path(module.__file__)]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

@@ -89,8 +89,8 @@ def read_cases(folder: Path) -> list[Case]:
 
 
 def offline_methods() -> list[str]:
-    """Methods that need no weights beyond the embedded ones."""
-    return [name for name in list_methods() if find_method(name).info.offline]
+    """Our own methods that need no weights beyond the embedded ones."""
+    return [name for name in list_methods(plugins=False) if find_method(name).info.offline]
 
 
 def measure(case: Case, folder: Path, backbone: Backbone, advance: Callable[[int], None]) -> dict[str, Baseline]:
@@ -113,6 +113,9 @@ def compare_case(case: Case, folder: Path, found: dict[str, Baseline]) -> list[O
         raise UserError(f"baseline {path} does not exist; write it with `bench regress --update`")
     stored = json.loads(path.read_text())
     baselines: dict[str, Baseline] = stored["methods"]
+    gone = sorted(set(baselines) - set(found))
+    if gone:
+        raise UserError(f"{path} knows methods that are gone: {', '.join(gone)}; refresh with `bench regress --update`")
     same = stored["platform"] == platform_mark()
     return [
         Outcome(
@@ -166,6 +169,7 @@ def platform_mark() -> dict[str, str]:
         "numpy": str(found["packages"]["numpy"]),
         "opencv": str(found["packages"]["opencv-python"]),
         "machine": f"{platform.system()} {platform.machine()}",
+        "capability": str(found["cpu_capability"]),
         "cpu": f"{found['cpu']} {hashlib.sha256(flags.encode()).hexdigest()[:8]}",
     }
 

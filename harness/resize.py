@@ -9,15 +9,14 @@ from ..datasets.loader import Pixels
 def resized_size(height: int, width: int, short_side_px: int, long_side_px: int = 2048) -> tuple[int, int]:
     """New (height, width): scaled by ``min(long / max side, short / min side)`` and rounded half up.
 
-    A short side of 0 keeps the size.
+    A short side of 0 keeps the size, unless the long side is too long.
 
     >>> resized_size(375, 500, 336)
     (336, 448)
     """
-    if not short_side_px:
-        return height, width
-    factor = min(long_side_px / max(height, width), short_side_px / min(height, width))
-    return int(height * factor + 0.5), int(width * factor + 0.5)
+    factor = long_side_px / max(height, width)
+    factor = min(factor, short_side_px / min(height, width) if short_side_px else 1.0)
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def resize_image(image: Pixels, short_side_px: int, long_side_px: int = 2048) -> Pixels:

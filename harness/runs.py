@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..datasets import Dataset, open_dataset
@@ -29,7 +30,7 @@ from ..methods.files import store
 from . import parts
 from .pipeline import STAGES, Pipeline
 from .protocol import Protocol, Setting
-from .provenance import code_version, environment, source_hash
+from .provenance import code_version, environment, foreign_hash, source_hash
 from .result import EvalResult
 
 PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
@@ -111,6 +112,7 @@ def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset) -> Plan:
         "boundary": spec.boundary,
         "device_type": spec.device.partition(":")[0],
         "source_hash": source_hash(),
+        "method_source_hash": foreign_hash(type(pipeline.method)),
     }
     return Plan(spec=spec, identity=identity, ids=ids, note=pipeline.method.note or data.note)
 
@@ -123,21 +125,26 @@ class Run:
         self.parts_folder = folder / "parts"
 
     @classmethod
-    def open(cls, results: Path, plan: Plan, fresh: bool = False) -> "Run":
-        """The folder of ``plan`` below ``results``, made if it is not there; ``fresh`` deletes what it holds.
-
-        The plan is written again each time: paths of data and weights may have changed, its identity has not.
-        """
+    def open(cls, results: Path, plan: Plan) -> "Run":
+        """The folder of ``plan`` below ``results``, made if it is not there."""
         run = cls(results / "runs" / plan.name)
-        if fresh and run.folder.exists():
-            with run.lock():
-                shutil.rmtree(run.folder)
         try:
             run.parts_folder.mkdir(parents=True, exist_ok=True)
-            store(run.folder / PLAN, _json(plan.model_dump(mode="json")))
         except OSError as error:
             raise UserError(f"run folder {run.folder} cannot be written: {error.strerror}") from error
         return run
+
+    def begin(self, plan: Plan, fresh: bool = False) -> None:
+        """Write the plan, and first delete what was done if ``fresh``.  To be called under the lock.
+
+        The plan is written each time: paths of data and weights may have changed, its identity has not.
+        """
+        if fresh:
+            for name in (MANIFEST, METRICS, COUNTS):
+                (self.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.parts_folder)
+            self.parts_folder.mkdir()
+        store(self.folder / PLAN, _json(plan.model_dump(mode="json")))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -165,11 +172,21 @@ class Run:
         done = set(parts.read_parts(self.parts_folder)["image"])
         return tuple(i for i in wanted if i not in done)
 
-    def finish(self, data: Dataset, encode_seconds: float) -> None:
-        """Merge parts and write the summary files.  ``encode_seconds`` is what the vocabulary took this time."""
+    def is_merged(self) -> bool:
+        """Whether the summary files speak of every image in the parts."""
+        if not (self.folder / MANIFEST).is_file():
+            return False
+        return int(self.manifest()["images"]) == len(parts.read_parts(self.parts_folder))
+
+    def finish(self, data: Dataset, encode_seconds: float, workers: int = 1) -> None:
+        """Merge parts and write the summary files.
+
+        ``encode_seconds`` is what the vocabulary took this time, ``workers`` how many processes worked last.
+        """
         plan, frame = self.plan(), parts.read_parts(self.parts_folder)
         setting = plan.spec.setting_for(data)
         result = _evaluated(frame, data, setting)
+        (self.folder / MANIFEST).unlink(missing_ok=True)  # an old one must never stand beside new counts
         parts.write_parquet(self.folder / COUNTS, parts.counts_frame(frame))
         store(self.folder / METRICS, _json(result.summary()))
         manifest = {
@@ -179,12 +196,14 @@ class Run:
             **plan.identity,
             "code_version": code_version(),
             "environment": environment(plan.spec.device),
+            "workers": workers,
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             **cost(frame),
             "encode_seconds": encode_seconds,
             "images": len(frame),
             "images_sha256": hashlib.sha256("\n".join(frame["image"]).encode()).hexdigest(),
             "planned": data.planned,
+            "clusters": result.clusters.tolist(),
         }
         store(self.folder / MANIFEST, _json(manifest))
 
@@ -204,8 +223,11 @@ class Run:
         return _read_json(self.folder / METRICS)
 
     def counts(self) -> pd.DataFrame:
-        """Merged counts, one row per image."""
-        return pd.read_parquet(self.folder / COUNTS)
+        """Merged counts, one row per image.  Raises ``UserError`` when the run was never finished."""
+        try:
+            return pd.read_parquet(self.folder / COUNTS)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{self.folder} has no readable {COUNTS}: finish it with `bench run`") from error
 
 
 def list_runs(results: Path) -> list[Run]:

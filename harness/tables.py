@@ -20,7 +20,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in cells:
             table.add_row(*row)
-        Console(highlight=False).print(table)
+        Console(highlight=False, markup=False).print(table)
         return
     widths = [max(len(columns[k]), *(len(row[k]) for row in cells), 0) for k in range(len(columns))]
     lines = [[*columns], *cells]

@@ -189,6 +189,7 @@ def _cached_weights(model_name: str, tag: str, allow_download: bool) -> tuple[Pa
     """Path of a pretrained file in the Hugging Face cache, and where it is from."""
     import open_clip
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     config = open_clip.get_pretrained_cfg(model_name, tag)
     if not config:
@@ -202,7 +203,14 @@ def _cached_weights(model_name: str, tag: str, allow_download: bool) -> tuple[Pa
     for candidate in [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]:
         found = try_to_load_from_cache(repository, candidate)
         if allow_download and not isinstance(found, str):
-            found = hf_hub_download(repository, candidate)
+            try:
+                found = hf_hub_download(repository, candidate)
+            except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, so it comes first
+                raise UserError(_not_fetched(repository, candidate, error)) from error
+            except EntryNotFoundError:
+                continue
+            except (OSError, HfHubHTTPError) as error:
+                raise UserError(_not_fetched(repository, candidate, error)) from error
         if isinstance(found, str):
             return Path(found), f"hub {repository}@{Path(found).parent.name[:12]}"
     raise UserError(
@@ -210,6 +218,10 @@ def _cached_weights(model_name: str, tag: str, allow_download: bool) -> tuple[Pa
         f"  hf download {repository} open_clip_model.safetensors\n"
         "or let this run do it with --allow-download, or pass a local file with --weights FILE"
     )
+
+
+def _not_fetched(repository: str, file: str, error: Exception) -> str:
+    return f"{repository}/{file} could not be fetched ({error}).  Try again, or pass a local file with --weights FILE"
 
 
 def _assert_activation(model: Any, model_name: str, tag: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import vit
 from .backbone import Backbone
+from .errors import UserError
 from .segmenter import Segmenter
 from .text import encode_queries
 from .vocabulary import Vocabulary
@@ -102,6 +103,11 @@ class DenseClip(Segmenter):
         if self.pad:
             (top, bottom), (left, right) = (self._padding(side) for side in pixels.shape[2:])
             pixels = F.pad(pixels, (left, right, top, bottom))
+        if min(pixels.shape[2:]) < self.weights.patch_px:
+            raise UserError(
+                f"a window of {pixels.shape[3]}x{pixels.shape[2]} px is smaller than one patch of "
+                f"{self.weights.patch_px} px: raise short_side_px of the protocol, or leave the image out"
+            )
         tokens, grid = vit.run_trunk(self.weights, pixels.to(self.dtype))
         features = self.patch_features(tokens, grid)
         assert self._text is not None
@@ -136,7 +142,7 @@ def _mix_values(block: vit.Block, tokens: Tensor, rule: LastBlock, grid: tuple[i
     return vit.merge_heads(torch.stack(terms).sum(0) if len(terms) > 1 else terms[0])
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=2)
 def gaussian_window(height: int, width: int, sigma: float) -> Tensor:
     """``exp(-(dy^2 + dx^2) / (2 sigma^2))`` between patches, 0 for the class token: ``(1 + N, 1 + N)`` float32."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

@@ -23,9 +23,9 @@ _BUILT_IN = {
 }
 
 
-def list_methods() -> list[str]:
-    """Names of the built-in methods and of those that installed distributions register."""
-    return [*_BUILT_IN, *sorted(_plugins())]
+def list_methods(plugins: bool = True) -> list[str]:
+    """Names of the built-in methods and, if ``plugins``, of those that installed distributions register."""
+    return [*_BUILT_IN, *(sorted(_plugins()) if plugins else ())]
 
 
 def find_method(name: str) -> type[Segmenter]:
@@ -65,6 +65,11 @@ def create_method(
     Raises ``UserError`` for unknown names and options, absent weights and a device that is not there.
     """
     method = find_method(name)
+    if weights is not None and not isinstance(backbone, str):
+        model = method.info.backbone.partition("/")[0]
+        raise UserError(f"a weights file needs the name of its model, for example --backbone {model}")
+    if tokenizer is not None and not isinstance(backbone, nn.Module):
+        raise UserError("a tokenizer goes with a backbone module; this backbone has its own")
     if isinstance(backbone, nn.Module):
         if tokenizer is None:
             raise UserError("a backbone module needs its tokenizer: create_method(..., tokenizer=...)")
@@ -83,6 +88,8 @@ def find_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"unknown device {str(name)!r}: use cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name} is not supported: use cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
     return device
@@ -97,4 +104,7 @@ def _import(target: str) -> Any:
     try:
         return getattr(importlib.import_module(module, __package__), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"method {target!r} cannot be imported: {error}") from error
+        raise UserError(
+            f"method {target!r} cannot be imported: {error}.  Is it installed?  For a module in this folder put "
+            "PYTHONPATH=. before the command"
+        ) from error

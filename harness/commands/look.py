@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...datasets import list_datasets, open_dataset
-from ...methods import UserError, find_method, list_methods
+from ...methods import MethodInfo, UserError, find_method, list_methods
 from ...methods.backbone import TINY_CLIP, TINY_CLIP_FOLDER, list_backbones
 from ...methods.errors import did_you_mean
 from ...methods.files import cache_folder
@@ -40,18 +42,22 @@ def list_command(what: str, as_json: bool) -> None:
 
 
 def _methods() -> list[dict[str, Any]]:
-    infos = [(name, find_method(name).info) for name in list_methods()]
-    return [
-        {
-            "method": name,
-            "title": i.title,
-            "training-free": "yes" if i.training_free else "no",
-            "trained on": i.trained_on,
-            "default backbone": i.backbone,
-            "paper": i.paper,
-        }
-        for name, i in infos
-    ]
+    return [_method_row(name) for name in list_methods()]
+
+
+def _method_row(name: str) -> dict[str, Any]:
+    try:
+        info = find_method(name).info
+    except UserError as error:  # one broken plug-in must not hide the other methods
+        info = MethodInfo(name, title=f"broken: {error}", paper="", trained_on="", backbone="")
+    return {
+        "method": name,
+        "title": info.title,
+        "training-free": "yes" if info.training_free else "no",
+        "trained on": info.trained_on,
+        "default backbone": info.backbone,
+        "paper": info.paper,
+    }
 
 
 def _datasets() -> list[dict[str, Any]]:
@@ -149,10 +155,11 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
         raise UserError("the two runs are not on the same images: there is nothing to pair")
     frames = [r.counts() for r in runs]
     common = sorted(set(frames[0]["image"]) & set(frames[1]["image"]))
-    data = plans[0].spec.open_data()
-    counts = [counts_of(f[f["image"].isin(common)], len(data.record.classes)) for f in frames]
-    averaging = plans[0].spec.setting_for(data).averaging
-    found = paired_difference(counts[0], counts[1], data.clusters(tuple(common)), averaging)
+    kept = [f["image"].isin(common) for f in frames]
+    classes = len(runs[0].metrics()["per_class"])
+    counts = [counts_of(f[k], classes) for f, k in zip(frames, kept, strict=True)]
+    clusters = np.unique(np.array(runs[0].manifest()["clusters"])[kept[0]], return_inverse=True)[1]
+    found = paired_difference(counts[0], counts[1], clusters, plans[0].identity["setting"]["averaging"])
     same = plans[0].identity["protocol"]["hash"] == plans[1].identity["protocol"]["hash"]
     value = {
         "first": runs[0].folder.name,

@@ -14,13 +14,13 @@ def parse_options(pairs: list[str], flag: str) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise UserError(f"{flag} takes NAME=VALUE, not {pair!r}")
-        out[name.strip().replace("-", "_")] = _value(text.strip())
+        out[name.strip().replace("-", "_")] = _value(text)
     return out
 
 
 def _value(text: str) -> Value:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
+    if text.strip().lower() in ("true", "false"):
+        return text.strip().lower() == "true"
     for kind in (int, float):
         try:
             return kind(text)

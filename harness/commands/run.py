@@ -39,6 +39,8 @@ def run_command(
     as_json: bool,
 ) -> None:
     """Plan, check the data, work, merge, report."""
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise UserError(f"--picture writes a PNG, so it must end in .png, not {picture.name!r}")
     data = open_dataset(dataset, data_root)
     chosen = load_protocol(protocol or data.record.protocol).changed(**parse_options(changes, "--set"))
     spec = RunSpec(
@@ -58,10 +60,13 @@ def run_command(
     with progress("checking data", len(wanted)) as advance:
         check_samples(data, wanted, cache_folder() / "checked", advance)
     pipeline = Pipeline(spec.build_method(setting, allow_download), setting, data.record, boundary)
-    run = Run.open(results, make_plan(spec, pipeline, data), fresh)
+    plan = make_plan(spec, pipeline, data)
+    run = Run.open(results, plan)
     with run.lock():
-        _work(run, pipeline, data, wanted, workers)
-        run.finish(data, pipeline.encode_seconds)
+        run.begin(plan, fresh)
+        # A run that is done keeps the provenance of who did it.
+        if _work(run, pipeline, data, wanted, workers) or not run.is_merged():
+            run.finish(data, pipeline.encode_seconds, workers)
     if picture is not None:
         from ..overlay import write_contact_sheet
 
@@ -83,7 +88,8 @@ def _warn(data: Dataset, setting: Setting) -> None:
         sys.stderr.write(f"warning: {data.record.key} has {len(data.ids)} images here, {data.planned} are expected\n")
 
 
-def _work(run: Run, pipeline: Pipeline, data: Dataset, wanted: tuple[str, ...], workers: int) -> None:
+def _work(run: Run, pipeline: Pipeline, data: Dataset, wanted: tuple[str, ...], workers: int) -> bool:
+    """Score what is missing of ``wanted``; says whether there was anything to do."""
     missing = run.missing(wanted)
     spec = run.plan().spec
     with progress(f"{spec.method} on {data.record.key}", len(missing)) as advance:
@@ -95,6 +101,7 @@ def _work(run: Run, pipeline: Pipeline, data: Dataset, wanted: tuple[str, ...], 
         except KeyboardInterrupt:
             sys.stderr.write("stopped; what was finished is kept, run the same command again to go on\n")
             sys.exit(130)
+    return bool(missing)
 
 
 def _report(run: Run, data: Dataset, wanted: tuple[str, ...]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ovss.harness.bootstrap import (
 )
 from ovss.harness.counting import Counts
 from ovss.harness.metrics import miou
+from ovss.methods import UserError
 
 CLASSES = 6
 
@@ -139,7 +140,7 @@ def test_runs_on_different_labels_are_refused() -> None:
     a, b = simulate(20, (0.2, 0.0), seed=10)
     (other,) = simulate(20, (0.0,), seed=11)
     for wrong in (other, pick(b, np.arange(19)), pick(b, np.arange(20)[::-1])):
-        with pytest.raises(ValueError, match="same labels in the same order"):
+        with pytest.raises(UserError, match="not scored on the same labels"):
             paired_difference(a, wrong)
 
 

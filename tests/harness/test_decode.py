@@ -1,5 +1,6 @@
 """decode against decode_reference, against float64, and against what can be said by hand."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -474,3 +475,10 @@ def test_interpolation_by_hand(source: int, target: int) -> None:
 def test_operators_are_shared_by_geometry() -> None:
     first, second = (operator_for(make_field((336, 448), SLIDING, seed=s), (375, 500)) for s in (1, 2))
     assert first.rows is second.rows and first.columns is second.columns
+
+
+def test_windows_out_of_order_are_refused() -> None:
+    field = make_field((336, 448), SLIDING)
+    turned = dataclasses.replace(field, boxes=field.boxes[::-1], covers=field.covers[::-1])
+    with pytest.raises(ValueError, match="row by row"):
+        decode(turned, (336, 448))

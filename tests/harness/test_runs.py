@@ -61,7 +61,10 @@ def start(results: Path, method: Segmenter | None = None, name: str = "levels", 
     asked = RunSpec(**values)
     data = asked.open_data()
     pipeline = Pipeline(method or Levels(name), asked.setting_for(data), data.record)
-    return Run.open(results, make_plan(asked, pipeline, data)), pipeline
+    plan = make_plan(asked, pipeline, data)
+    run = Run.open(results, plan)
+    run.begin(plan)
+    return run, pipeline
 
 
 def work(run: Run, pipeline: Pipeline, wanted: Sequence[str]) -> None:
@@ -265,10 +268,10 @@ def test_one_process_at_a_time(tmp_path: Path, ids: tuple[str, ...]) -> None:
         pass
     with run.lock():  # the lock is gone with its holder
         work(run, pipeline, ids[:1])
-    with run.lock(), pytest.raises(UserError, match="another process is working on"):
-        Run.open(tmp_path, run.plan(), fresh=True)
     assert len(run.missing(ids[:1])) == 0
-    assert len(Run.open(tmp_path, run.plan(), fresh=True).missing(ids[:1])) == 1
+    run.begin(run.plan(), fresh=True)
+    assert len(run.missing(ids[:1])) == 1
+    assert not run.is_merged()
 
 
 def test_scores_that_are_not_numbers_stop_the_run_and_keep_what_was_done(
@@ -628,15 +631,25 @@ def test_a_digit_of_miou_fails_elsewhere(baselines: Path, tmp_path: Path, step: 
 def test_a_method_without_a_baseline_fails(baselines: Path, tmp_path: Path) -> None:
     (case,) = regress.read_cases(baselines)
     value = stored(baselines)
-    found = {"maskclip": value["methods"].pop("maskclip")}
+    found = dict(value["methods"])
+    del value["methods"]["maskclip"]
     (tmp_path / "shapes.json").write_text(json.dumps(value))
-    assert [o.passed for o in regress.compare_case(case, tmp_path, found)] == [False]
+    assert {o.method for o in regress.compare_case(case, tmp_path, found) if not o.passed} == {"maskclip"}
+
+
+def test_a_baseline_without_its_method_fails(baselines: Path) -> None:
+    (case,) = regress.read_cases(baselines)
+    found = {k: v for k, v in stored(baselines)["methods"].items() if k != "sclip"}
+    with pytest.raises(UserError, match="gone: sclip"):
+        regress.compare_case(case, baselines, found)
 
 
 def test_bench_regress(baselines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regress, "offline_methods", lambda: ["clip", "maskclip"])
     (tmp_path / "cases.toml").write_text(CASES)
-    (tmp_path / "shapes.json").write_bytes((baselines / "shapes.json").read_bytes())
+    value = stored(baselines)
+    value["methods"] = {k: value["methods"][k] for k in ("clip", "maskclip")}
+    (tmp_path / "shapes.json").write_text(json.dumps(value))
     assert run_cli("regress", "--baselines", str(tmp_path)) == 0
     edit(tmp_path / "shapes.json", lambda v: one_pixel(v["methods"]["maskclip"]))
     assert run_cli("regress", "--baselines", str(tmp_path)) == 1

@@ -15,7 +15,7 @@ from open_clip import factory
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ovss.methods import Backbone, UserError, load_backbone
+from ovss.methods import Backbone, UserError, create_method, load_backbone
 from ovss.methods.backbone import TINY_CLIP_FOLDER, list_backbones
 
 State = dict[str, Tensor]
@@ -270,3 +270,28 @@ def test_tiny_clip_loads() -> None:
     backbone = load_backbone("tiny-clip")
     assert backbone.source == "embedded"
     assert backbone.tokenizer(["circle"]).shape[0] == 1
+
+
+@pytest.mark.parametrize("mistake", ["offline", "absent"])
+def test_a_failed_download_is_one_paragraph(monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
+    """Offline stops at once; a file that the repository does not have makes room for the next name."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    asked: list[str] = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append(file)
+        if mistake == "offline":
+            raise LocalEntryNotFoundError("no connection")
+        raise EntryNotFoundError("no such file")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(UserError, match="--weights FILE"):
+        load_backbone("ViT-B-32/laion2b_s34b_b79k", allow_download=True)
+    names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    assert asked == (names[:1] if mistake == "offline" else names)
+
+
+def test_weights_need_the_name_of_their_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--backbone ViT-B-16-quickgelu"):
+        create_method("sclip", weights=tmp_path / "any.safetensors")
