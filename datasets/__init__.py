@@ -1,10 +1,11 @@
 """Data sets: one catalogue, one loader, class lists and checks.  Nothing here knows methods or metrics."""
 
-from .catalog import list_datasets, open_dataset
+from .catalog import dataset_keys, find_record, list_datasets, open_dataset
 from .checks import check_samples
 from .dataset import Dataset, Sample
 from .errors import DataError, Problem
-from .record import DatasetRecord, read_record
+from .read_record import read_record
+from .record import DatasetRecord
 
 __all__ = [
     "DataError",
@@ -13,6 +14,8 @@ __all__ = [
     "Problem",
     "Sample",
     "check_samples",
+    "dataset_keys",
+    "find_record",
     "list_datasets",
     "open_dataset",
     "read_record",

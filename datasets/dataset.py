@@ -1,5 +1,6 @@
 """Dataset: image ids, and a sample for each."""
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from . import shapes
 from .errors import DataError, Problem
 from .loader import Labels, Pixels, read_image, read_label
-from .record import DatasetRecord
+from .record import PREPARED, DatasetRecord
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,11 @@ class Dataset(ABC):
         return self.record.expected_images or len(self.ids)
 
     @abstractmethod
-    def load(self, image_id: str) -> Sample:
-        """One sample.  Raises ``DataError`` that names the file."""
+    def load(self, image_id: str, image: Pixels | None = None) -> Sample:
+        """One sample.  ``image`` are its pixels, if the caller has them already.
+
+        Raises ``DataError`` that names the file.
+        """
 
     def files(self, image_id: str) -> tuple[Path, ...]:  # noqa: ARG002
         """Files that a sample is read from; none for procedural data."""
@@ -56,9 +60,15 @@ class Dataset(ABC):
         return []
 
     def clusters(self, ids: tuple[str, ...]) -> NDArray[np.int64]:
-        """Unit of the bootstrap for each id, ``(N,)`` with values 0 to K - 1 (see ``DatasetRecord.block_frames``)."""
-        if not self.record.block_frames:
-            return np.arange(len(ids))
+        """Unit of the bootstrap for each id, ``(N,)`` with values 0 to K - 1 (see ``DatasetRecord``, dependence)."""
+        if self.record.cluster_pattern:
+            groups = [re.match(self.record.cluster_pattern, i) for i in ids]
+            sources = [g.group(1) if g else i for g, i in zip(groups, ids, strict=True)]
+            return np.unique(sources, return_inverse=True)[1].astype(np.int64)
+        return self._blocks(ids) if self.record.block_frames else np.arange(len(ids))
+
+    def _blocks(self, ids: tuple[str, ...]) -> NDArray[np.int64]:
+        """Runs of ``block_frames`` neighbours with the same prefix."""
         out, unit, seen, prefix = [], -1, self.record.block_frames, ""
         for image_id in ids:
             start, joint, _ = image_id.partition("_")
@@ -72,32 +82,66 @@ class Dataset(ABC):
 
 
 class FolderDataset(Dataset):
-    """Images and labels in folders, as its record says."""
+    """Images and labels in folders, as its record says.
 
-    def __init__(self, record: DatasetRecord, root: Path) -> None:
-        self.record, self.root = record, root
-        self._images, self._labels = root / record.images, root / record.labels
-        for folder in (self._images, self._labels):
+    ``home`` is the data set's own folder, ``prepared`` the one that `bench data prepare` writes.
+    """
+
+    def __init__(self, record: DatasetRecord, home: Path, prepared: Path | None = None) -> None:
+        self.record, self.home, self.prepared = record, home, prepared or home / "prepared"
+        self.images, self.labels = self._place(record.images), self._place(record.labels)
+
+    def _place(self, path: str) -> Path:
+        return self.prepared / path.removeprefix(PREPARED) if path.startswith(PREPARED) else self.home / path
+
+    def require_folders(self) -> None:
+        """Raise ``DataError`` if a folder is absent or there is no image."""
+        for folder in (self.images, self.labels):
             if not folder.is_dir():
                 raise DataError(
-                    f"data set {record.key!r}: folder {folder} does not exist.  Pass the folder that contains "
-                    f"{record.images!r} and {record.labels!r} with --data-root"
+                    f"data set {self.record.key!r}: folder {folder} does not exist.  Pass the folder that contains "
+                    f"{self.record.images!r} and {self.record.labels!r} with --data-root"
                 )
         if not self.ids:
-            raise DataError(f"data set {record.key!r}: no *{record.image_suffix} in {self._images}")
+            raise DataError(f"data set {self.record.key!r}: no *{self.record.image_suffix} in {self.images}")
+
+    def has_images(self) -> bool:
+        """Whether the folder holds any image of this suffix, and the list file is there if the record names one."""
+        return self.images.is_dir() and self._listing_is_there() and self._some_id() is not None
+
+    def has_labels(self) -> bool:
+        """Whether there is a label for one of the images, taken as a sign that the labels are in this form."""
+        return self.missing_label().is_file()
+
+    def missing_label(self) -> Path:
+        """Label file of the image that ``has_labels`` looked at."""
+        return self.files(str(self._some_id()))[1]
+
+    def _listing_is_there(self) -> bool:
+        return self.record.list_file is None or self._place(self.record.list_file).exists()
+
+    def _some_id(self) -> str | None:
+        if self.record.list_file:
+            return next((stem for _, stem in self._listed()), None)
+        found = next(self.images.rglob(f"*{self.record.image_suffix}"), None)
+        return None if found is None else self._id_of(found)
+
+    def _id_of(self, image: Path) -> str:
+        return image.relative_to(self.images).as_posix().removesuffix(self.record.image_suffix)
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """Stems of the list file, or of all images in the folder (with subfolders), sorted."""
-        suffix = self.record.image_suffix
         if self.record.list_file:
             return tuple(sorted({s for _, s in self._listed()}))
-        found = (p.relative_to(self._images).as_posix() for p in self._images.rglob(f"*{suffix}"))
-        return tuple(sorted(name.removesuffix(suffix) for name in found))
+        return tuple(sorted(map(self._id_of, self.images.rglob(f"*{self.record.image_suffix}"))))
 
     def _listed(self) -> list[tuple[int, str]]:
         """Line number and stem of every line that is not blank; foreign path prefixes are dropped."""
-        path = self.root / str(self.record.list_file)
+        path = self._place(str(self.record.list_file))
+        if path.is_dir():  # a folder of labels lists the images that have one
+            found = sorted(p.name for p in path.glob(f"*{self.record.label_suffix}"))
+            return [(n, name.removesuffix(self.record.label_suffix)) for n, name in enumerate(found, 1)]
         if not path.is_file():
             raise DataError(f"data set {self.record.key!r}: list file {path} does not exist")
         lines = [(n, line.split()) for n, line in enumerate(path.read_text().splitlines(), 1)]
@@ -113,21 +157,21 @@ class FolderDataset(Dataset):
         for number, stem in self._listed():
             if first.setdefault(stem, number) != number:
                 what = f"lines {first[stem]} and {number} both name {stem}"
-                problems.append(Problem(self.root / self.record.list_file, what, "Remove one of them"))
+                problems.append(Problem(self._place(self.record.list_file), what, "Remove one of them"))
         return problems
 
     def files(self, image_id: str) -> tuple[Path, ...]:
         """Image and label file of an id."""
-        label = self._labels / f"{image_id}{self.record.label_suffix}"
-        return self._images / f"{image_id}{self.record.image_suffix}", label
+        label = self.labels / f"{image_id}{self.record.label_suffix}"
+        return self.images / f"{image_id}{self.record.image_suffix}", label
 
-    def load(self, image_id: str) -> Sample:
+    def load(self, image_id: str, image: Pixels | None = None) -> Sample:
         """See ``Dataset.load``."""
         image_path, label_path = self.files(image_id)
         problems: list[Problem] = []
-        image = label = None
+        label = None
         try:
-            image = read_image(image_path)
+            image = read_image(image_path) if image is None else image
         except DataError as error:
             problems += error.problems
         try:
@@ -168,7 +212,7 @@ class ShapesDataset(Dataset):
         """``<split>_00000`` and so on."""
         return tuple(f"{self.split}_{i:05d}" for i in range(self.COUNTS[self.split]))
 
-    def load(self, image_id: str) -> Sample:
+    def load(self, image_id: str, image: Pixels | None = None) -> Sample:  # noqa: ARG002
         """Draw the scene."""
         scene = shapes.make_scene(self.split, int(image_id.rpartition("_")[2]))
         return Sample(image_id, scene.image, scene.label)

@@ -28,7 +28,7 @@ def read_image(path: Path) -> Pixels:
 
 
 def read_label(path: Path, record: DatasetRecord) -> Labels:
-    """Class indices ``(H, W)``, uint8 or uint16, after ``label_map``; never wrapped modulo 256.
+    """Class indices ``(H, W)``, uint8 or uint16, after ``label_map`` and ``first_label``; never wrapped modulo 256.
 
     Raises ``DataError`` for a file that is missing, truncated or encoded otherwise than the record says, and for any
     value that is neither a class nor ``ignore_index``.
@@ -38,13 +38,12 @@ def read_label(path: Path, record: DatasetRecord) -> Labels:
             stored = _stored_values(path, image, record)
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise DataError("a label cannot be read:", [_unreadable(path, error)]) from error
-    label = _renamed(stored, record.label_map)
+    label = _shifted(_renamed(path, stored, record), record)
     wrong = [int(v) for v in np.unique(label) if v >= len(record.classes) and v != record.ignore_index]
     if wrong:
-        shown = ", ".join(map(str, wrong[:8])) + (" ..." if len(wrong) > 8 else "")
-        what = f"label values {shown} are neither a class (0 to {len(record.classes) - 1}) nor {record.ignore_index}"
-        fix = "Check ignore_index and label_map of the data set, and that this is the right label folder"
-        raise DataError("a label has values out of range:", [Problem(path, what, fix)])
+        allowed = f"a class (0 to {len(record.classes) - 1}) nor {record.ignore_index}"
+        what = f"label values {_shown(wrong)} are neither {allowed}"
+        raise DataError("a label has values out of range:", [Problem(path, what, record.out_of_range)])
     return label.astype(np.uint8) if max(len(record.classes) - 1, record.ignore_index) < 256 else label
 
 
@@ -76,13 +75,29 @@ def _indices_of_colours(path: Path, pixels: Pixels, record: DatasetRecord) -> ND
     return np.array([index[int(c)] for c in found], np.uint16)[inverse].reshape(codes.shape)
 
 
-def _renamed(stored: NDArray[np.uint16], label_map: dict[int, int]) -> NDArray[np.uint16]:
-    if not label_map:
+def _renamed(path: Path, stored: NDArray[np.uint16], record: DatasetRecord) -> NDArray[np.uint16]:
+    if not record.label_map:
         return stored
+    if record.only_mapped:
+        unknown = [int(v) for v in np.unique(stored) if int(v) not in record.label_map]
+        if unknown:
+            what = f"label values {_shown(unknown)} are not in the table of stored values"
+            raise DataError("a label has values out of range:", [Problem(path, what, record.out_of_range)])
     table = np.arange(65536, dtype=np.uint16)
-    for old, new in label_map.items():
-        table[old] = new
+    table[list(record.label_map)] = list(record.label_map.values())
     return table[stored]
+
+
+def _shifted(label: NDArray[np.uint16], record: DatasetRecord) -> NDArray[np.uint16]:
+    """Count classes from 0; what lies below the first class is ignored."""
+    if not record.first_label:
+        return label
+    outside = (label < record.first_label) | (label == record.ignore_index)
+    return np.where(outside, record.ignore_index, label - record.first_label).astype(np.uint16)
+
+
+def _shown(values: list[int]) -> str:
+    return ", ".join(map(str, values[:8])) + (" ..." if len(values) > 8 else "")
 
 
 def _unreadable(path: Path, error: Exception) -> Problem:

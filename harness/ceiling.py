@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..datasets import Dataset, open_dataset
+from ..datasets import Dataset
 from ..methods import Box, ScoreField, UserError
 from .counting import Counts, count
 from .decoding import decode
+from .mmseg_config import open_any
 from .resize import resized_size
 from .result import EvalResult
 
@@ -30,7 +31,7 @@ def grid_ceiling(
 
     The grid is that of an image resized to ``short_side_px`` (0: as it is) with patches of ``patch_px``.
     """
-    data = open_dataset(dataset, data_root) if isinstance(dataset, str) else dataset
+    data = open_any(dataset, data_root) if isinstance(dataset, str) else dataset
     record, ids, counts = data.record, data.ids[:limit], []
     for image_id in ids:
         label = torch.from_numpy(data.load(image_id).label.copy()).int()
@@ -42,7 +43,7 @@ def grid_ceiling(
         prediction = decode(field, (label.shape[0], label.shape[1]))
         counts.append(count(prediction, label, len(record.classes), record.ignore_index))
         advance(1)
-    return EvalResult(ids, record.classes, Counts.stack(counts), data.clusters(ids), data.planned)
+    return EvalResult(record, ids, Counts.stack(counts), data.clusters(ids), data.planned)
 
 
 def label_field(label: Tensor, num_classes: int, grid: tuple[int, int]) -> ScoreField:

@@ -15,7 +15,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 protocol_app = typer.Typer(help="Look at protocols and compare them.", no_args_is_help=True)
+data_app = typer.Typer(help="Find, check, prepare and download data sets.", no_args_is_help=True)
 train_app = typer.Typer(help="Train what the embedded default needs.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 app.add_typer(protocol_app, name="protocol")
 app.add_typer(train_app, name="train")
 
@@ -47,6 +49,7 @@ def run(
     workers: Annotated[int, typer.Option(min=1, help="Local processes.")] = 1,
     fresh: Annotated[bool, typer.Option(help="Forget what an earlier run has done.")] = False,
     boundary: Annotated[bool, typer.Option(help="Count boundary bands too, for Boundary IoU.")] = False,
+    confusion: Annotated[bool, typer.Option(help="Store which class was taken for which, per image.")] = False,
     change: Set = None,
     option: Option = None,
     allow_download: Download = False,
@@ -59,7 +62,7 @@ def run(
 
     run_command(
         method=method,
-        dataset=dataset,
+        datasets=dataset,
         protocol=protocol,
         backbone=backbone,
         weights=weights,
@@ -69,6 +72,7 @@ def run(
         workers=workers,
         fresh=fresh,
         boundary=boundary,
+        confusion=confusion,
         changes=change or [],
         options=option or [],
         allow_download=allow_download,
@@ -207,13 +211,62 @@ def doctor(results: Results = Path("results"), json: Json = False) -> None:
     doctor_command(results, as_json=json)
 
 
+@data_app.command("list")
+def data_list(data_root: DataRoot = None, json: Json = False) -> None:
+    """Which data sets are found, where, and which are missing."""
+    from .commands.data import list_command
+
+    list_command(data_root, as_json=json)
+
+
+@data_app.command("check")
+def data_check(
+    dataset: Annotated[str, typer.Argument(help="A listed data set, or the path of its .toml file.")],
+    data_root: DataRoot = None,
+    fast: Annotated[bool, typer.Option(help="Read a sample of the images only.")] = False,
+    expect: Annotated[int | None, typer.Option(min=1, help="Images there should be, for a part of a data set.")] = None,
+    json: Json = False,
+) -> None:
+    """Read every image and label; say what is wrong and how to mend it."""
+    from .commands.data import check_command
+
+    check_command(dataset, data_root, fast, expect, as_json=json)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    dataset: Annotated[str, typer.Argument(help="A listed data set.")],
+    data_root: DataRoot = None,
+    archive: Annotated[Path | None, typer.Option(help="Unpack this archive first and prepare from it.")] = None,
+    json: Json = False,
+) -> None:
+    """Convert labels as they are distributed into labels that are read here; the originals are not touched."""
+    from .commands.data import prepare_command
+
+    prepare_command(dataset, data_root, archive, as_json=json)
+
+
+@data_app.command("download")
+def data_download(
+    dataset: Annotated[str, typer.Argument(help="A listed data set.")],
+    into: Annotated[
+        Path | None, typer.Option(help="Data root to fetch into; without it the steps are printed.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fetch what has a plain public address, and say how to get the rest."""
+    from .commands.data import download_command
+
+    download_command(dataset, into, as_json=json)
+
+
 @protocol_app.command("show")
 def protocol_show(
-    name: Annotated[str, typer.Argument(help="Protocol.")],
+    name: Annotated[str, typer.Argument(help="Protocol, or PROTOCOL/DATASET.")],
     dataset: Annotated[str | None, typer.Option(help="Values for this data set.")] = None,
     json: Json = False,
 ) -> None:
-    """Every value of a protocol, why it matters, and its hash."""
+    """Every value of a protocol, why it matters, where it comes from, and its hash."""
     from .commands.protocol import protocol_show_command
 
     protocol_show_command(name, dataset, as_json=json)

@@ -38,6 +38,10 @@ class Counts:
         """Counts of N images, each ``(C,)``, as one ``(N, C)``."""
         return cls(*(np.stack([getattr(c, name) for c in counts]) for name in ("tp", "gt", "pred")))
 
+    def first(self, classes: int) -> "Counts":
+        """Counts of the first classes alone."""
+        return Counts(self.tp[..., :classes], self.gt[..., :classes], self.pred[..., :classes])
+
     def total(self) -> "Counts":
         """Sum over the first axis (images)."""
         return Counts(self.tp.sum(axis=0), self.gt.sum(axis=0), self.pred.sum(axis=0))
@@ -51,7 +55,11 @@ def count(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int
 
     Raises ``UserError`` for any other label value and ``ValueError`` for any other prediction or a wrong shape.
     """
-    table = confusion(prediction, label, num_classes, ignore_index)
+    return tally(confusion(prediction, label, num_classes, ignore_index))
+
+
+def tally(table: Tensor) -> Counts:
+    """Counts of a confusion matrix ``(C, C)``, rows are labels."""
     tp, gt, pred = table.diagonal(), table.sum(dim=1), table.sum(dim=0)
     return Counts(*(t.cpu().numpy().copy() for t in (tp, gt, pred)))
 

@@ -35,11 +35,14 @@ _LINES = 16
 
 
 def supports(rule: DecodeRule, refine: Refiner | None) -> bool:
-    """Whether the kernels can follow ``rule``: no area threshold, which takes a second pass, and no refiner.
+    """Whether the kernels can follow ``rule``: no area threshold and no rating of classes, which take a second pass,
+    no refiner, and no threshold on anything but the softmax.
 
     The softmax total is kept relative to the best score, which takes a positive ``logit_scale``.
     """
-    return refine is None and not rule.area_threshold and rule.logit_scale > 0
+    if refine is not None or rule.area_threshold or rule.gated:
+        return False
+    return rule.logit_scale > 0 and (rule.activation == "softmax" or not rule.probability_threshold)
 
 
 def decode_cuda(field: ScoreField, size: tuple[int, int], rule: DecodeRule) -> Tensor:

@@ -7,6 +7,7 @@ two banded matrices (``assemble``), a few rows at a time, and never holds classe
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +34,29 @@ class DecodeRule:
     ``probability_threshold``: pixels whose best class is less probable become ``background`` (0: never).
     ``area_threshold``: foreground classes that win at most this share of all foreground pixels lose everywhere, before
     the threshold (SCLIP; spec: training-free family, 2.7; 0: never).
+    ``activation``: with "none" scores are compared with the threshold as they are: they already are probabilities, or
+    masks (TCL's constant background channel).  ``logit_scale`` has no effect then.
+    ``background``: class of pixels that no class gets.  No query has to speak for it, and it may be the highest class.
+
+    ``class_scaling``, ``class_gate`` and ``complement`` rate every class by the image as a whole before classes meet
+    (CLIPer; spec: cliper, 8).  They need ``activation="none"``, and queries of the background take no part.  With U
+    the map of a class at output size, the maximum over its queries, and s its image-level score (``ScoreField``):
+
+    1. ``class_scaling``: "max" makes it ``U / (max U + 1e-5) * s``; "minmax" moves that to start at 0 and divides it
+       by its own maximum + 1e-6, which leaves s to the gate alone.
+    2. ``class_gate``: the map becomes 0 unless s is larger than the gate (None: no gate).
+    3. Values below ``probability_threshold`` become 0, and a pixel is background where no class is above 0.  With
+       ``complement`` the background instead has the value ``(1 - best value)^2`` and wins ties.
     """
 
     logit_scale: float = 1.0
     probability_threshold: float = 0.0
     area_threshold: float = 0.0
     background: int | None = None
+    activation: Literal["softmax", "none"] = "softmax"
+    class_scaling: Literal["none", "max", "minmax"] = "none"
+    class_gate: float | None = None
+    complement: bool = False
 
     def __post_init__(self) -> None:
         if (self.probability_threshold or self.area_threshold) and self.background is None:
@@ -46,6 +64,33 @@ class DecodeRule:
                 "a probability or area threshold needs a background class: on a data set without one, class 0 would "
                 "become a bin for uncertain pixels.  Set both thresholds to 0"
             )
+        if self.gated:
+            self._check_gated()
+
+    @property
+    def gated(self) -> bool:
+        """Whether classes are scaled, gated or compared with their complement (``decode_gated``)."""
+        return self.class_scaling != "none" or self.class_gate is not None or self.complement
+
+    def num_classes(self, field: ScoreField) -> int:
+        """Number of values a label may take: the classes of the queries, and the background if it comes after them."""
+        return max(field.num_classes, (self.background or 0) + 1)
+
+    def _check_gated(self) -> None:
+        what = "class_scaling, class_gate and complement"
+        if self.background is None:
+            raise UserError(
+                f"{what} need a background class for the pixels that no class gets.  Name one, or drop them"
+            )
+        if self.activation != "none":
+            raise UserError(
+                f"{what} work on probabilities that the method or the average over windows has made.  Set activation "
+                'to "none" (and average probabilities, not scores), or drop them'
+            )
+        if self.area_threshold:
+            raise UserError(f"{what} and an area threshold are two rules against absent classes.  Set one of them")
+        if self.complement and self.probability_threshold:
+            raise UserError("complement and a probability threshold are two rules for the background.  Set one of them")
 
 
 def decode(
@@ -57,25 +102,35 @@ def decode(
     and reduced by ``rule``, all in float32.  Equal to ``decode_reference`` except where two classes differ by less
     than rounding.
 
-    Raises ``UserError`` when a score is NaN or infinite.
+    Raises ``UserError`` when a score is NaN or infinite, or negative where the rule scales by class.
     """
     if field.scores.is_cuda and find_spec("triton"):
         from .decode_triton import decode_cuda, supports
 
-        if supports(rule, refine):
+        # The kernels choose the type of labels by the classes of the queries alone.
+        if supports(rule, refine) and rule.num_classes(field) == field.num_classes:
             return decode_cuda(field, size, rule)
     check_finite(field)
-    scale = rule.logit_scale if rule.probability_threshold else None
+    dtype = torch.uint8 if rule.num_classes(field) <= 256 else torch.int32
+    if rule.gated:
+        from .decode_gated import decode_gated
+
+        return decode_gated(field, size, rule, refine).to(dtype)
+    scale = rule.logit_scale if rule.probability_threshold and rule.activation == "softmax" else None
     best = _Best(field, size)
-    for place, queries, values in _tiles(field, size, refine):
+    for place, queries, values in tiles(field, size, refine):
         best.update(place, queries, values, scale)
-    if rule.area_threshold:
-        best = _without_small_classes(field, size, rule, refine, best)
     labels = best.labels()
+    if rule.area_threshold:
+        assert rule.background is not None
+        best = _without_small_classes(field, size, rule, refine, best)
+        # Where even the best has lost, no query speaks for the background.
+        labels = best.labels().masked_fill_(best.value.isneginf(), rule.background)
     if rule.probability_threshold:
         assert rule.background is not None
-        labels[1 / best.total < rule.probability_threshold] = rule.background
-    return labels.to(torch.uint8 if field.num_classes <= 256 else torch.int32)
+        probability = best.value if rule.activation == "none" else 1 / best.total
+        labels[probability < rule.probability_threshold] = rule.background
+    return labels.to(dtype)
 
 
 def decode_reference(
@@ -95,30 +150,43 @@ def decode_reference(
     scores = F.interpolate((total / visits)[None], size, mode="bilinear", align_corners=False)[0]
     if refine is not None:
         scores = refine(scores)
-    probabilities = (scores * rule.logit_scale).softmax(dim=0)
-    owner = torch.tensor(field.query_to_class)
-    classes = range(field.num_classes)
+    dtype = torch.uint8 if rule.num_classes(field) <= 256 else torch.int32
     # Ranking by score instead of by probability: the softmax rounds different scores to equal probabilities.
-    score = torch.stack([scores[owner == c].amax(dim=0) for c in classes])
-    probability = torch.stack([probabilities[owner == c].amax(dim=0) for c in classes])
+    score = _by_class(scores, field, rule)
+    if rule.gated:
+        from .decode_gated import gated_reference
+
+        return gated_reference(score, field, rule).to(dtype)
     labels = score.max(dim=0).indices
     if rule.area_threshold:
-        lost = ~_large_classes(labels, field.num_classes, rule)
-        labels = score.masked_fill(lost[:, None, None], float("-inf")).max(dim=0).indices
+        lost = ~_large_classes(labels, len(score), rule)
+        value, labels = score.masked_fill(lost[:, None, None], float("-inf")).max(dim=0)
+        assert rule.background is not None
+        labels[value.isneginf()] = rule.background  # every class has lost, and no query speaks for the background
     if rule.probability_threshold:
         assert rule.background is not None
+        softmax = (scores * rule.logit_scale).softmax(dim=0)
+        probability = score if rule.activation == "none" else _by_class(softmax, field, rule)
         labels[probability.gather(0, labels[None])[0] < rule.probability_threshold] = rule.background
-    return labels.to(torch.uint8 if field.num_classes <= 256 else torch.int32)
+    return labels.to(dtype)
+
+
+def _by_class(maps: Tensor, field: ScoreField, rule: DecodeRule) -> Tensor:
+    """``(Q, H, W)`` -> ``(C, H, W)``: the maximum over the queries of each class, -inf for a class without queries."""
+    owner, nothing = torch.tensor(field.query_to_class), torch.full_like(maps[:1], float("-inf"))
+    classes = range(rule.num_classes(field))
+    return torch.stack([torch.cat([nothing, maps[owner == c]]).amax(dim=0) for c in classes])
 
 
 def check_finite(field: ScoreField) -> None:
     """Raise ``UserError`` if any score is NaN or infinite: argmax would turn it into class 0 without a word."""
-    bad = int((~torch.isfinite(field.scores)).sum())
-    if bad:
-        raise UserError(
-            f"{bad} of {field.scores.numel()} scores are NaN or infinite; no label map can be made.  With half "
-            "precision try --set precision=float32"
-        )
+    for scores, kind in ((field.scores, "scores"), (field.class_scores, "image-level scores")):
+        bad = 0 if scores is None else int((~torch.isfinite(scores)).sum())
+        if scores is not None and bad:
+            raise UserError(
+                f"{bad} of {scores.numel()} {kind} are NaN or infinite; no label map can be made.  With half "
+                "precision try --set precision=float32"
+            )
 
 
 class _Best:
@@ -156,9 +224,9 @@ def _without_small_classes(
     field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None, first: _Best
 ) -> _Best:
     """A second pass over the scores in which only the classes that pass the area rule may win."""
-    allowed = _large_classes(first.labels(), field.num_classes, rule)
+    allowed = _large_classes(first.labels(), rule.num_classes(field), rule)
     second = _Best(field, size)
-    for place, queries, values in _tiles(field, size, refine):
+    for place, queries, values in tiles(field, size, refine):
         second.update(place, queries, values.masked_fill(~allowed[second.query_to_class[queries]], float("-inf")), None)
     # Probabilities stay those of the softmax over all queries.
     second.total = first.total * torch.exp(rule.logit_scale * (first.value - second.value))
@@ -174,11 +242,19 @@ def _large_classes(labels: Tensor, num_classes: int, rule: DecodeRule) -> Tensor
     return keep
 
 
-def _tiles(field: ScoreField, size: tuple[int, int], refine: Refiner | None) -> Iterator[Tile]:
-    """Every score once: the pixels it belongs to, ``queries`` (k,), and values ``(rows, columns, k)``."""
+def tiles(
+    field: ScoreField, size: tuple[int, int], refine: Refiner | None, kept: Tensor | None = None
+) -> Iterator[Tile]:
+    """Every score once: the pixels it belongs to, ``queries`` (k,), and values ``(rows, columns, k)``.
+
+    Queries come class by class, over all tiles of the same pixels.  ``kept`` (Q,) bool leaves out the others; at least
+    one must be kept.  Values are valid until the next tile.
+    """
     operator = operator_for(field, size)
     # Queries are visited class by class, so the first of equal scores belongs to the lowest class.
     order = torch.tensor(field.query_to_class, device=field.scores.device).argsort(stable=True)
+    if kept is not None:
+        order = order[kept[order]]
     grids = lay_out(field)[:, :, order]
     if refine is None:
         yield from _row_tiles(grids, operator, order)

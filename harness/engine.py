@@ -9,22 +9,23 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..datasets import Dataset
+from ..datasets import Dataset, Sample
 from ..methods import UserError
 from . import parts
 from .parts import ImageResult
-from .pipeline import Clock, Pipeline
+from .pipeline import Clock, Pipeline, predict_together
 from .provenance import peak_bytes
-from .runs import Run
+from .runs import Run, build_pipelines
 
 WARM_UP_IMAGES = 2
 _FLUSH_SECONDS, _FLUSH_SHARE, _FLUSH_AT_MOST = 2.0, 0.02, 30.0
@@ -34,57 +35,95 @@ _stop: Any = None
 which is killed while it reads blocks nobody."""
 
 
-def work_through(
-    run: Run, pipeline: Pipeline, data: Dataset, ids: Iterable[str], device: str, advance: Advance
-) -> None:
-    """Score ``ids`` one after the other and write parts.
+@dataclass(frozen=True)
+class Lane:
+    """A run with what it needs.  Several lanes over the same images are worked on in one pass."""
+
+    run: Run
+    pipeline: Pipeline
+    data: Dataset
+
+
+def work_through(lanes: Sequence[Lane], ids: Iterable[str], device: str, advance: Advance) -> None:
+    """Score ``ids`` one after the other and write parts; each lane takes what it has not done yet.
 
     A part is written every two seconds, in long runs less often, but every half minute at least.  Whatever ends the
     loop, finished images are written.
     """
     started = flushed = time.monotonic()
-    buffer: list[ImageResult] = []
+    todo = [_Todo(lane) for lane in lanes]
     try:
         for number, image_id in enumerate(ids):
-            clock = Clock()
-            sample = clock.time("load", lambda i=image_id: data.load(i))  # type: ignore[misc]
-            try:
-                counts, boundary = pipeline.score(sample, clock)
-            except UserError as error:
-                raise UserError(f"image {image_id}: {error}") from error
-            warm = number >= WARM_UP_IMAGES
-            buffer.append(ImageResult(image_id, counts, boundary, clock.seconds, peak_bytes(device), warm))
-            advance(1)
+            asked = [t for t in todo if image_id not in t.done]
+            _score_image(asked, image_id, device, warm=number >= WARM_UP_IMAGES)
+            advance(len(asked))
             now = time.monotonic()
             if now - flushed > min(_FLUSH_AT_MOST, max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))):
-                parts.write_part(run.parts_folder, buffer)
-                buffer, flushed = [], now
+                for t in todo:
+                    t.flush()
+                flushed = now
     finally:
-        if buffer:
-            parts.write_part(run.parts_folder, buffer)
+        for t in todo:
+            t.flush()
 
 
-def work_in_processes(run: Run, wanted: tuple[str, ...], workers: int, advance: Advance) -> None:
-    """Score ``wanted`` in ``workers`` processes.
+class _Todo:
+    """A lane, which images its run has, and results that are not written yet."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.done = lane.run.done()
+        self.buffer: list[ImageResult] = []
+
+    def flush(self) -> None:
+        if self.buffer:
+            parts.write_part(self.lane.run.parts_folder, self.buffer)
+            self.buffer = []
+
+
+def _score_image(todo: list[_Todo], image_id: str, device: str, warm: bool) -> None:
+    clocks = [Clock() for _ in todo]
+    pipelines = [t.lane.pipeline for t in todo]
+    samples: list[Sample] = []
+    for t, clock in zip(todo, clocks, strict=True):
+        seen = samples[0].image if samples else None
+        samples.append(clock.time("load", lambda d=t.lane.data, i=seen: d.load(image_id, i)))  # type: ignore[misc]
+    try:
+        labels = predict_together(pipelines, samples[0].image, clocks)
+        zipped = zip(pipelines, labels, samples, clocks, strict=True)
+        scored = [pipeline.compare(label, sample, clock) for pipeline, label, sample, clock in zipped]
+    except UserError as error:
+        raise UserError(f"image {image_id}: {error}") from error
+    for t, result, clock in zip(todo, scored, clocks, strict=True):
+        t.buffer.append(ImageResult(image_id, result, clock.seconds, peak_bytes(device), warm))
+
+
+def work_in_processes(runs: Sequence[Run], wanted: tuple[str, ...], workers: int, advance: Advance) -> None:
+    """Score ``wanted`` for every run, which share their images, in ``workers`` processes.
 
     Raises ``UserError`` of the first process that fails; the others finish the image they are at.
     """
-    start = parts.images_in(run.parts_folder)
+
+    def done() -> int:
+        return sum(parts.images_in(run.parts_folder) for run in runs)
+
+    start = done()
     threads = max(1, torch.get_num_threads() // workers)  # as many together as one process would use
     context = multiprocessing.get_context("spawn")
     stop = context.RawValue("b", 0)
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(os.getpid(), stop))
+    folders = [str(run.folder) for run in runs]
     try:
-        tasks = [pool.submit(_work_share, str(run.folder), wanted[k::workers], threads) for k in range(workers)]
+        tasks = [pool.submit(_work_share, folders, wanted[k::workers], threads) for k in range(workers)]
         pending: set[Future[None]] = set(tasks)
         done_before = 0
         while pending:
             finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
             for task in finished:
                 task.result()
-            done = parts.images_in(run.parts_folder) - start
-            advance(done - done_before)
-            done_before = done
+            done_now = done() - start
+            advance(done_now - done_before)
+            done_before = done_now
     except BrokenProcessPool:
         raise UserError(
             "a worker process died (out of memory, or killed).  What it had finished is kept: run the same command "
@@ -95,15 +134,14 @@ def work_in_processes(run: Run, wanted: tuple[str, ...], workers: int, advance: 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _work_share(folder: str, ids: tuple[str, ...], threads: int) -> None:
+def _work_share(folders: list[str], ids: tuple[str, ...], threads: int) -> None:
     torch.set_num_threads(threads)
-    run = Run(Path(folder))
-    spec = run.plan().spec
-    data = spec.open_data()
-    setting = spec.setting_for(data)
-    pipeline = Pipeline(spec.build_method(setting), setting, data.record, spec.boundary)
+    runs = [Run(Path(folder)) for folder in folders]
+    specs = [run.plan().spec for run in runs]
+    data = [spec.open_data() for spec in specs]
+    lanes = [Lane(*lane) for lane in zip(runs, build_pipelines(specs, data), data, strict=True)]
     asked = takewhile(lambda _: _stop.value == 0, ids)
-    work_through(run, pipeline, data, asked, spec.device, lambda count: None)
+    work_through(lanes, asked, specs[0].device, lambda count: None)
 
 
 def _prepare(parent: int, stop: Any) -> None:

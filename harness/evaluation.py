@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from ..datasets import Dataset, open_dataset
+from ..datasets import Dataset
 from ..methods import Segmenter
+from .confusion_metrics import SparseConfusion
 from .counting import Counts
+from .mmseg_config import load_any, open_any
 from .pipeline import Clock, Pipeline
-from .protocol import Protocol, load_protocol
+from .protocol import Protocol
 from .result import EvalResult
 
 
@@ -17,11 +19,13 @@ def evaluate(
     limit: int | None = None,
     data_root: Path | None = None,
     boundary: bool = False,
+    confusion: bool = False,
 ) -> EvalResult:
     """Score ``method`` on the first ``limit`` images (default: all) of a data set.
 
     ``protocol`` defaults to the data set's own.  Its ``precision`` and ``method_options`` are the business of whoever
-    made the method; everything else is applied here.  ``boundary`` asks for Boundary IoU too.
+    made the method; everything else is applied here.  ``boundary`` asks for Boundary IoU too, ``confusion``
+    for the metrics that need confusion matrices.
 
     >>> from ovss.methods import create_method
     >>> method = create_method("maskclip", backbone="tiny-clip")
@@ -30,20 +34,19 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
-    data = open_dataset(dataset, data_root) if isinstance(dataset, str) else dataset
-    chosen = load_protocol(protocol or data.record.protocol) if not isinstance(protocol, Protocol) else protocol
+    data = open_any(dataset, data_root) if isinstance(dataset, str) else dataset
+    chosen = load_any(protocol or data.record.protocol) if not isinstance(protocol, Protocol) else protocol
     setting = chosen.setting(data.record.key)
-    pipeline = Pipeline(method, setting, data.record, boundary)
+    pipeline = Pipeline(method, setting, data.record, boundary, confusion)
     ids = data.ids[:limit]
     scored = [pipeline.score(data.load(i), Clock()) for i in ids]
-    bands = [b for _, b in scored if b is not None]
     return EvalResult(
+        record=data.record,
         ids=ids,
-        classes=data.record.classes,
-        counts=Counts.stack([c for c, _ in scored]),
+        counts=Counts.stack([s.counts for s in scored]),
         clusters=data.clusters(ids),
         planned=data.planned,
         averaging=setting.averaging,
-        background=data.record.background,
-        boundary=Counts.stack(bands) if bands else None,
+        boundary=Counts.stack([s.boundary for s in scored if s.boundary]) if boundary else None,
+        confusion=SparseConfusion.stack([s.confusion for s in scored if s.confusion]) if confusion else None,
     )

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,13 @@ import pyarrow.parquet as pq
 
 from ..methods import UserError
 from ..methods.files import store
+from .confusion_metrics import SparseConfusion
 from .counting import Counts
-from .pipeline import STAGES
+from .pipeline import STAGES, Scored
 
 _COUNTS = ("tp", "gt", "pred")
+_CELLS = ("label", "prediction", "pixels")
+_KEPT = {"image", *(f"{p}{n}" for p in ("", "boundary_") for n in _COUNTS), *(f"confusion_{n}" for n in _CELLS)}
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,7 @@ class ImageResult:
     """What is kept of one image.  ``warm``: the process had done images before, so its seconds are typical."""
 
     id: str
-    counts: Counts
-    boundary: Counts | None
+    scored: Scored
     seconds: dict[str, float]
     peak_bytes: int
     warm: bool
@@ -41,8 +44,9 @@ def write_part(folder: Path, results: Sequence[ImageResult]) -> Path:
     rows = [
         {
             "image": r.id,
-            **{name: getattr(r.counts, name) for name in _COUNTS},
-            **({} if r.boundary is None else {f"boundary_{name}": getattr(r.boundary, name) for name in _COUNTS}),
+            **_columns("", r.scored.counts, _COUNTS),
+            **_columns("boundary_", r.scored.boundary, _COUNTS),
+            **_columns("confusion_", r.scored.confusion, _CELLS),
             **{f"{stage}_seconds": r.seconds[stage] for stage in STAGES},
             "peak_bytes": r.peak_bytes,
             "warm": r.warm,
@@ -52,6 +56,10 @@ def write_part(folder: Path, results: Sequence[ImageResult]) -> Path:
     path = folder / f"part-{uuid.uuid4().hex}-{len(rows)}.parquet"
     write_parquet(path, pd.DataFrame(rows))
     return path
+
+
+def _columns(prefix: str, value: object, names: tuple[str, ...]) -> dict[str, Any]:
+    return {} if value is None else {f"{prefix}{name}": getattr(value, name) for name in names}
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
@@ -92,7 +100,15 @@ def counts_of(frame: pd.DataFrame, num_classes: int, prefix: str = "") -> Counts
 
 def counts_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that are the same in every run of the same plan: image and counts."""
-    return frame[[c for c in frame.columns if c == "image" or c.removeprefix("boundary_") in _COUNTS]]
+    return frame[[c for c in frame.columns if c in _KEPT]]
+
+
+def confusion_of(frame: pd.DataFrame) -> SparseConfusion | None:
+    """Confusion matrices of the rows of a frame; None if they were not asked for."""
+    if "confusion_label" not in frame:
+        return None
+    cells = zip(*(frame[f"confusion_{n}"] for n in _CELLS), strict=True)
+    return SparseConfusion.stack([SparseConfusion(np.zeros(len(c[0]), np.int64), *c) for c in cells])
 
 
 def _refuse_contradictions(frame: pd.DataFrame, folder: Path) -> None:

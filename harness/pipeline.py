@@ -1,22 +1,36 @@
 """Pipeline: from a sample to its label map and counts, the same way for every method."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..datasets import DatasetRecord, Sample
 from ..datasets.loader import Pixels
-from ..methods import Segmenter
-from .counting import Counts, count, count_boundary
+from ..methods import ScoreField, Segmenter, UserError
+from .confusion_metrics import SparseConfusion, sparse
+from .counting import Counts, confusion, count_boundary, tally
 from .decoding import DecodeRule, Refiner, decode
 from .protocol import Setting
 from .resize import resize_image
+from .words import vocabulary_for
 
 STAGES = ("load", "resize", "segment", "refine", "decode", "count")
+SHARED = (
+    "short_side_px",
+    "long_side_px",
+    "resize",
+    "size_multiple_px",
+    "columns",
+    "window_px",
+    "stride_px",
+    "precision",
+)
+"""Fields of a setting that must agree for two data sets to share one pass over their images."""
 T = TypeVar("T")
 
 
@@ -36,41 +50,65 @@ class Clock:
         return result
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Counts of one image, ``(C,)``; those of boundary bands and the confusion matrix if they were asked for."""
+
+    counts: Counts
+    boundary: Counts | None = None
+    confusion: SparseConfusion | None = None
+
+
 class Pipeline:
     """A method under one setting, with the vocabulary of one data set encoded (in ``encode_seconds``).
 
-    ``boundary`` asks for the counts of Boundary IoU too.
+    ``boundary`` asks for the counts of Boundary IoU too, ``confusion`` for the confusion matrix of every image.
     """
 
-    def __init__(self, method: Segmenter, setting: Setting, record: DatasetRecord, boundary: bool = False) -> None:
-        self.method, self.setting, self.record, self.boundary = method, setting, record, boundary
-        self.rule: DecodeRule = setting.rule(record.background)
+    def __init__(
+        self,
+        method: Segmenter,
+        setting: Setting,
+        record: DatasetRecord,
+        boundary: bool = False,
+        confusion: bool = False,
+    ) -> None:
+        self.method, self.setting, self.record = method, setting, record
+        self.boundary, self.confusion = boundary, confusion
+        vocabulary = vocabulary_for(setting, record)
+        self.num_classes = len(vocabulary.classes)
+        self.rule: DecodeRule = setting.rule(vocabulary.background)
         started = time.perf_counter()
-        method.encode(setting.vocabulary_for(record))
+        method.encode(vocabulary)
         self.encode_seconds = time.perf_counter() - started
 
     def predict(self, image: Pixels, clock: Clock) -> Tensor:
         """Label map ``(H, W)`` of an image ``(H, W, 3)`` uint8 RGB, at its own size."""
-        setting = self.setting
-        size = (image.shape[0], image.shape[1])
-        small = clock.time("resize", lambda: resize_image(image, setting.short_side_px, setting.long_side_px))
-        pixels = torch.from_numpy(small.copy()).permute(2, 0, 1)
-        scores = clock.time("segment", lambda: self.method.segment(pixels, setting.geometry))
+        return predict_together([self], image, [clock])[0]
+
+    def score(self, sample: Sample, clock: Clock) -> Scored:
+        """Counts of one sample."""
+        return self.compare(self.predict(sample.image, clock), sample, clock)
+
+    def compare(self, labels: Tensor, sample: Sample, clock: Clock) -> Scored:
+        """Counts of a label map of one sample."""
+        truth = torch.from_numpy(sample.label.copy()).to(labels.device)
+        classes, every, ignored = len(self.record.classes), self.num_classes, self.record.ignore_index
+        table = clock.time("count", lambda: confusion(labels, truth, every, ignored))
+        boundary = None
+        if self.boundary:
+            boundary = clock.time("count", lambda: count_boundary(labels, truth, every, ignored).first(classes))
+        return Scored(tally(table).first(classes), boundary, sparse(table) if self.confusion else None)
+
+    def finish(self, scores: ScoreField, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Tensor:
+        """From the scores of the resized image ``pixels`` (3, h, w) uint8 to labels of ``size``."""
+        if self.setting.average == "probability":
+            scores = replace(scores, scores=(self.setting.logit_scale * scores.scores).softmax(dim=1))
         refine = clock.time("refine", lambda: self._refiner(pixels.to(scores.scores.device), size, clock))
         before = clock.seconds["refine"]
         labels = clock.time("decode", lambda: decode(scores, size, self.rule, refine))
         clock.seconds["decode"] -= clock.seconds["refine"] - before  # the refiner is called from inside decode
         return labels
-
-    def score(self, sample: Sample, clock: Clock) -> tuple[Counts, Counts | None]:
-        """Counts of one sample, ``(C,)``, and those of boundary bands if they are asked for."""
-        labels = self.predict(sample.image, clock)
-        truth = torch.from_numpy(sample.label.copy()).to(labels.device)
-        classes, ignored = len(self.record.classes), self.record.ignore_index
-        counts = clock.time("count", lambda: count(labels, truth, classes, ignored))
-        if not self.boundary:
-            return counts, None
-        return counts, clock.time("count", lambda: count_boundary(labels, truth, classes, ignored))
 
     def _refiner(self, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Refiner | None:
         if self.setting.refine == "none":
@@ -79,3 +117,40 @@ class Pipeline:
 
         pamr = Pamr(pixels, size, steps=self.setting.refine_steps)
         return lambda maps: clock.time("refine", lambda: pamr(maps))
+
+
+def predict_together(pipelines: Sequence[Pipeline], image: Pixels, clocks: Sequence[Clock]) -> list[Tensor]:
+    """Label maps ``(H, W)`` of one image for each pipeline; it is resized and encoded once.
+
+    The methods of the pipelines are twins and their settings agree in ``SHARED`` (see ``check_sharing``).  What is done
+    once counts on every clock: a clock says what its data set would have taken alone.
+    """
+    columns = np.array_split(image, pipelines[0].setting.columns, axis=1)
+    parts = [_predict_column(pipelines, np.ascontiguousarray(column), clocks) for column in columns]
+    return [torch.cat(column_labels, dim=1) for column_labels in zip(*parts, strict=True)]
+
+
+def _predict_column(pipelines: Sequence[Pipeline], image: Pixels, clocks: Sequence[Clock]) -> list[Tensor]:
+    first, setting, shared = pipelines[0], pipelines[0].setting, Clock()
+    limits = (setting.short_side_px, setting.long_side_px, setting.resize, setting.size_multiple_px)
+    pixels = shared.time("resize", lambda: torch.from_numpy(resize_image(image, *limits).copy()).permute(2, 0, 1))
+    methods = [p.method for p in pipelines]
+    fields = shared.time("segment", lambda: first.method.segment_with(methods, pixels, setting.geometry))
+    for clock in clocks:
+        for stage, seconds in shared.seconds.items():
+            clock.seconds[stage] += seconds
+    size = (image.shape[0], image.shape[1])
+    return [p.finish(f, pixels, size, c) for p, f, c in zip(pipelines, fields, clocks, strict=True)]
+
+
+def check_sharing(settings: Sequence[Setting], keys: Sequence[str], method: str) -> None:
+    """Raise ``UserError`` unless the settings of several data sets allow one pass over their images."""
+    for key, setting in zip(keys[1:], settings[1:], strict=True):
+        names = [n for n in SHARED if getattr(setting, n) != getattr(settings[0], n)]
+        if setting.options_for(method) != settings[0].options_for(method):
+            names.append("method options")
+        if names:
+            raise UserError(
+                f"{keys[0]} and {key} cannot share a pass: the protocol gives them different {', '.join(names)}.  Run "
+                "them one after the other"
+            )

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 
@@ -32,6 +32,22 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
             yield lambda count: bar.advance(task, count)
     else:
         yield _plain_lines(title, total)
+
+
+@contextmanager
+def progress_to(title: str) -> Iterator[Callable[[int, int], None]]:
+    """The same for work that says how far it is: yields a function of what is done and the total, so far as known."""
+    with ExitStack() as stack:
+        advances: dict[int, Callable[[int], None]] = {}
+        before: dict[int, int] = {}
+
+        def report(done: int, total: int) -> None:
+            if total not in advances:
+                advances[total] = stack.enter_context(progress(title, total))
+            advances[total](done - before.get(total, 0))
+            before[total] = done
+
+        yield report
 
 
 def _plain_lines(title: str, total: int) -> Callable[[int], None]:

@@ -7,15 +7,18 @@ presets hold each method's own constants.  Values per data set stand in ``[datas
 import hashlib
 import json
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..datasets import DatasetRecord
-from ..methods import UserError, Vocabulary, WindowGeometry
+from ..methods import UserError, WindowGeometry
 from ..methods.errors import did_you_mean
 from .decoding import DecodeRule
+from .resize import ResizeKind
+from .words import lint_words, vocabulary_for
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,19 +40,34 @@ class Setting(BaseModel):
         default=0, ge=0, description="The patch grid grows with the input: +4 to +5 mIoU of ceiling from 336 to 448 px"
     )
     long_side_px: int = Field(default=2048, ge=1, description="Very elongated images are limited by their long side")
-    resize: Literal["opencv-linear"] = Field(
-        default="opencv-linear", description="Kernels differ in pixels, most when shrinking a lot"
+    resize: ResizeKind = Field(
+        default="opencv-linear", description="Kernels differ in pixels, most when shrinking a lot; Pillow antialiases"
+    )
+    size_multiple_px: int = Field(
+        default=0, ge=0, description="Rounding both sides to whole patches changes the aspect ratio a little"
+    )
+    columns: int = Field(
+        default=1, ge=1, description="Parts of a wide image that are predicted apart see less context, at a finer grid"
     )
     window_px: int = Field(default=0, ge=0, description="Windows see less context and are averaged where they overlap")
     stride_px: int = Field(default=0, ge=0, description="More overlap averages more and costs more")
-    average: Literal["score"] = Field(
+    average: Literal["score", "probability"] = Field(
         default="score", description="Averaging scores before the softmax does not commute with averaging probabilities"
     )
-    vocabulary: Literal["official"] = Field(
-        default="official", description="Class names are the largest single factor: 12 to 22 mIoU on VOC21"
+    vocabulary: str = Field(
+        default="official", description="Words are the largest single factor: 12 to 22 mIoU on VOC21"
+    )
+    vocabulary_form: Literal["synonyms", "background-first", "fold"] = Field(
+        default="synonyms", description="How a word list is read: one class per line, background words first, or folded"
+    )
+    synonym_separator: str = Field(default=", ", description="The wrong separator turns a list into one sentence")
+    repair: bool = Field(
+        default=False, description="Word lists have defects: a word that two classes share switches one of them off"
+    )
+    background_words: Literal["official", "shared", "none"] = Field(
+        default="official", description="More background words win more pixels and lower every other probability"
     )
     templates: str = Field(default="openai80", description="Prompt templates move every text embedding")
-    synonym_separator: str = Field(default=", ", description="The wrong separator turns a list into one sentence")
     logit_scale: float = Field(
         default=100.0, gt=0, description="Decides probabilities, hence what a probability threshold cuts off"
     )
@@ -57,6 +75,15 @@ class Setting(BaseModel):
         default=0.0, ge=0, lt=1, description="Pixels below it become background; tuned per data set in papers"
     )
     area_threshold: float = Field(default=0.0, ge=0, lt=1, description="Small foreground classes are removed per image")
+    class_scaling: Literal["none", "max", "minmax"] = Field(
+        default="none", description="Maps stretched class by class let weak classes compete (CLIPer)"
+    )
+    class_gate: float | None = Field(
+        default=None, ge=0, description="Classes whose image-level score is not above it are removed (CLIPer)"
+    )
+    complement: bool = Field(
+        default=False, description="Background is (1 - best class)^2 instead of what falls below a threshold (CLIPer)"
+    )
     refine: Literal["none", "pamr"] = Field(
         default="none", description="Post-processing adds several mIoU to any method; never mix rows with and without"
     )
@@ -68,7 +95,10 @@ class Setting(BaseModel):
         default="mmseg", description="Whether classes that are predicted but never labelled enter the mean as 0"
     )
     method_options: dict[str, Any] = Field(
-        default_factory=dict, description="Options passed to the method, e.g. how odd sizes are padded"
+        default_factory=dict, description="Options passed to any method, e.g. how odd sizes are padded"
+    )
+    options_of: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Options of one method alone, by its name: constants of its paper"
     )
 
     @model_validator(mode="after")
@@ -86,23 +116,29 @@ class Setting(BaseModel):
         """Windows."""
         return WindowGeometry(self.window_px, self.stride_px)
 
+    def options_for(self, method: str) -> dict[str, Any]:
+        """Options that a method is made with under this protocol."""
+        return {**self.method_options, **self.options_of.get(method, {})}
+
     def rule(self, background: int | None) -> DecodeRule:
         """How scores become classes.  Raises ``UserError`` for a threshold without a background class."""
-        return DecodeRule(self.logit_scale, self.probability_threshold, self.area_threshold, background)
-
-    def vocabulary_for(self, record: DatasetRecord) -> Vocabulary:
-        """The texts for a data set."""
-        return Vocabulary.from_names(
-            record.classes,
-            templates=self.templates,
-            separator=self.synonym_separator,
-            background=record.background,
-            classes=record.classes,
+        return DecodeRule(
+            logit_scale=self.logit_scale,
+            probability_threshold=self.probability_threshold,
+            area_threshold=self.area_threshold,
+            background=background,
+            activation="none" if self.average == "probability" else "softmax",
+            class_scaling=self.class_scaling,
+            class_gate=self.class_gate,
+            complement=self.complement,
         )
 
 
 class Protocol(BaseModel):
-    """A named protocol: base values and what differs per data set."""
+    """A named protocol: base values and what differs per data set.
+
+    Keys of ``dataset`` may be patterns such as ``mess_*``.  ``sources`` says for each field where its values come from.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -113,6 +149,8 @@ class Protocol(BaseModel):
     family: Literal["unified", "paper", "tiny"]
     base: dict[str, Any]
     dataset: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    sources: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _valid_settings(self) -> "Protocol":
@@ -121,8 +159,10 @@ class Protocol(BaseModel):
         return self
 
     def setting(self, dataset: str | None) -> Setting:
-        """Values for a data set key (None: the base)."""
-        return Setting(**{**self.base, **self.dataset.get(dataset or "", {})})
+        """Values for a data set key (None: the base).  Of tables whose patterns fit, the later ones win."""
+        key = (dataset or "").partition("@")[0]
+        tables = [table for pattern, table in self.dataset.items() if fnmatchcase(key, pattern)]
+        return Setting(**{k: v for table in (self.base, *tables) for k, v in table.items()})
 
     def changed(self, **values: Any) -> "Protocol":
         """A copy with other values for every data set, named ``<name>*``; itself if there is nothing to change.
@@ -142,15 +182,44 @@ def list_protocols() -> list[str]:
 
 
 def load_protocol(name: str) -> Protocol:
-    """A shipped protocol by name, or one by the path of its TOML file.
+    """A shipped protocol by its name, an alias, or ``FAMILY:NAME``; or one by the path of its TOML file.
 
     Raises ``UserError`` when it is unknown or its values are not allowed.
     """
-    path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
-    if not path.is_file():
-        raise UserError(f"unknown protocol {name!r}{did_you_mean(name, list_protocols())}, or the path of a .toml file")
+    if name.endswith(".toml"):
+        return _read(Path(name))
+    family, _, short = name.rpartition(":")
+    if (path := _FOLDER / f"{short}.toml").is_file():
+        protocol = _read(path)
+    else:
+        named = [p for p in map(_read, sorted(_FOLDER.glob("*.toml"))) if short in p.aliases]
+        if not named:
+            raise UserError(
+                f"unknown protocol {name!r}{did_you_mean(short, list_protocols())}, or the path of a .toml file"
+            )
+        protocol = named[0]
+    if family not in ("", protocol.family):
+        raise UserError(f"protocol {short!r} belongs to the family {protocol.family!r}, not to {family!r}")
+    return protocol
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """``NAME/DATASET`` as its two parts; a path of a TOML file has no second part.
+
+    >>> split_name("paper:cliper/voc21")
+    ('paper:cliper', 'voc21')
+    """
+    if name.endswith(".toml") or "/" not in name:
+        return name, None
+    protocol, _, dataset = name.partition("/")
+    return protocol, dataset
+
+
+def _read(path: Path) -> Protocol:
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"unknown protocol {str(path)!r}: there is no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"protocol file {path} is no valid TOML: {error}") from error
     return _validated({"name": path.stem, **fields}, f"protocol file {path}")
@@ -174,10 +243,11 @@ def diff_settings(a: Setting, b: Setting) -> list[tuple[str, Any, Any, str]]:
 
 
 def lint_setting(setting: Setting, record: DatasetRecord) -> list[tuple[str, str]]:
-    """Findings ``(level, text)`` for a protocol on a data set, including those of its vocabulary."""
-    found = setting.vocabulary_for(record).lint()
-    thresholds = setting.probability_threshold or setting.area_threshold
-    if thresholds and record.background is None:
+    """Findings ``(level, text)`` for a protocol on a data set, including those of its words."""
+    found = lint_words(setting, record)
+    background = vocabulary_for(setting, record).background
+    thresholds = setting.probability_threshold or setting.area_threshold or setting.class_scaling != "none"
+    if thresholds and background is None:
         text = f"a threshold is set, but {record.key} has no background: class 0 would collect uncertain pixels"
         found.append(("error", text))
     if setting.window_px and setting.short_side_px and setting.window_px > setting.short_side_px:

@@ -16,14 +16,14 @@ _PACKAGES = ("ovss-bench", "torch", "open_clip_torch", "numpy", "opencv-python",
 
 @lru_cache
 def source_hash() -> str:
-    """SHA-256 (16 hex digits) over the Python and TOML files of the three packages: says whether code is the same.
+    """SHA-256 (16 hex digits) over code, records, word lists and tables: says whether the three packages are the same.
 
     Works for a checkout, a dirty checkout and an installed wheel alike, and gives the same value for the same files.
     """
     digest = hashlib.sha256()
     for room in ("methods", "datasets", "harness"):
         for path in sorted((_ROOMS / room).rglob("*")):
-            if path.suffix in (".py", ".toml", ".txt"):
+            if path.suffix in (".py", ".toml", ".txt", ".tsv", ".json"):
                 digest.update(path.relative_to(_ROOMS).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

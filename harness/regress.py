@@ -96,10 +96,11 @@ def offline_methods() -> list[str]:
 def measure(case: Case, folder: Path, backbone: Backbone, advance: Callable[[int], None]) -> dict[str, Baseline]:
     """Summed counts of every offline-capable method on a case."""
     data, protocol = case.open(folder)
-    options = protocol.setting(data.record.key).method_options
+    setting = protocol.setting(data.record.key)
     found = {}
     for name in offline_methods():
-        result = evaluate(create_method(name, backbone=backbone, **options), data, protocol, limit=case.limit)
+        method = create_method(name, backbone=backbone, **setting.options_for(name))
+        result = evaluate(method, data, protocol, limit=case.limit)
         total = result.counts.total()
         found[name] = {"miou": result.miou, **{k: getattr(total, k).tolist() for k in _COUNTS}}
         advance(1)

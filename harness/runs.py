@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,11 +24,12 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..datasets import Dataset, open_dataset
+from ..datasets import Dataset
 from ..methods import Segmenter, UserError, create_method
 from ..methods.files import store
 from . import parts
-from .pipeline import STAGES, Pipeline
+from .mmseg_config import open_any
+from .pipeline import STAGES, Pipeline, check_sharing
 from .protocol import Protocol, Setting
 from .provenance import code_version, environment, foreign_hash, source_hash
 from .result import EvalResult
@@ -50,10 +51,11 @@ class RunSpec(BaseModel):
     device: str = "cpu"
     options: dict[str, Any] = Field(default_factory=dict)
     boundary: bool = False
+    confusion: bool = False
 
     def open_data(self) -> Dataset:
         """The data set."""
-        return open_dataset(self.dataset, Path(self.data_root) if self.data_root else None)
+        return open_any(self.dataset, Path(self.data_root) if self.data_root else None)
 
     def setting_for(self, data: Dataset) -> Setting:
         """The protocol's values for the data set."""
@@ -70,7 +72,7 @@ class RunSpec(BaseModel):
             dtype=getattr(torch, setting.precision),
             weights=Path(self.weights) if self.weights else None,
             allow_download=allow_download,
-            **{**setting.method_options, **self.options},
+            **{**setting.options_for(self.method), **self.options},
         )
 
 
@@ -89,6 +91,21 @@ class Plan(BaseModel):
         method = self.spec.method.replace(":", ".").replace("/", ".")
         dataset = self.identity["dataset"]["key"]
         return f"{dataset}-{method}-{self.spec.protocol.name.rstrip('*')}-{digest[:10]}"
+
+
+def build_pipelines(specs: Sequence[RunSpec], data: Sequence[Dataset], allow_download: bool = False) -> list[Pipeline]:
+    """One pipeline for each data set, around one method.
+
+    Raises ``UserError`` when the settings of the data sets do not allow to share a pass.
+    """
+    settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
+    check_sharing(settings, [d.record.key for d in data], specs[0].method)
+    method = specs[0].build_method(settings[0], allow_download)
+    twins = [method, *(method.twin() for _ in specs[1:])]
+    return [
+        Pipeline(twin, setting, d.record, spec.boundary, spec.confusion)
+        for twin, setting, d, spec in zip(twins, settings, data, specs, strict=True)
+    ]
 
 
 def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset) -> Plan:
@@ -110,6 +127,7 @@ def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset) -> Plan:
         "setting": pipeline.setting.model_dump(),
         "vocabulary_hash": pipeline.method.vocabulary.hash,
         "boundary": spec.boundary,
+        "confusion": spec.confusion,
         "device_type": spec.device.partition(":")[0],
         "source_hash": source_hash(),
         "method_source_hash": foreign_hash(type(pipeline.method)),
@@ -167,9 +185,13 @@ class Run:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder} is not a run folder with a readable {PLAN}: {error}") from error
 
+    def done(self) -> set[str]:
+        """Images that some part holds."""
+        return set(parts.read_parts(self.parts_folder)["image"])
+
     def missing(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """Images of ``wanted`` that no part holds yet."""
-        done = set(parts.read_parts(self.parts_folder)["image"])
+        done = self.done()
         return tuple(i for i in wanted if i not in done)
 
     def is_merged(self) -> bool:
@@ -178,10 +200,11 @@ class Run:
             return False
         return int(self.manifest()["images"]) == len(parts.read_parts(self.parts_folder))
 
-    def finish(self, data: Dataset, encode_seconds: float, workers: int = 1) -> None:
+    def finish(self, data: Dataset, encode_seconds: float, workers: int = 1, shared_with: Sequence[str] = ()) -> None:
         """Merge parts and write the summary files.
 
-        ``encode_seconds`` is what the vocabulary took this time, ``workers`` how many processes worked last.
+        ``encode_seconds`` is what the vocabulary took this time, ``workers`` how many processes worked last,
+        ``shared_with`` the data sets that were scored in the same pass.
         """
         plan, frame = self.plan(), parts.read_parts(self.parts_folder)
         setting = plan.spec.setting_for(data)
@@ -197,6 +220,7 @@ class Run:
             "code_version": code_version(),
             "environment": environment(plan.spec.device),
             "workers": workers,
+            "shared_with": list(shared_with),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             **cost(frame),
             "encode_seconds": encode_seconds,
@@ -248,15 +272,16 @@ def cost(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _evaluated(frame: pd.DataFrame, data: Dataset, setting: Setting) -> EvalResult:
     ids = tuple(frame["image"])
+    classes = len(data.record.classes)
     return EvalResult(
+        record=data.record,
         ids=ids,
-        classes=data.record.classes,
-        counts=parts.counts_of(frame, len(data.record.classes)),
+        counts=parts.counts_of(frame, classes),
         clusters=data.clusters(ids),
         planned=data.planned,
         averaging=setting.averaging,
-        background=data.record.background,
-        boundary=parts.counts_of(frame, len(data.record.classes), "boundary_") if "boundary_tp" in frame else None,
+        boundary=parts.counts_of(frame, classes, "boundary_") if "boundary_tp" in frame else None,
+        confusion=parts.confusion_of(frame),
     )
 
 

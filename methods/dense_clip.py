@@ -95,10 +95,13 @@ class DenseClip(Segmenter):
         total = -side % self.weights.patch_px
         return total // 2, total - total // 2
 
-    @torch.inference_mode()
     def score_windows(self, windows: Tensor) -> Tensor:
         """Cosines: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, h, w)`` float32 in [-1, 1]."""
-        _ = self.vocabulary  # a clear error when encode was forgotten
+        return self.score_features(self.encode_windows(windows))
+
+    @torch.inference_mode()
+    def encode_windows(self, windows: Tensor) -> Tensor:
+        """Patch features: ``(B, 3, H, W)`` uint8 RGB -> ``(B, h, w, dim)`` float32, unit length."""
         pixels = (windows.to(self.device).float() - self._mean) / self._std
         if self.pad:
             (top, bottom), (left, right) = (self._padding(side) for side in pixels.shape[2:])
@@ -109,9 +112,14 @@ class DenseClip(Segmenter):
                 f"{self.weights.patch_px} px: raise short_side_px of the protocol, or leave the image out"
             )
         tokens, grid = vit.run_trunk(self.weights, pixels.to(self.dtype))
-        features = self.patch_features(tokens, grid)
+        return self.patch_features(tokens, grid).unflatten(1, grid)
+
+    @torch.inference_mode()
+    def score_features(self, features: Tensor) -> Tensor:
+        """Cosines with the queries: ``(B, h, w, dim)`` -> ``(B, Q, h, w)`` float32."""
+        _ = self.vocabulary  # a clear error when encode was forgotten
         assert self._text is not None
-        return (features @ self._text.T).transpose(1, 2).unflatten(2, grid)
+        return (features.flatten(1, 2) @ self._text.T).transpose(1, 2).unflatten(2, features.shape[1:3])
 
     def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Last block and head: ``(B, 1 + h * w, D)`` -> ``(B, h * w, dim)`` float32, unit length."""

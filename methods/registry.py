@@ -1,6 +1,7 @@
 """Which methods there are, and making one from its parts."""
 
 import importlib
+import inspect
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,12 @@ def create_method(
         backbone = Backbone.from_module(backbone, tokenizer)
     elif not isinstance(backbone, Backbone):
         backbone = load_backbone(backbone or method.info.backbone, weights, allow_download)
+    parts = {"backbone": backbone, "device": find_device(device), "dtype": dtype, **options}
     try:
-        return method(backbone=backbone, device=find_device(device), dtype=dtype, **options)  # type: ignore[call-arg]
+        inspect.signature(method).bind(**parts)
     except TypeError as error:
         raise UserError(f"method {name!r} does not take these options ({', '.join(options)}): {error}") from error
+    return method(**parts)
 
 
 def find_device(name: str | torch.device) -> torch.device:

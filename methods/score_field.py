@@ -16,6 +16,9 @@ class ScoreField:
     the method padded the window).  ``frame`` is the (height, width) in px that boxes refer to.  Windows form a grid,
     listed row by row.  ``query_to_class`` says which class each query speaks for.
 
+    ``class_scores`` ``(K,)`` float32, for ``K = num_classes``, says how sure the method is that each class is in the
+    image at all; only rules that rate classes use it (spec: cliper, 7.4).  None: the largest score of the class.
+
     Turning a field into pixels is the job of ``ovss.harness.decode`` alone.
     """
 
@@ -24,14 +27,17 @@ class ScoreField:
     covers: tuple[Box, ...]
     frame: tuple[int, int]
     query_to_class: tuple[int, ...]
+    class_scores: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 4 or not len(self.boxes) == len(self.covers) == self.scores.shape[0]:
             raise ValueError(f"scores {tuple(self.scores.shape)} do not fit {len(self.boxes)} windows")
         if self.scores.shape[1] != len(self.query_to_class):
             raise ValueError(f"{self.scores.shape[1]} planes for {len(self.query_to_class)} queries")
+        if self.class_scores is not None and self.class_scores.shape != (self.num_classes,):
+            raise ValueError(f"class scores {tuple(self.class_scores.shape)} for {self.num_classes} classes")
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes that queries speak for, counted up to the highest."""
         return max(self.query_to_class) + 1

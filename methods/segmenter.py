@@ -1,6 +1,8 @@
 """Segmenter: what a method is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,9 +55,24 @@ class Segmenter(ABC):
         """Set the vocabulary.  Methods with a text side extend this and encode its queries once."""
         self._vocabulary = vocabulary
 
+    def twin(self) -> "Segmenter":
+        """The same method with the same parts, for another vocabulary; see ``segment_with``."""
+        return copy(self)
+
     @abstractmethod
     def score_windows(self, windows: Tensor) -> Tensor:
         """Scores of windows: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, h, w)`` float32, higher is better."""
+
+    def encode_windows(self, windows: Tensor) -> Tensor:
+        """What of ``score_windows`` does not depend on the vocabulary; by default nothing is done yet.
+
+        A method that overrides this and ``score_features`` is run once for several vocabularies.
+        """
+        return windows
+
+    def score_features(self, features: Tensor) -> Tensor:
+        """The rest of ``score_windows``, from what ``encode_windows`` returned."""
+        return self.score_windows(features)
 
     @property
     @abstractmethod
@@ -71,22 +88,37 @@ class Segmenter(ABC):
         """Rectangle, relative to a window of this size, that the grid of ``score_windows`` stretches over."""
         return Box(0, 0, height, width)
 
-    @torch.inference_mode()
     def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8) -> ScoreField:
         """Score field of one image, ``(3, H, W)`` uint8 RGB.
 
         The image is cut into the windows of ``geometry`` (default: the whole image); up to ``batch_size`` windows go
         through the method in one call.
         """
+        return self.segment_with([self], image, geometry, batch_size)[0]
+
+    @torch.inference_mode()
+    def segment_with(
+        self, methods: Sequence["Segmenter"], image: Tensor, geometry: WindowGeometry, batch_size: int = 8
+    ) -> list[ScoreField]:
+        """Score fields of one image for each of ``methods``, this one and twins of it.
+
+        The image is encoded once.  Each field is what ``segment`` of that method returns, bit for bit: the product
+        with the texts is computed for each vocabulary by itself, since its shape decides how it rounds.
+        """
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise ValueError(f"segment takes (3, H, W) uint8, not {tuple(image.shape)} {image.dtype}")
-        vocabulary = self.vocabulary
+        owners = [method.vocabulary.query_to_class for method in methods]
         height, width = image.shape[1:]
         boxes = geometry.boxes(height, width)
         windows = cut(image, boxes)
-        scores = torch.cat([self.score_windows(chunk) for chunk in windows.split(batch_size)])
+        scores: list[list[Tensor]] = [[] for _ in methods]
+        for chunk in windows.split(batch_size):
+            features = self.encode_windows(chunk)
+            for method, out in zip(methods, scores, strict=True):
+                out.append(method.score_features(features))
         shape = self.cover(*windows.shape[2:])
         covers = tuple(
             Box(b.top + shape.top, b.left + shape.left, b.top + shape.bottom, b.left + shape.right) for b in boxes
         )
-        return ScoreField(scores, boxes, covers, (height, width), vocabulary.query_to_class)
+        frame = (height, width)
+        return [ScoreField(torch.cat(s), boxes, covers, frame, o) for s, o in zip(scores, owners, strict=True)]

@@ -48,13 +48,27 @@ class Vocabulary:
 
         Raises ``UserError`` for anything that ``lint`` calls an error.
         """
-        split = [[q.strip() for q in (line.split(separator) if separator else [line])] for line in names]
-        filled = load_templates(templates) if isinstance(templates, str) else tuple(templates)
+        texts = [[q.strip() for q in (line.split(separator) if separator else [line])] for line in names]
+        shown = classes if classes is not None else [line[0] for line in texts]
+        return cls.from_texts(texts, shown, templates, background)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Sequence[Sequence[str]],
+        classes: Sequence[str],
+        templates: str | Sequence[str] = "openai80",
+        background: int | None = None,
+    ) -> "Vocabulary":
+        """Build from the texts of each class.  Only the background may have none: it then wins by threshold alone.
+
+        Raises ``UserError`` for anything that ``lint`` calls an error.
+        """
         vocabulary = cls(
-            classes=tuple(classes) if classes is not None else tuple(line[0] for line in split),
-            queries=tuple(q for line in split for q in line),
-            query_to_class=tuple(i for i, line in enumerate(split) for _ in line),
-            templates=filled,
+            classes=tuple(classes),
+            queries=tuple(q for line in texts for q in line),
+            query_to_class=tuple(i for i, line in enumerate(texts) for _ in line),
+            templates=load_templates(templates) if isinstance(templates, str) else tuple(templates),
             background=background,
         )
         errors = [text for level, text in vocabulary.lint() if level == "error"]
@@ -71,7 +85,8 @@ class Vocabulary:
         found: list[tuple[str, str]] = []
         if not self.classes:
             found.append(("error", "there is no class"))
-        if set(self.query_to_class) != set(range(len(self.classes))):
+        every = set(range(len(self.classes)))
+        if not every - {self.background} <= set(self.query_to_class) <= every:
             spoken_for = sorted(set(self.query_to_class))
             found.append(("error", f"{len(self.classes)} class names, but the texts speak for {spoken_for}"))
         if self.background is not None and not 0 <= self.background < len(self.classes):
@@ -80,11 +95,15 @@ class Vocabulary:
         found += [("error", f"template {t!r} must contain {{}} exactly once") for t in wrong]
         if not self.templates:
             found.append(("error", "there is no template"))
+        if not self.queries:
+            found.append(("error", "there is no text"))
         owner: dict[str, int] = {}
         for query, index in zip(self.queries, self.query_to_class, strict=True):
             key = " ".join(query.lower().split())
             if not key:
                 found.append(("error", f"class {index} ({self.classes[index]!r}) has an empty text"))
+            elif key in owner and owner[key] == index:
+                found.append(("warning", f"{query!r} stands twice for {self.classes[index]!r}: it counts double"))
             elif owner.setdefault(key, index) != index:
                 lost, kept = self.classes[index], self.classes[owner[key]]
                 found.append(("warning", f"{query!r} speaks for {kept!r} and {lost!r}: {lost!r} loses every tie"))

@@ -19,6 +19,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Text features and verdicts go to a cache of the test session, never to the user's."""
     monkeypatch.setenv("OVSS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("OVSS_DATA", raising=False)
+    monkeypatch.setenv("OVSS_CONFIG", str(tmp_path_factory.getbasetemp() / "no-config.toml"))
+    monkeypatch.setenv("OVSS_PREPARED", str(tmp_path_factory.getbasetemp() / "prepared"))
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets import list_datasets, open_dataset
+from ...datasets import list_datasets
 from ...methods import MethodInfo, UserError, find_method, list_methods
 from ...methods.backbone import TINY_CLIP, TINY_CLIP_FOLDER, list_backbones
 from ...methods.errors import did_you_mean
 from ...methods.files import cache_folder
 from ..bootstrap import paired_difference
 from ..ceiling import grid_ceiling
+from ..mmseg_config import open_any
 from ..parts import counts_of
 from ..progress import progress
 from ..protocol import list_protocols, load_protocol
@@ -120,9 +121,7 @@ def show_command(name: str, results: Path, as_json: bool) -> None:
         print_json({"manifest": manifest, "metrics": metrics, "run_dir": str(run.folder)})
         return
     print_table(run.folder.name, ("class", "IoU"), [(k, percent(v)) for k, v in metrics["per_class"].items()])
-    optional = [k for k in ("miou_without_background", "boundary_iou") if metrics[k] is not None]
-    shown = ["miou", "aacc", "macc", "fwiou", "miou_per_image", *optional]
-    print_table("", ("metric", "value"), [(k, percent(metrics[k])) for k in shown])
+    print_table("", ("metric", "value"), [(k, percent(v)) for k, v in metrics.items() if isinstance(v, float)])
     rows = [
         ("mIoU [95 %]", with_interval(metrics["miou"], metrics["interval"])),
         ("classes averaged", metrics["classes_averaged"]),
@@ -185,7 +184,7 @@ def ceiling_command(
     dataset: str, patch_px: int, short_side_px: int, data_root: Path | None, limit: int | None, as_json: bool
 ) -> None:
     """Grid ceiling of a data set."""
-    data = open_dataset(dataset, data_root)
+    data = open_any(dataset, data_root)
     with progress("grid ceiling", len(data.ids[:limit])) as advance:
         result = grid_ceiling(data, patch_px, short_side_px, limit, advance=advance)
     if as_json:

@@ -1,81 +1,105 @@
 """``bench run``."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ...datasets import Dataset, check_samples, open_dataset
+from ...datasets import Dataset, check_samples
 from ...methods import UserError
 from ...methods.backbone import TINY_CLIP
 from ...methods.files import cache_folder
-from .. import engine
+from ..engine import Lane, work_in_processes, work_through
+from ..mmseg_config import PREFIX, load_any, open_any
 from ..pipeline import Pipeline
 from ..progress import progress
-from ..protocol import Setting, lint_setting, load_protocol
+from ..protocol import Setting, lint_setting
 from ..result import EvalResult
-from ..runs import Run, RunSpec, make_plan
+from ..runs import Run, RunSpec, build_pipelines, make_plan
 from ..tables import megabytes, print_json, print_line, print_table, with_interval
 from .options import parse_options
 
 
 def run_command(
     *,
-    method: str,
-    dataset: str,
+    datasets: str,
     protocol: str | None,
-    backbone: str | None,
-    weights: Path | None,
     data_root: Path | None,
-    device: str,
     limit: int | None,
     workers: int,
     fresh: bool,
-    boundary: bool,
     changes: list[str],
-    options: list[str],
     allow_download: bool,
     picture: Path | None,
     results: Path,
     as_json: bool,
+    **asked: Any,
 ) -> None:
-    """Plan, check the data, work, merge, report."""
+    """Plan, check the data, work, merge, report.
+
+    ``datasets`` are names separated by commas, whose images are the same; ``asked`` are the other fields of a
+    ``RunSpec``.
+    """
     if picture is not None and picture.suffix.lower() != ".png":
         raise UserError(f"--picture writes a PNG, so it must end in .png, not {picture.name!r}")
-    data = open_dataset(dataset, data_root)
-    chosen = load_protocol(protocol or data.record.protocol).changed(**parse_options(changes, "--set"))
-    spec = RunSpec(
-        method=method,
-        dataset=str(Path(dataset).resolve()) if dataset.endswith(".toml") else dataset,
-        protocol=chosen,
-        backbone=backbone or (TINY_CLIP if data.record.key == "shapes" and weights is None else None),
-        weights=str(weights.resolve()) if weights else None,
-        data_root=str(data_root.resolve()) if data_root else None,
-        device=device,
-        options=parse_options(options, "--option"),
-        boundary=boundary,
-    )
-    setting = spec.setting_for(data)
-    _warn(data, setting)
-    wanted = data.ids[:limit]
-    with progress("checking data", len(wanted)) as advance:
-        check_samples(data, wanted, cache_folder() / "checked", advance)
-    pipeline = Pipeline(spec.build_method(setting, allow_download), setting, data.record, boundary)
-    plan = make_plan(spec, pipeline, data)
-    run = Run.open(results, plan)
-    with run.lock():
-        run.begin(plan, fresh)
-        # A run that is done keeps the provenance of who did it.
-        if _work(run, pipeline, data, wanted, workers) or not run.is_merged():
-            run.finish(data, pipeline.encode_seconds, workers)
+    specs = [_spec(name, protocol, data_root, changes, asked) for name in datasets.split(",")]
+    data = [spec.open_data() for spec in specs]
+    _check_same_images(data)
+    for spec, d in zip(specs, data, strict=True):
+        _warn(d, spec.setting_for(d))
+    wanted = data[0].ids[:limit]
+    for d in data:
+        with progress(f"checking {d.record.key}", len(wanted)) as advance:
+            for warning in check_samples(d, wanted, cache_folder() / "checked", advance):
+                sys.stderr.write(f"warning: {warning}\n")
+    pipelines = build_pipelines(specs, data, allow_download)
+    runs = _work(results, specs, pipelines, data, wanted, workers, fresh)
     if picture is not None:
         from ..overlay import write_contact_sheet
 
-        write_contact_sheet(picture, pipeline, [data.load(i) for i in wanted[:6]])
-    report = _report(run, data, wanted)
+        write_contact_sheet(picture, pipelines[0], [data[0].load(i) for i in wanted[:6]])
+    reports = [_report(run, d, wanted) for run, d in zip(runs, data, strict=True)]
     if as_json:
-        print_json(report)
+        print_json(reports[0] if len(reports) == 1 else reports)
     else:
-        _print_report(run, report, picture)
+        _print_reports(runs, reports, picture)
+
+
+def _spec(
+    name: str, protocol: str | None, data_root: Path | None, changes: list[str], asked: dict[str, Any]
+) -> RunSpec:
+    record = open_any(name, data_root).record
+    chosen = load_any(protocol or record.protocol).changed(**parse_options(changes, "--set"))
+    backbone, weights = asked["backbone"], asked["weights"]
+    fields = {
+        **asked,
+        "dataset": _absolute(name),
+        "protocol": chosen,
+        "backbone": backbone or (TINY_CLIP if record.key == "shapes" and weights is None else None),
+        "weights": str(weights.resolve()) if weights else None,
+        "data_root": str(data_root.resolve()) if data_root else None,
+        "options": parse_options(asked["options"], "--option"),
+    }
+    return RunSpec(**fields)
+
+
+def _absolute(name: str) -> str:
+    """A name that any process understands: files by their full path."""
+    prefix = PREFIX if name.startswith(PREFIX) else ""
+    path = name.removeprefix(prefix)
+    return f"{prefix}{Path(path).resolve()}" if path.endswith((".toml", ".py")) else name
+
+
+def _check_same_images(data: list[Dataset]) -> None:
+    """Data sets can share a pass when their images are the same files."""
+    first = data[0]
+    for other in data[1:]:
+        same = [first.files(i)[:1] for i in first.ids[:1]] == [other.files(i)[:1] for i in other.ids[:1]]
+        if other.record.key == first.record.key or other.ids != first.ids or not same:
+            raise UserError(
+                f"{first.record.key} and {other.record.key} cannot share a pass: they do not have the same images.  "
+                "Run them one after the other"
+            )
 
 
 def _warn(data: Dataset, setting: Setting) -> None:
@@ -83,25 +107,52 @@ def _warn(data: Dataset, setting: Setting) -> None:
     for level, text in lint_setting(setting, data.record):
         if level == "error":
             raise UserError(text)
-        sys.stderr.write(f"{level}: {text}\n")
+        if level == "warning":
+            sys.stderr.write(f"warning: {text}\n")
     if len(data.ids) != data.planned:
         sys.stderr.write(f"warning: {data.record.key} has {len(data.ids)} images here, {data.planned} are expected\n")
 
 
-def _work(run: Run, pipeline: Pipeline, data: Dataset, wanted: tuple[str, ...], workers: int) -> bool:
-    """Score what is missing of ``wanted``; says whether there was anything to do."""
-    missing = run.missing(wanted)
-    spec = run.plan().spec
-    with progress(f"{spec.method} on {data.record.key}", len(missing)) as advance:
+def _work(
+    results: Path,
+    specs: list[RunSpec],
+    pipelines: list[Pipeline],
+    data: list[Dataset],
+    wanted: tuple[str, ...],
+    workers: int,
+    fresh: bool,
+) -> list[Run]:
+    """Score what is missing of ``wanted`` and write the summaries, under the locks of the runs."""
+    plans = [make_plan(*plan) for plan in zip(specs, pipelines, data, strict=True)]
+    runs = [Run.open(results, plan) for plan in plans]
+    lanes = [Lane(*lane) for lane in zip(runs, pipelines, data, strict=True)]
+    keys = [d.record.key for d in data]
+    with ExitStack() as locks:
+        for run, plan in zip(runs, plans, strict=True):
+            locks.enter_context(run.lock())
+            run.begin(plan, fresh)
+        before = [run.missing(wanted) for run in runs]
+        _score_missing(lanes, before, specs[0], workers)
+        for lane, missing in zip(lanes, before, strict=True):
+            # A run that is done keeps the provenance of who did it.
+            if missing or not lane.run.is_merged():
+                others = [k for k in keys if k != lane.data.record.key]
+                lane.run.finish(lane.data, lane.pipeline.encode_seconds, workers, others)
+    return runs
+
+
+def _score_missing(lanes: list[Lane], missing: list[tuple[str, ...]], spec: RunSpec, workers: int) -> None:
+    union = tuple(sorted({i for m in missing for i in m}))
+    what = f"{spec.method} on {', '.join(lane.data.record.key for lane in lanes)}"
+    with progress(what, sum(map(len, missing))) as advance:
         try:
-            if workers > 1 and len(missing) > 1:
-                engine.work_in_processes(run, missing, min(workers, len(missing)), advance)
+            if workers > 1 and len(union) > 1:
+                work_in_processes([lane.run for lane in lanes], union, min(workers, len(union)), advance)
             else:
-                engine.work_through(run, pipeline, data, missing, spec.device, advance)
+                work_through(lanes, union, spec.device, advance)
         except KeyboardInterrupt:
             sys.stderr.write("stopped; what was finished is kept, run the same command again to go on\n")
             sys.exit(130)
-    return bool(missing)
 
 
 def _report(run: Run, data: Dataset, wanted: tuple[str, ...]) -> dict[str, Any]:
@@ -125,30 +176,38 @@ def _report(run: Run, data: Dataset, wanted: tuple[str, ...]) -> dict[str, Any]:
         "device": manifest["environment"]["device"],
         "code_version": manifest["code_version"],
         "note": manifest["note"],
+        "shared_with": manifest["shared_with"],
         "run_dir": str(run.folder),
     }
 
 
-def _print_report(run: Run, report: dict[str, Any], picture: Path | None) -> None:
-    weights = report["weights"] or {}
-    images = f"{report['images']}" if report["complete"] else f"{report['images']} of {report['planned']} (partial)"
+def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path | None) -> None:
     columns = ("method", "data set", "protocol", "mIoU [95 %]", "aAcc", "mAcc", "images", "images/s", "peak MB")
-    row = (
+    print_table("", columns, [_row(report) for report in reports])
+    report = reports[0]
+    weights = report["weights"] or {}
+    print_line(
+        f"weights {weights.get('name', '?')} {str(weights.get('sha256', '?'))[:17]}, {report['precision']}, "
+        f"{report['device']}, code {report['code_version']}"
+    )
+    if len(runs) > 1:
+        print_line("one pass over the images for all: what was done once is counted in the seconds of each")
+    for run in runs:
+        print_line(f"run {run.folder}" + (f", picture {picture}" if picture and run is runs[0] else ""))
+    for note in dict.fromkeys(r["note"] for r in reports if r["note"]):
+        print_line(f"note: {note}")
+
+
+def _row(report: dict[str, Any]) -> tuple[str, ...]:
+    partial = f"{report['images']} of {report['planned']} (partial)"
+    return (
         report["method"],
         f"{report['dataset']} {report['split']}",
         f"{report['protocol']} {report['protocol_hash'][:8]}",
         with_interval(report["miou"], report["interval"]),
         with_interval(report["aacc"], None),
         with_interval(report["macc"], None),
-        images,
+        f"{report['images']}" if report["complete"] else partial,
         f"{1 / report['seconds_per_image']:.1f}",
         megabytes(report["peak_bytes"]),
     )
-    print_table("", columns, [row])
-    print_line(
-        f"weights {weights.get('name', '?')} {str(weights.get('sha256', '?'))[:17]}, {report['precision']}, "
-        f"{report['device']}, code {report['code_version']}"
-    )
-    print_line(f"run {run.folder}" + (f", picture {picture}" if picture else ""))
-    if report["note"]:
-        print_line(f"note: {report['note']}")

@@ -42,7 +42,7 @@ def segment_command(
         dtype=getattr(torch, setting.precision),
         weights=weights,
         allow_download=allow_download,
-        **(setting.method_options | parse_options(options, "--option")),
+        **(setting.options_for(method) | parse_options(options, "--option")),
     )
     record = DatasetRecord(key="photo", title=photo.name, images="", labels="", classes=tuple(names))
     clock = Clock()

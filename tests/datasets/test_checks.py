@@ -89,7 +89,7 @@ def test_list_file_with_blank_lines_and_foreign_prefixes(tmp_path: Path) -> None
     check_samples(data, data.ids)
     (tmp_path / "list.txt").unlink()
     with pytest.raises(DataError, match=r"list file .*list\.txt does not exist"):
-        FolderDataset(data.record, tmp_path)
+        _ = FolderDataset(data.record, tmp_path).ids
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -136,6 +136,12 @@ RULES = [
     DecodeRule(40.0, area_threshold=0.25, background=0),
     DecodeRule(40.0, area_threshold=0.9, background=1),  # only the background is left
     DecodeRule(40.0, probability_threshold=0.4, area_threshold=0.3, background=0),
+    DecodeRule(probability_threshold=0.38, background=0, activation="none"),
+    DecodeRule(probability_threshold=0.38, area_threshold=0.3, background=2, activation="none"),
+    DecodeRule(40.0, probability_threshold=0.5, background=4),  # a background that no query speaks for
+    DecodeRule(probability_threshold=0.38, background=5, activation="none"),
+    DecodeRule(40.0, area_threshold=0.3, background=4),
+    DecodeRule(40.0, area_threshold=0.9, background=4),  # nothing is left
 ]
 OWNERS = (3, 0, 2, 0, 1, 3, 2, 2)
 
@@ -162,7 +168,7 @@ def labels_by_hand(scores: Tensor, rule: DecodeRule) -> Tensor:
     """The rule in float64 from its description, for owners ``OWNERS``."""
     assert rule.background is not None
     owner = torch.tensor(OWNERS)
-    by_query = (scores * rule.logit_scale).softmax(0)
+    by_query = scores if rule.activation == "none" else (scores * rule.logit_scale).softmax(0)
     probability = torch.stack([by_query[owner == c].amax(0) for c in range(4)])
     labels = probability.argmax(0)
     if rule.area_threshold:
@@ -173,6 +179,7 @@ def labels_by_hand(scores: Tensor, rule: DecodeRule) -> Tensor:
         # A class that is taken away leaves its pixels to the best of the others, with their own probability.
         labels = probability.argmax(0)
     labels[probability.amax(0) < rule.probability_threshold] = rule.background
+    labels[probability.amax(0) == -1] = rule.background
     return labels.to(torch.uint8)
 
 
@@ -193,6 +200,47 @@ def test_probability_threshold_counts_all_queries() -> None:
     field.scores[:, :2] = 5.0
     assert (decode(field, (2, 2), DecodeRule(probability_threshold=0.45, background=0)) == 1).all()
     assert (decode(field, (2, 2), DecodeRule(probability_threshold=0.55, background=0)) == 0).all()
+
+
+def pixel_field(scores: list[list[float]], owners: tuple[int, ...]) -> ScoreField:
+    """One row of pixels, scores (query, pixel)."""
+    box = (Box(0, 0, 1, len(scores[0])),)
+    return ScoreField(torch.tensor(scores)[None, :, None], box, box, (1, len(scores[0])), owners)
+
+
+@pytest.mark.parametrize("decoder", [decode, decode_reference])
+@pytest.mark.parametrize(("background", "expected"), [(0, [1, 1, 0, 0]), (1, [1, 1, 1, 1]), (2, [1, 1, 2, 2])])
+def test_constant_background_channel(decoder: Callable[..., Tensor], background: int, expected: list[int]) -> None:
+    """Masks compete with a constant of 0.5; what equals it stays (powers of two, so that nothing rounds)."""
+    field = pixel_field([[0.25, 0.25, 0.25, 0.25], [0.75, 0.5, 0.4375, 0.125]], (0, 1))
+    for scale in (1.0, 40.0):  # the scale of the softmax has no say
+        rule = DecodeRule(scale, probability_threshold=0.5, background=background, activation="none")
+        assert decoder(field, (1, 4), rule)[0].tolist() == expected
+    assert decoder(field, (1, 4), DecodeRule(activation="none"))[0].tolist() == [1, 1, 1, 0]
+    # The softmax of the same scores is at least 1/2 everywhere: the activation matters.
+    softmax = DecodeRule(probability_threshold=0.5, background=background)
+    assert decoder(field, (1, 4), softmax)[0].tolist() == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("decoder", [decode, decode_reference])
+def test_classes_without_queries(decoder: Callable[..., Tensor]) -> None:
+    """Nobody speaks for classes 0 and 2: they never win, negative scores or not."""
+    field = pixel_field([[-0.5, -0.25, 0.5], [-0.25, -0.5, 0.25]], (3, 1))
+    assert decoder(field, (1, 3))[0].tolist() == [1, 3, 3]
+    rule = DecodeRule(probability_threshold=0.5, background=2, activation="none")
+    assert decoder(field, (1, 3), rule)[0].tolist() == [2, 2, 3]
+
+
+@pytest.mark.parametrize("decoder", [decode, decode_reference])
+@pytest.mark.parametrize("options", [{"area_threshold": 0.5}, {"probability_threshold": 2.0}])
+@pytest.mark.parametrize(("background", "dtype"), [(2, torch.uint8), (255, torch.uint8), (256, torch.int32)])
+def test_background_above_all_classes(
+    decoder: Callable[..., Tensor], options: dict[str, float], background: int, dtype: torch.dtype
+) -> None:
+    """Each of two classes wins half of the pixels and loses all of them."""
+    field = pixel_field([[0.5, 0.25], [0.25, 0.5]], (0, 1))
+    labels = decoder(field, (1, 2), DecodeRule(background=background, **options))
+    assert labels.dtype == dtype and (labels == background).all()
 
 
 @pytest.mark.parametrize("classes", [1, 2, 19, 256, 257, 300])
@@ -418,7 +466,11 @@ class LargestOutput(TorchDispatchMode):
         return out
 
 
-CASES = [None, DecodeRule(40.0, 0.3, 0.01, background=0)]
+CASES = [
+    None,
+    DecodeRule(40.0, 0.3, 0.01, background=0),
+    DecodeRule(1.0, 0.6, background=0, activation="none", class_scaling="minmax", class_gate=0.99),
+]
 
 
 @pytest.mark.parametrize("rule", CASES, ids=str)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ovss.datasets import open_dataset
+from ovss.datasets import DatasetRecord, open_dataset
 from ovss.harness import engine, parts, regress
 from ovss.harness.cli import main
 from ovss.harness.commands.look import find_run
@@ -24,7 +24,7 @@ from ovss.harness.counting import Counts
 from ovss.harness.leaderboard import collect
 from ovss.harness.leaderboard_text import write_leaderboard
 from ovss.harness.parts import ImageResult
-from ovss.harness.pipeline import STAGES, Pipeline
+from ovss.harness.pipeline import STAGES, Pipeline, Scored
 from ovss.harness.protocol import load_protocol
 from ovss.harness.result import EvalResult
 from ovss.harness.runs import COUNTS, MANIFEST, METRICS, PLAN, Run, RunSpec, cost, make_plan
@@ -69,7 +69,7 @@ def start(results: Path, method: Segmenter | None = None, name: str = "levels", 
 
 def work(run: Run, pipeline: Pipeline, wanted: Sequence[str]) -> None:
     data = run.plan().spec.open_data()
-    engine.work_through(run, pipeline, data, run.missing(tuple(wanted)), "cpu", lambda count: None)
+    engine.work_through([engine.Lane(run, pipeline, data)], run.missing(tuple(wanted)), "cpu", lambda count: None)
     run.finish(data, 0.0)
 
 
@@ -105,7 +105,7 @@ def image_results(count: int, seed: int = 0) -> list[ImageResult]:
     for k in range(count):
         tp = rng.integers(0, 2**40, CLASSES)
         counts = Counts(tp, tp + rng.integers(0, 9, CLASSES), tp + rng.integers(0, 9, CLASSES))
-        found.append(ImageResult(f"image_{k:02d}", counts, None, dict.fromkeys(STAGES, 0.5), 1000 + k, warm=k > 1))
+        found.append(ImageResult(f"image_{k:02d}", Scored(counts), dict.fromkeys(STAGES, 0.5), 1000 + k, warm=k > 1))
     return found
 
 
@@ -135,16 +135,17 @@ def test_order_shards_and_crashes_leave_no_trace(tmp_path: Path, seed: int) -> N
     frame = parts.read_parts(folder)
     assert list(frame["image"]) == [f"image_{k:02d}" for k in range(14)]
     assert parts.counts_of(frame, CLASSES).tp.dtype == np.int64
-    assert np.array_equal(parts.counts_of(frame, CLASSES).tp, np.stack([r.counts.tp for r in image_results(14)]))
+    assert np.array_equal(parts.counts_of(frame, CLASSES).tp, np.stack([r.scored.counts.tp for r in image_results(14)]))
 
 
 @pytest.mark.parametrize("name", ["tp", "gt", "pred"])
 def test_contradictions_are_refused(tmp_path: Path, name: str) -> None:
     results = image_results(4)
     parts.write_part(tmp_path, results)
-    other = getattr(results[2].counts, name).copy()
+    counts = results[2].scored.counts
+    other = getattr(counts, name).copy()
     other[1] += 1
-    changed = dataclasses.replace(results[2], counts=dataclasses.replace(results[2].counts, **{name: other}))
+    changed = dataclasses.replace(results[2], scored=Scored(dataclasses.replace(counts, **{name: other})))
     parts.write_part(tmp_path, [changed])
     with pytest.raises(UserError, match=r"two different results for image image_02.*--fresh"):
         parts.read_parts(tmp_path)
@@ -330,9 +331,17 @@ def test_folders_that_are_no_runs(tmp_path: Path, ids: tuple[str, ...]) -> None:
 
 def small_result(**changes: Any) -> EvalResult:
     """Two images, four classes: the third is predicted but never labelled, the fourth is absent."""
+    record = DatasetRecord(
+        key="small",
+        title="small",
+        images="",
+        labels="",
+        classes=("wall", "cat", "sofa", "lamp"),
+        background=changes.pop("background", None),
+    )
     values: dict[str, Any] = {
+        "record": record,
         "ids": ("a", "b"),
-        "classes": ("wall", "cat", "sofa", "lamp"),
         "counts": Counts(
             np.array([[6, 2, 0, 0], [0, 1, 0, 0]]),
             np.array([[8, 4, 0, 0], [0, 8, 0, 0]]),

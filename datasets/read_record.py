@@ -1,0 +1,84 @@
+"""Reading a data set's record from TOML, with the lists and tables that stand in files beside it."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .errors import DataError
+from .record import DatasetRecord
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_record(path: Path) -> DatasetRecord:
+    """Read a record from a TOML file.
+
+    Values may stand in files beside it: ``classes = "names.txt"`` (one per line), ``palette = "colours.txt"`` (``R G
+    B`` per line), ``parents = "parents.json"``, ``label_map = {file = "map.tsv", from = "COLUMN", to = "COLUMN"}``
+    (then ``only_mapped`` is set) and ``groups = {file = "map.tsv", from = "COLUMN", to = "COLUMN"}``.
+
+    Raises ``DataError`` that names the file and the field.
+    """
+    try:
+        fields: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"data set file {path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"data set file {path} is no valid TOML: {error}") from error
+    try:
+        _fill_in(fields, path)
+        for table in fields.get("alternatives", ()):
+            _fill_in(table, path)
+        return DatasetRecord.model_validate(fields)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()]
+        raise DataError(f"data set file {path} is not usable:\n" + "\n".join(lines)) from error
+
+
+def read_table(path: Path, source: str, target: str, asked_by: Path) -> dict[int, int]:
+    """Two columns of a TSV file with a header as a map of integers; rows with an empty cell are left out.
+
+    Lines before the header that start with ``#`` are comments.  Raises ``DataError`` for an absent file or column.
+    """
+    lines = [line for line in _text(path, asked_by).splitlines() if not line.startswith("#")]
+    rows = list(csv.DictReader(lines, delimiter="\t"))
+    for column in (source, target):
+        if not rows or column not in rows[0]:
+            raise DataError(f"table {path}, named in {asked_by}, has no column {column!r}")
+    return {int(row[source]): int(row[target]) for row in rows if row[source] and row[target]}
+
+
+def _fill_in(fields: dict[str, Any], path: Path) -> None:
+    """Replace file names by what the files hold."""
+    beside = path.parent
+    if isinstance(fields.get("classes"), str):
+        fields["classes"] = _lines(beside / fields["classes"], path)
+    if isinstance(fields.get("palette"), str):
+        fields["palette"] = [tuple(map(int, line.split())) for line in _lines(beside / fields["palette"], path)]
+    if isinstance(fields.get("parents"), str):
+        fields["parents"] = json.loads(_text(beside / fields["parents"], path))
+    label_map = fields.get("label_map")
+    if isinstance(label_map, dict) and "file" in label_map:
+        fields["label_map"] = read_table(beside / label_map["file"], label_map["from"], label_map["to"], path)
+        fields["only_mapped"] = True
+    groups = fields.get("groups")
+    if isinstance(groups, dict):
+        table = read_table(beside / groups["file"], groups["from"], groups["to"], path)
+        fields["groups"] = [table[k] for k in sorted(table) if k < len(fields["classes"])]  # not the ignored value
+
+
+def _lines(path: Path, asked_by: Path) -> list[str]:
+    return [line.strip() for line in _text(path, asked_by).splitlines() if line.strip()]
+
+
+def _text(path: Path, asked_by: Path) -> str:
+    if not path.is_file():
+        raise DataError(f"file {path}, named in {asked_by}, does not exist")
+    return path.read_text(encoding="utf-8")
