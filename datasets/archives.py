@@ -9,23 +9,15 @@ is recognised by its size alone; files are not synced one by one (label archives
 cut a damaged file has another size and is reported by the next run, not mended; empty folders are not made.
 """
 
-import bz2
 import errno
-import gzip
 import logging
-import lzma
 import shutil
-import struct
-import tarfile
 import uuid
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, TypeVar, cast
 
+from .archive_entries import CHUNK, Entry, Limits, damaged, reader_of, reading, tar_entries, zip_entries
 from .errors import DataError, Problem
 
 # The largest archives of the field (COCO train 2017: 18 GB, 118 287 entries; its label maps: about 164 000 entries)
@@ -37,47 +29,7 @@ MAX_ENTRIES = 2_000_000
 MAX_RATIO = 500
 RATIO_FLOOR_BYTES = 256 << 20
 
-T = TypeVar("T")
-_CHUNK = 1 << 20
 _BLOCK = 4096  # even a small file takes a whole block of the disk
-# What the readers of the standard library raise for damaged input, besides ``OSError`` without a number.
-_DAMAGED = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error,
-    EOFError, ValueError, IndexError, OverflowError, NotImplementedError, RuntimeError,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One entry as the archive declares it.  ``kind`` is "file", "folder" or what else it is, in words."""
-
-    name: str
-    kind: str
-    size: int
-    packed: int  # bytes of the archive that it can come from
-    open: Callable[[], IO[bytes]]
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """What an archive may declare; writing holds it to what it declared."""
-
-    archive: Path
-    total_bytes: int
-    entries: int
-    ratio: float
-    floor_bytes: int
-
-    def check(self, what: str, size: int, packed: int) -> None:
-        """Refuse ``size`` bytes that come from ``packed`` bytes."""
-        if size > self.total_bytes:
-            self.refuse(f"{what} unpacks to more than {self.total_bytes} bytes")
-        if size > self.floor_bytes and size > self.ratio * packed:
-            self.refuse(f"{what} unpacks to more than {self.ratio:g} times the bytes it takes in the archive")
-
-    def refuse(self, what: str) -> None:
-        fix = "Compare the checksum of the archive with its source; unpack it by hand if you trust it"
-        raise DataError("an archive looks like a bomb and was not unpacked:", [Problem(self.archive, what, fix)])
 
 
 def extract(
@@ -102,9 +54,9 @@ def extract(
     folder, a link or device, a bomb by the limits), without any wanted file, or that does not fit the disk; and when a
     file of another size is in the way.
     """
-    limits = _Limits(archive, max_total_bytes, max_entries, max_ratio, ratio_floor_bytes)
-    with _reading(archive, _reader, archive) as reader:
-        listing = _zip_entries(reader) if isinstance(reader, zipfile.ZipFile) else _tar_entries(reader, limits)
+    limits = Limits(archive, max_total_bytes, max_entries, max_ratio, ratio_floor_bytes)
+    with reading(archive, reader_of, archive) as reader:
+        listing = zip_entries(reader) if isinstance(reader, zipfile.ZipFile) else tar_entries(reader, limits)
         plan = _plan(_select(listing, wanted, limits), folder, archive)
         todo = {target: entry for target, entry in plan.items() if not target.exists()}
         if not todo:
@@ -114,106 +66,15 @@ def extract(
     return list(todo)
 
 
-# ---- reading
-
-
-def _reading(archive: Path, call: Callable[..., T], *arguments: object) -> T:
-    """``call(*arguments)``; what a reader of the standard library raises becomes a ``DataError`` about ``archive``."""
-    try:
-        return call(*arguments)
-    except FileNotFoundError as error:
-        raise DataError(f"{archive} does not exist; download it first") from error
-    except _DAMAGED as error:
-        raise _damaged(archive, str(error)) from error
-    except OSError as error:
-        if error.errno is None:  # gzip and bz2 speak so of damaged data
-            raise _damaged(archive, str(error)) from error
-        raise DataError(f"{archive} cannot be read: {error.strerror}; check that it is a file you may read") from error
-
-
-def _damaged(archive: Path, why: str) -> DataError:
-    with archive.open("rb") as file:
-        page = file.read(512).lstrip().startswith(b"<")
-    what = "it is a web page (a login or a warning), not an archive" if page else f"it is damaged or cut short ({why})"
-    return DataError("an archive cannot be unpacked:", [Problem(archive, what, "Delete it and download it again")])
-
-
-def _reader(archive: Path) -> Any:
-    """An open zip, or the stream of an uncompressed tar."""
-    name = archive.name.lower()
-    opener = next((opener for suffix, opener in _FORMATS.items() if name.endswith(suffix)), None)
-    if opener is None:
-        fix = f"It must be one of {', '.join(_FORMATS)}; unpack anything else by hand"
-        raise DataError("an archive cannot be unpacked:", [Problem(archive, "its format is not known", fix)])
-    return opener(archive)
-
-
-_FORMATS: dict[str, Callable[[Path], Any]] = {
-    ".zip": zipfile.ZipFile,
-    ".tar": partial(Path.open, mode="rb"),
-    ".tar.gz": gzip.open,
-    ".tgz": gzip.open,
-    ".tar.bz2": bz2.open,
-    ".tar.xz": lzma.open,
-}
-
-
-def _zip_entries(file: zipfile.ZipFile) -> Iterator[_Entry]:
-    for info in file.infolist():
-        unix_kind = (info.external_attr >> 16) & 0o170000
-        kind = "folder" if info.orig_filename.endswith("/") else "file"
-        if unix_kind not in (0, 0o040000, 0o100000):
-            kind = "a link or device"
-        elif info.flag_bits & 1:
-            kind = "encrypted"
-        elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            kind = f"packed by zip method {info.compress_type}"  # Python unpacks the others without bounded memory
-        yield _Entry(info.orig_filename, kind, info.file_size, info.compress_size, partial(file.open, info))
-
-
-def _tar_entries(stream: IO[bytes], limits: _Limits) -> Iterator[_Entry]:
-    """The entries; then the end marker and, by reading on, the checksum of the compression are checked."""
-    packed = limits.archive.stat().st_size
-    reader = _ShortReads(stream)
-    tar = tarfile.open(fileobj=cast(IO[bytes], reader), mode="r:")  # noqa: SIM115 - needed until ``stream`` is closed
-    for member in tar:
-        kind = "folder" if member.isdir() else "file" if member.isreg() else "a link or device"
-        if member.issparse():
-            kind = "a sparse file"
-        if member.size < 0:
-            raise tarfile.ReadError("an entry has a negative size")
-        content = cast(Callable[[], IO[bytes]], partial(tar.extractfile, member))  # None only for what is no file
-        yield _Entry(member.name, kind, member.size, packed, content)
-    reader.seek(tar.offset)
-    if reader.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
-        raise tarfile.ReadError("a header is broken, or the end marker is missing")
-    padding = 0
-    while chunk := reader.read(_CHUNK):
-        padding += len(chunk)
-        limits.check("what follows the last entry", padding, packed)
-
-
-class _ShortReads:
-    """A stream that refuses long reads: ``tarfile`` reads extended headers whole, whatever length they declare."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.seek, self.tell, self._read = stream.seek, stream.tell, stream.read
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= _CHUNK:
-            raise tarfile.ReadError(f"a header declares {size} bytes")
-        return self._read(size)
-
-
 # ---- judging
 
 
-def _select(listing: Iterator[_Entry], wanted: Callable[[str], bool] | None, limits: _Limits) -> Iterator[_Entry]:
+def _select(listing: Iterator[Entry], wanted: Callable[[str], bool] | None, limits: Limits) -> Iterator[Entry]:
     """The wanted files of ``listing``, within the limits; folders are left out, they are made for their files."""
     whole = limits.archive.stat().st_size
     names: list[str] = []
     number = chosen = total = 0
-    while (entry := _reading(limits.archive, next, listing, None)) is not None:
+    while (entry := reading(limits.archive, next, listing, None)) is not None:
         number += 1
         if number > limits.entries:
             limits.refuse(f"it has more than {limits.entries} entries")
@@ -233,11 +94,11 @@ def _select(listing: Iterator[_Entry], wanted: Callable[[str], bool] | None, lim
         raise DataError("an archive was not unpacked:", [problem])
 
 
-def _plan(entries: Iterator[_Entry], folder: Path, archive: Path) -> dict[Path, _Entry]:
+def _plan(entries: Iterator[Entry], folder: Path, archive: Path) -> dict[Path, Entry]:
     """Where each entry goes, in the order of the archive; one ``DataError`` names everything that must not."""
     root = folder.resolve()
     inside: dict[Path, bool] = {}  # folders of targets: resolving a path for each file would take most of the time
-    plan: dict[Path, _Entry] = {}
+    plan: dict[Path, Entry] = {}
     problems: list[Problem] = []
     for entry in entries:
         what = _objection(entry)
@@ -258,7 +119,7 @@ def _plan(entries: Iterator[_Entry], folder: Path, archive: Path) -> dict[Path, 
     return plan
 
 
-def _objection(entry: _Entry) -> str:
+def _objection(entry: Entry) -> str:
     """Why ``entry`` is refused, or ""."""
     if entry.kind != "file":
         return f"is {entry.kind}; only plain files are unpacked"
@@ -281,7 +142,7 @@ def _in_the_way(target: Path, size: int) -> list[Problem]:
     return []
 
 
-def _check_space(todo: dict[Path, _Entry], folder: Path, archive: Path) -> None:
+def _check_space(todo: dict[Path, Entry], folder: Path, archive: Path) -> None:
     needed = sum(-(-entry.size // _BLOCK) * _BLOCK for entry in todo.values())
     place = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
@@ -295,7 +156,7 @@ def _check_space(todo: dict[Path, _Entry], folder: Path, archive: Path) -> None:
 # ---- writing
 
 
-def _write_all(todo: dict[Path, _Entry], total: int, archive: Path, advance: Callable[[int, int], None]) -> None:
+def _write_all(todo: dict[Path, Entry], total: int, archive: Path, advance: Callable[[int, int], None]) -> None:
     """Write every file of ``todo``; ``total`` also counts the files that were there."""
     done = total - sum(entry.size for entry in todo.values())
 
@@ -308,21 +169,21 @@ def _write_all(todo: dict[Path, _Entry], total: int, archive: Path, advance: Cal
         _write(target, entry, archive, spend)
 
 
-def _write(target: Path, entry: _Entry, archive: Path, spend: Callable[[int], None]) -> None:
+def _write(target: Path, entry: Entry, archive: Path, spend: Callable[[int], None]) -> None:
     """Write one file: whole, or not at all; never more bytes than were declared, and so judged."""
     temporary = target.with_name(f".unpacking-{uuid.uuid4().hex}")
     count = 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _reading(archive, entry.open) as stream, temporary.open("xb") as file:
-            while chunk := _reading(archive, stream.read, _CHUNK):
+        with reading(archive, entry.open) as stream, temporary.open("xb") as file:
+            while chunk := reading(archive, stream.read, CHUNK):
                 count += len(chunk)
                 if count > entry.size:
                     break
                 file.write(chunk)
                 spend(len(chunk))
         if count != entry.size:
-            raise _damaged(archive, f"{entry.name} does not have the {entry.size} bytes that it declares")
+            raise damaged(archive, f"{entry.name} does not have the {entry.size} bytes that it declares")
         temporary.replace(target)
     except OSError as error:
         fix = "Make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check the permissions and the name"

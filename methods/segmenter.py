@@ -64,15 +64,21 @@ class Segmenter(ABC):
         """Scores of windows: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, h, w)`` float32, higher is better."""
 
     def encode_windows(self, windows: Tensor) -> Tensor:
-        """What of ``score_windows`` does not depend on the vocabulary; by default nothing is done yet.
+        """What of ``score_windows`` does not depend on the vocabulary.  Optional, together with ``score_features``.
 
-        A method that overrides this and ``score_features`` is run once for several vocabularies.
+        A method that has both is run once for several vocabularies.
         """
-        return windows
+        raise NotImplementedError
 
     def score_features(self, features: Tensor) -> Tensor:
         """The rest of ``score_windows``, from what ``encode_windows`` returned."""
-        return self.score_windows(features)
+        raise NotImplementedError
+
+    @classmethod
+    def _is_split(cls) -> bool:
+        """Whether the two halves are those of ``score_windows``, not of one that a subclass has replaced."""
+        owners = (next(c for c in cls.__mro__ if name in vars(c)) for name in ("encode_windows", "score_windows"))
+        return issubclass(*owners)
 
     @property
     @abstractmethod
@@ -112,10 +118,11 @@ class Segmenter(ABC):
         boxes = geometry.boxes(height, width)
         windows = cut(image, boxes)
         scores: list[list[Tensor]] = [[] for _ in methods]
+        split = self._is_split()
         for chunk in windows.split(batch_size):
-            features = self.encode_windows(chunk)
+            features = self.encode_windows(chunk) if split else chunk
             for method, out in zip(methods, scores, strict=True):
-                out.append(method.score_features(features))
+                out.append(method.score_features(features) if split else method.score_windows(chunk))
         shape = self.cover(*windows.shape[2:])
         covers = tuple(
             Box(b.top + shape.top, b.left + shape.left, b.top + shape.bottom, b.left + shape.right) for b in boxes
