@@ -101,7 +101,7 @@ class DatasetRecord(_Part):
 
     ``images``, ``labels`` and ``list_file`` are relative to the data set's own folder, which is one of ``places`` below
     a data root (for a user's file: below the file's folder).  ``list_file`` names the images, one per line; of a path
-    only the stem counts.
+    only the stem counts.  If it is a folder, the images are those with a label there.
 
     Labels.  ``label_encoding`` is "index" (grey or palette image, values are indices) or "colour" (RGB, looked up in
     ``palette``).  ``label_map`` renames stored indices, e.g. ``{11 = 255}``; with ``only_mapped`` a value that it does

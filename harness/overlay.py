@@ -68,7 +68,7 @@ def add_legend(
 
 def write_contact_sheet(path: Path, pipeline: Pipeline, samples: Sequence[Sample], height_px: int = 192) -> None:
     """Write a PNG with a row per sample: image, label, result; and a legend."""
-    colours = class_colours(len(pipeline.record.classes))
+    colours = pipeline.record.palette or class_colours(len(pipeline.record.classes))
     rows = []
     for sample in samples:
         labels = pipeline.predict(sample.image, Clock()).cpu().numpy()

@@ -125,22 +125,26 @@ def predict_together(pipelines: Sequence[Pipeline], image: Pixels, clocks: Seque
     The methods of the pipelines are twins and their settings agree in ``SHARED`` (see ``check_sharing``).  What is done
     once counts on every clock: a clock says what its data set would have taken alone.
     """
-    columns = np.array_split(image, pipelines[0].setting.columns, axis=1)
-    parts = [_predict_column(pipelines, np.ascontiguousarray(column), clocks) for column in columns]
-    return [torch.cat(column_labels, dim=1) for column_labels in zip(*parts, strict=True)]
-
-
-def _predict_column(pipelines: Sequence[Pipeline], image: Pixels, clocks: Sequence[Clock]) -> list[Tensor]:
-    first, setting, shared = pipelines[0], pipelines[0].setting, Clock()
+    setting, shared = pipelines[0].setting, Clock()
     limits = (setting.short_side_px, setting.long_side_px, setting.resize, setting.size_multiple_px)
-    pixels = shared.time("resize", lambda: torch.from_numpy(resize_image(image, *limits).copy()).permute(2, 0, 1))
-    methods = [p.method for p in pipelines]
-    fields = shared.time("segment", lambda: first.method.segment_with(methods, pixels, setting.geometry))
+    small = shared.time("resize", lambda: resize_image(image, *limits))
+    widths = [part.shape[1] for part in np.array_split(image, setting.columns, axis=1)]
+    parts = []
+    for pixels, width in zip(np.array_split(small, setting.columns, axis=1), widths, strict=True):
+        column = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        fields = shared.time("segment", lambda c=column: _segment(pipelines, c))  # type: ignore[misc]
+        size = (image.shape[0], width)
+        finished = zip(pipelines, fields, clocks, strict=True)
+        parts.append([p.finish(field, column, size, clock) for p, field, clock in finished])
     for clock in clocks:
-        for stage, seconds in shared.seconds.items():
-            clock.seconds[stage] += seconds
-    size = (image.shape[0], image.shape[1])
-    return [p.finish(f, pixels, size, c) for p, f, c in zip(pipelines, fields, clocks, strict=True)]
+        for stage in ("resize", "segment"):
+            clock.seconds[stage] += shared.seconds[stage]
+    return [torch.cat(labels, dim=1) for labels in zip(*parts, strict=True)]
+
+
+def _segment(pipelines: Sequence[Pipeline], pixels: Tensor) -> list[ScoreField]:
+    methods = [p.method for p in pipelines]
+    return methods[0].segment_with(methods, pixels, pipelines[0].setting.geometry)
 
 
 def check_sharing(settings: Sequence[Setting], keys: Sequence[str], method: str) -> None:

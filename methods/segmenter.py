@@ -56,8 +56,14 @@ class Segmenter(ABC):
         self._vocabulary = vocabulary
 
     def twin(self) -> "Segmenter":
-        """The same method with the same parts, for another vocabulary; see ``segment_with``."""
-        return copy(self)
+        """The same method with the same parts, for another vocabulary; see ``segment_with``.
+
+        Lists, dicts and sets of the method are copied, so that what ``encode`` puts there (buffers of a torch module,
+        say) does not reach the other.  A method whose ``encode`` changes its parts themselves extends this.
+        """
+        other = copy(self)
+        vars(other).update({k: copy(v) for k, v in vars(self).items() if isinstance(v, (list, dict, set))})
+        return other
 
     @abstractmethod
     def score_windows(self, windows: Tensor) -> Tensor:
@@ -76,9 +82,9 @@ class Segmenter(ABC):
 
     @classmethod
     def _is_split(cls) -> bool:
-        """Whether the two halves are those of ``score_windows``, not of one that a subclass has replaced."""
-        owners = (next(c for c in cls.__mro__ if name in vars(c)) for name in ("encode_windows", "score_windows"))
-        return issubclass(*owners)
+        """Whether ``score_windows`` is the two halves one after the other: the class that wrote it wrote them too."""
+        owner = next(c for c in cls.__mro__ if "score_windows" in vars(c))
+        return {"encode_windows", "score_features"} <= vars(owner).keys()
 
     @property
     @abstractmethod
@@ -100,17 +106,25 @@ class Segmenter(ABC):
         The image is cut into the windows of ``geometry`` (default: the whole image); up to ``batch_size`` windows go
         through the method in one call.
         """
-        return self.segment_with([self], image, geometry, batch_size)[0]
+        return self._segment_windows([self], image, geometry, batch_size)[0]
 
-    @torch.inference_mode()
     def segment_with(
         self, methods: Sequence["Segmenter"], image: Tensor, geometry: WindowGeometry, batch_size: int = 8
     ) -> list[ScoreField]:
         """Score fields of one image for each of ``methods``, this one and twins of it.
 
-        The image is encoded once.  Each field is what ``segment`` of that method returns, bit for bit: the product
-        with the texts is computed for each vocabulary by itself, since its shape decides how it rounds.
+        Each field is what ``segment`` of that method returns, bit for bit.  The image is encoded once, unless the
+        method replaces ``segment`` or ``score_windows`` as a whole.
         """
+        if type(self).segment is not Segmenter.segment:
+            return [method.segment(image, geometry, batch_size) for method in methods]
+        return self._segment_windows(methods, image, geometry, batch_size)
+
+    @torch.inference_mode()
+    def _segment_windows(
+        self, methods: Sequence["Segmenter"], image: Tensor, geometry: WindowGeometry, batch_size: int
+    ) -> list[ScoreField]:
+        """The product with the texts is computed for each vocabulary by itself: its shape decides how it rounds."""
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise ValueError(f"segment takes (3, H, W) uint8, not {tuple(image.shape)} {image.dtype}")
         owners = [method.vocabulary.query_to_class for method in methods]

@@ -1,133 +1,25 @@
 """Small made-up copies of every catalogued data set, in the layouts and encodings that users have on disk.
 
 They are written from the description of the layouts, not from the records: paths, suffixes and values are literal here,
-so that a wrong record shows.  A label is drawn in symbols 0, 1, 2 ...; ``Miniature.columns`` says, per column, which value
-a symbol has in a kind of file, and the column ``loaded`` which value the loader must give.
+so that a wrong record shows.
 """
 
 import json
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-Array = NDArray[Any]
-HEIGHT, WIDTH = 40, 48
+from .miniature_form import HEIGHT, WIDTH, Form, Miniature, save_image, save_label, save_lines
 
-
-@dataclass(frozen=True)
-class Form:
-    """One layout.  ``place`` is the data set's own folder below the data root, ``column`` the values in label files.
-
-    ``mode`` is that of the label file; ``lists`` are list files with a line per image, where ``{}`` is the id; ``prefix``
-    stands before an id where a layout has folders per class.
-    """
-
-    place: str
-    images: str
-    image_suffix: str
-    labels: str
-    label_suffix: str
-    column: str = "loaded"
-    mode: str = "L"
-    source: str | None = None
-    lists: dict[str, str] = field(default_factory=dict)
-    prefix: str = ""
-    strangers: tuple[str, ...] = ()
-    """Images that lie there, but do not belong to the split."""
-
-
-@dataclass(frozen=True)
-class Miniature:
-    """``name`` makes the id of an image from its number; symbols of ``first_only`` are in the first label only."""
-
-    name: Callable[[int], str]
-    columns: dict[str, list[Any]]
-    forms: dict[str, Form]
-    first_only: tuple[int, ...] = ()
-    grey: bool = False
-
-    def ids(self, images: int = 3) -> list[str]:
-        return [self.name(i) for i in range(images)]
-
-    def symbols(self, number: int) -> Array:
-        """Label of an image in symbols, (H, W): rectangles, and every symbol in at least one pixel."""
-        rng = np.random.default_rng(zlib.crc32(self.name(number).encode()))
-        allowed = [s for s in range(len(self.columns["loaded"])) if number == 0 or s not in self.first_only]
-        label = np.full((HEIGHT, WIDTH), allowed[0])
-        for _ in range(12):
-            top, left = rng.integers(0, HEIGHT - 8), rng.integers(0, WIDTH - 8)
-            label[top : top + rng.integers(4, 20), left : left + rng.integers(4, 20)] = rng.choice(allowed)
-        label.ravel()[: len(allowed)] = allowed
-        return label
-
-    def truth(self, number: int, column: str = "loaded") -> Array:
-        return np.array(self.columns[column])[self.symbols(number)]
-
-
-def image_of(miniature: Miniature, number: int) -> Array:
-    """Pixels of an image; the second one is grey where the data set has grey images."""
-    rng = np.random.default_rng(number)
-    shape = (HEIGHT, WIDTH) if miniature.grey and number == 1 else (HEIGHT, WIDTH, 3)
-    return rng.integers(0, 256, shape, np.uint8)
-
-
-def voc_colours() -> list[int]:
-    """The colour map of PASCAL VOC: bits of the index, spread over the channels."""
-    out = []
-    for index in range(256):
-        channels = [0, 0, 0]
-        for bit in range(8):
-            for c in range(3):
-                channels[c] |= (index >> (3 * (bit // 3) + c) & 1) << (7 - bit // 3) if bit % 3 == 0 else 0
-        out += channels
-    return out
-
-
-def save_label(path: Path, values: Array, mode: str) -> None:
-    """Write a label as palette PNG ("P"), grey ("L"), 1 bit ("1"), 16-bit TIFF ("I;16") or colours ("RGB")."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if mode == "1":
-        Image.fromarray(values.astype(bool)).save(path)
-        return
-    picture = Image.fromarray(values.astype(np.uint16 if mode == "I;16" else np.uint8))
-    if mode == "P":
-        picture.putpalette(voc_colours())
-    assert picture.mode == mode, (picture.mode, mode)
-    picture.save(path)
-
-
-def save_image(path: Path, pixels: Array) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def write(miniature: Miniature, form: Form, root: Path, images: int) -> Path:
-    """Write images, labels and lists of a form below the data root, which is returned."""
-    home = root / form.place
-    for number, name in enumerate(miniature.ids(images)):
-        name = form.prefix + name
-        save_image(home / form.images / f"{name}{form.image_suffix}", image_of(miniature, number))
-        values = miniature.truth(number, form.column)
-        save_label(home / form.labels / f"{name}{form.label_suffix}", values, form.mode)
-    for stranger in form.strangers:
-        save_image(home / form.images / f"{stranger}{form.image_suffix}", image_of(miniature, 0))
-    for path, line in form.lists.items():
-        (home / path).parent.mkdir(parents=True, exist_ok=True)
-        lines = [line.format(name) for name in miniature.ids(images)]
-        (home / path).write_text("\n".join(lines) + "\n\n")  # a blank last line, as many have
-    return root
+Raw = Callable[[Miniature, Path, int], Path]
 
 
 def build(key: str, root: Path, images: int = 3, form: str = "") -> Path:
     """Write a form (default: the usual one) of a data set; returns the data root to pass."""
     miniature = MINIATURES[key]
-    return write(miniature, miniature.forms[form or next(iter(miniature.forms))], root, images)
+    return miniature.write(miniature.forms[form or "usual"], root, images)
 
 
 def build_raw(key: str, root: Path, images: int = 3) -> Path:
@@ -135,91 +27,87 @@ def build_raw(key: str, root: Path, images: int = 3) -> Path:
     return RAW[key](MINIATURES[key], root, images)
 
 
-# PASCAL VOC and Context
+# PASCAL VOC: background, aeroplane, cat, person, tvmonitor, void
+
+VOC = "VOCdevkit/VOC2012", "JPEGImages", ".jpg"
+VOC_LIST = {"ImageSets/Segmentation/val.txt": "{}"}
 
 
-def _voc(column: list[int], label: str, **more: Form) -> Miniature:
-    stored = [0, 1, 8, 15, 20, 255]
-    place, lists = "VOCdevkit/VOC2012", {"ImageSets/Segmentation/val.txt": "{}"}
-    usual = Form(place, "JPEGImages", ".jpg", "SegmentationClass", ".png", "stored", "P", None, lists, "", ("2007_9",))
-    aug = Form(place, "JPEGImages", ".jpg", "SegmentationClassAug", ".png", "stored", "L", "aug", lists)
-    columns = {"stored": stored, "loaded": column, "detectron2": [255 if v == 255 else v for v in column]}
-    return Miniature(lambda i: f"2007_{i:06d}", columns, {"usual": usual, "aug": aug, **more})
+def voc(loaded: list[int], **more: Form) -> Miniature:
+    usual = Form(*VOC, "SegmentationClass", ".png", "stored", "P", lists=VOC_LIST, strangers=("2007_000032",))
+    aug = Form(*VOC, "SegmentationClassAug", ".png", "stored", source="aug", lists=VOC_LIST)
+    columns = {"stored": [0, 1, 8, 15, 20, 255], "loaded": loaded}
+    return Miniature(lambda i: f"2007_{33 + i:06d}", columns, {"usual": usual, "aug": aug, **more})
 
 
-def _voc_detectron2(folder: str, source: str) -> Form:
-    place = "VOCdevkit/VOC2012"
-    return Form(place, "JPEGImages", ".jpg", folder, ".png", "detectron2", "L", source, {}, "", ("2007_9",))
+def voc_detectron2(folder: str, source: str) -> dict[str, Form]:
+    """A label with nothing but ignored pixels is not written, so an image has none."""
+    return {source: Form(*VOC, folder, ".png", source=source, strangers=("2007_000032",))}
 
 
-# aeroplane, bag, bicycle, cat, person, wood and "none of the 59"
-_ALPHABETICAL, _VOC_FIRST = [0, 1, 5, 14, 36, 58, 255], [0, 20, 1, 7, 14, 58, 255]
-_SIXTY = [1, 2, 6, 15, 37, 59, 0]
-_CONTEXT_IDS = [2, 9, 23, 59, 284, 458, 0]
+# PASCAL Context: aeroplane, bag, bicycle, cat, person, wood, and what is none of the 59
+
+CONTEXT = "VOCdevkit/VOC2010", "JPEGImages", ".jpg"
+CONTEXT_LIST = {"ImageSets/SegmentationContext/val.txt": "{}"}
+CONTEXT_COLUMNS = {
+    "sixty": [1, 2, 6, 15, 37, 59, 0],
+    "alphabetical": [0, 1, 5, 14, 36, 58, 255],
+    "vocfirst": [0, 20, 1, 7, 14, 58, 255],
+    "ids": [2, 9, 23, 65, 284, 458, 0],
+}
 
 
-def _context(loaded: list[int]) -> Miniature:
-    place, folder = "VOCdevkit/VOC2010", "annotations_detectron2/pc59_val"
-    lists = {"ImageSets/SegmentationContext/val.txt": "{}"}
-    short = {"pascalcontext_val.txt": "{}"}
-    jpg = "JPEGImages", ".jpg"
+def context(column: str) -> Miniature:
+    detectron2 = *CONTEXT, "annotations_detectron2/pc59_val", ".png"
     forms = {
-        "usual": Form(place, *jpg, "SegmentationClassContext", ".png", "sixty", "L", None, lists, "", ("2008_9",)),
-        "detectron2": Form(place, *jpg, folder, ".png", "alphabetical", "L", None, lists),
-        "catseg": Form(place, *jpg, folder, ".png", "alphabetical", "L", None, short, "", ("2008_9",)),
-        "vocfirst": Form(place, *jpg, folder, ".png", "vocfirst", "L", "mat", lists),
-        "vocfirst, short list": Form(place, *jpg, folder, ".png", "vocfirst", "L", "mat", short),
+        "usual": Form(
+            *CONTEXT, "SegmentationClassContext", ".png", "sixty", lists=CONTEXT_LIST, strangers=("2008_000001",)
+        ),
+        "detectron2": Form(*detectron2, "alphabetical", strangers=("2008_000001",)),
+        "mat": Form(*detectron2, "vocfirst", source="mat", strangers=("2008_000001",)),
     }
-    columns = {"loaded": loaded, "sixty": _SIXTY, "alphabetical": _ALPHABETICAL, "vocfirst": _VOC_FIRST}
-    columns["ids"] = _CONTEXT_IDS
-    return Miniature(lambda i: f"2008_{i:06d}", columns, forms, first_only=(3,))
+    columns = {**CONTEXT_COLUMNS, "loaded": CONTEXT_COLUMNS[column]}
+    return Miniature(lambda i: f"2008_{i + 2:06d}", columns, forms, first_only=(3,))
 
 
-def _context_json(miniature: Miniature, root: Path, images: int) -> Path:
-    """The merged JSON: a segment per symbol, one below them that they cover, and a training image."""
+def context_json(miniature: Miniature, root: Path, images: int) -> Path:
+    """The merged JSON: below all segments lies one that they cover; another image is of the training split."""
     from pycocotools import mask
 
-    home = root / "VOCdevkit/VOC2010"
+    home = root / CONTEXT[0]
     entries, segments = [], []
-    for number, name in enumerate([*miniature.ids(images), "2009_000001"]):
-        save_image(home / "JPEGImages" / f"{name}.jpg", image_of(miniature, number))
-        phase = "val" if number < images else "train"
-        entry = {"image_id": number + 7, "file_name": f"{name}.jpg", "phase": phase, "height": HEIGHT, "width": WIDTH}
-        entries.append(entry)
-        ids = miniature.truth(number, "ids")
-        covered = (ids > 0, 415)
-        for area, category in [covered, *((ids == c, c) for c in np.unique(ids) if c)]:
-            coded = mask.encode(np.asfortranarray(area.astype(np.uint8)))
-            coded["counts"] = coded["counts"].decode()
-            segments.append({"image_id": number + 7, "category_id": int(category), "segmentation": coded})
-    content = {"images": entries, "annos_segmentation": segments}
-    (home / "trainval_merged.json").write_text(json.dumps(content))
+    for number, name in enumerate(miniature.ids(images + 1)):
+        save_image(home / "JPEGImages" / f"{name}.jpg", miniature.image(number))
+        entry = {"image_id": number + 7, "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH}
+        entries.append({**entry, "phase": "val" if number < images else "train"})
+        ids = miniature.values(number, "ids")
+        for area, category in [(ids > 0, 415), *((ids == c, int(c)) for c in np.unique(ids) if c)]:
+            code = mask.encode(np.asfortranarray(area.astype(np.uint8)))
+            code["counts"] = code["counts"].decode()
+            segments.append({"image_id": number + 7, "category_id": category, "segmentation": code})
+    (home / "trainval_merged.json").write_text(json.dumps({"images": entries, "annos_segmentation": segments}))
     return root
 
 
-def _pc459() -> Miniature:
-    place, folder = "VOCdevkit/VOC2010", "annotations_detectron2/pc459_val"
-    long, short = {"ImageSets/SegmentationContext/val.txt": "{}"}, {"pascalcontext_val.txt": "{}"}
-    forms = {
-        "usual": Form(place, "JPEGImages", ".jpg", folder, ".tif", mode="I;16", lists=long, strangers=("2008_9",)),
-        "short list": Form(place, "JPEGImages", ".jpg", folder, ".tif", mode="I;16", lists=short),
-    }
+def pc459() -> Miniature:
+    place = *CONTEXT, "annotations_detectron2/pc459_val", ".tif"
+    forms = {"usual": Form(*place, mode="I;16", strangers=("2008_000001",))}
     columns = {"loaded": [0, 44, 255, 300, 430, 458], "mat": [1, 45, 256, 301, 431, 459]}
-    return Miniature(lambda i: f"2008_{i:06d}", columns, forms)
+    return Miniature(lambda i: f"2008_{i + 2:06d}", columns, forms)
 
 
-def _mat(place: str, images_folder: str, folder: str, variable: str, lists: dict[str, str]) -> Any:
+def mat_files(place: str, images_folder: str, folder: str, variable: str, list_file: str) -> Raw:
+    """MATLAB files of the listed images and of one more."""
+
     def raw(miniature: Miniature, root: Path, images: int) -> Path:
         from scipy.io import savemat
 
         home = root / place
-        for path, line in lists.items():
-            (home / path).parent.mkdir(parents=True, exist_ok=True)
-            (home / path).write_text("".join(line.format(n) + "\n" for n in miniature.ids(images)))
+        save_lines(home / list_file, miniature.ids(images))
         (home / folder).mkdir(parents=True)
-        for number, name in enumerate([*miniature.ids(images), miniature.name(999)]):
-            save_image(home / images_folder / f"{name}.jpg", image_of(miniature, number))
-            savemat(home / folder / f"{name}.mat", {variable: miniature.truth(number, "mat").astype(np.uint16)})
+        for number, name in enumerate(miniature.ids(images + 1)):
+            save_image(home / images_folder / f"{name}.jpg", miniature.image(number))
+            savemat(home / folder / f"{name}.mat", {variable: miniature.values(number, "mat").astype(np.uint16)})
         return root
 
     return raw
@@ -227,159 +115,244 @@ def _mat(place: str, images_folder: str, folder: str, variable: str, lists: dict
 
 # COCO: person, bicycle, stop sign, cat, banner, grass, sky-other, tree, wood, unlabelled
 
-_COCO = {
+COCO_COLUMNS = {
     "raw": [0, 1, 12, 16, 91, 123, 156, 168, 181, 255],
     "train": [0, 1, 11, 15, 80, 112, 145, 157, 170, 255],
     "object": [1, 2, 12, 16, 0, 0, 0, 0, 0, 0],
     "group": [9, 11, 8, 7, 17, 22, 23, 22, 24, 255],
-    "ten": [1, 2, 12, 16, 81, 113, 146, 158, 171, 0],
+    "train10k": [1, 2, 12, 16, 81, 113, 146, 158, 171, 0],
     "mat": [1, 2, 13, 17, 92, 124, 157, 169, 182, 0],
+}
+COCO = "coco_stuff164k", "images/val2017", ".jpg"
+COCO_OWN = "coco", "val2017", ".jpg"
+STUFF_RAW = Form(*COCO, "annotations/val2017", ".png", "raw")
+STUFF_TRAIN = Form(*COCO, "annotations/val2017", "_labelTrainIds.png", "train")
+OBJECT_TRAIN = Form(*COCO, "annotations/val2017", "_instanceTrainIds.png", "object")
+STUFF_CATSEG = Form("coco-stuff", *COCO[1:], "annotations_detectron2/val2017", ".png", "train")
+STUFF_FORMS = {
+    "detectron2": Form(*COCO, "stuffthingmaps_detectron2/val2017", ".png", "train"),
+    "detectron2, own root": Form(*COCO_OWN, "stuffthingmaps_detectron2/val2017", ".png", "train"),
+    "raw, own root": Form(*COCO_OWN, "stuffthingmaps/val2017", ".png", "raw"),
 }
 
 
-def _coco_name(number: int) -> str:
-    return f"{139 + number:012d}"
+def coco(column: str, **forms: Form) -> Miniature:
+    return Miniature(lambda i: f"{139 + i:012d}", {**COCO_COLUMNS, "loaded": COCO_COLUMNS[column]}, forms, grey=True)
 
 
-def _coco(loaded: str, usual: Form, **more: Form) -> Miniature:
-    return Miniature(_coco_name, {**_COCO, "loaded": _COCO[loaded]}, {"usual": usual, **more}, grey=True)
-
-
-def _coco_form(column: str, suffix: str, labels: str = "annotations/val2017", **more: Any) -> Form:
-    return Form("coco_stuff164k", "images/val2017", ".jpg", labels, suffix, column, **more)
-
-
-def _coco_own(column: str, folder: str) -> Form:
-    return Form("coco", "val2017", ".jpg", folder, ".png", column)
-
-
-_STUFF_RAW, _STUFF_TRAIN = _coco_form("raw", ".png"), _coco_form("train", "_labelTrainIds.png")
-_STUFF_DETECTRON2 = _coco_own("train", "stuffthingmaps_detectron2/val2017")
-_STUFF_OWN = _coco_own("raw", "stuffthingmaps/val2017")
-
-
-def _raw_form(form: str) -> Any:
-    return lambda miniature, root, images: write(miniature, miniature.forms[form], root, images)
-
-
-def _coco_stuff10k() -> Miniature:
-    form = Form(
-        "coco_stuff10k", "images/test2014", ".jpg", "annotations/test2014", "_labelTrainIds.png", column="ten"
-    )
-    columns = {**_COCO, "loaded": _COCO["train"]}
-    return Miniature(lambda i: f"COCO_train2014_{i:012d}", columns, {"usual": form}, grey=True)
+def coco_stuff10k() -> Miniature:
+    place = "coco_stuff10k", "images/test2014", ".jpg", "annotations/test2014", "_labelTrainIds.png", "train10k"
+    columns = {**COCO_COLUMNS, "loaded": COCO_COLUMNS["train"]}
+    return Miniature(lambda i: f"COCO_train2014_{i + 77:012d}", columns, {"usual": Form(*place)}, grey=True)
 
 
 # Cityscapes, ADE20K, CamVid
 
+CITY = "cityscapes", "leftImg8bit/val", "_leftImg8bit.png", "gtFine/val"
+CITY_IDS = Form(*CITY, "_gtFine_labelIds.png", "ids")
+CITY_NAMES = [
+    "frankfurt/frankfurt_000000_000294", "frankfurt/frankfurt_000000_000576", "lindau/lindau_000000_000019",
+    "munster/munster_000000_000019",
+]  # fmt: skip
+CITY_COLUMNS = {"ids": [7, 8, 11, 21, 24, 33, 0, 4], "loaded": [0, 1, 2, 8, 11, 18, 255, 255]}
 
-def _cityscapes() -> Miniature:
-    columns = {
-        "ids": [7, 8, 11, 21, 23, 24, 26, 33, 0, 4, 16],
-        "loaded": [0, 1, 2, 8, 10, 11, 13, 18, 255, 255, 255],
-    }
-    places = "cityscapes", "leftImg8bit/val", "_leftImg8bit.png", "gtFine/val"
-    names = "frankfurt/frankfurt_000000_000294", "frankfurt/frankfurt_000000_000576", "lindau/lindau_000000_000019"
+
+def ade20k() -> Miniature:
+    name = "ADEChallengeData2016"
     forms = {
-        "usual": Form(*places, "_gtFine_labelTrainIds.png"),
-        "labelIds": Form(*places, "_gtFine_labelIds.png", column="ids"),
+        "usual": Form(f"ade/{name}", "images/validation", ".jpg", "annotations/validation", ".png", "stored"),
+        "detectron2": Form(name, "images/validation", ".jpg", "annotations_detectron2/validation", ".png"),
     }
-    return Miniature(lambda i: names[i], columns, forms)
-
-
-def _ade20k() -> Miniature:
     columns = {"stored": [0, 1, 7, 50, 150], "loaded": [255, 0, 6, 49, 149]}
-    forms = {
-        "usual": Form("ade/ADEChallengeData2016", "images/validation", ".jpg", "annotations/validation", ".png", "stored"),
-        "detectron2": Form(
-            "ADEChallengeData2016", "images/validation", ".jpg", "annotations_detectron2/validation", ".png"
-        ),
-    }
     return Miniature(lambda i: f"ADE_val_{i + 1:08d}", columns, forms, grey=True)
 
 
-def _ade847() -> Miniature:
-    # wall, building, floor, bed (classes 0, 1, 5, 7), and a number that none of the 847 has
-    columns = {"loaded": [0, 1, 5, 7, 65535], "tiff": [0, 255, 300, 846, 65535], "full": [2978, 312, 976, 165, 4000]}
-    form = Form(
-        "ADE20K_2021_17_01", "images_detectron2/validation", ".jpg", "annotations_detectron2/validation", ".tif",
-        mode="I;16",
-    )  # fmt: skip
-    return Miniature(lambda i: f"ADE_val_{i + 1:08d}", columns, {"usual": form}, grey=True)
+def ade847() -> Miniature:
+    """Wall, building, floor, bed, two classes that need care in 8 bits, and an object that is none of the 847."""
+    place = "ADE20K_2021_17_01", "images_detectron2/validation", ".jpg", "annotations_detectron2/validation", ".tif"
+    columns = {"loaded": [0, 1, 5, 7, 255, 846, 65535], "full": [2978, 312, 976, 165, 1857, 3148, 4000]}
+    return Miniature(lambda i: f"ADE_val_{i + 1:08d}", columns, {"usual": Form(*place, mode="I;16")}, grey=True)
 
 
-def _ade_full(miniature: Miniature, root: Path, images: int) -> Path:
+def ade_full(miniature: Miniature, root: Path, images: int) -> Path:
     folder = root / "ADE20K_2021_17_01/images/ADE/validation/urban/street"
     for number, name in enumerate(miniature.ids(images)):
-        save_image(folder / f"{name}.jpg", image_of(miniature, number))
-        code = miniature.truth(number, "full")
-        colours = np.stack([code // 256 * 10, code % 256, np.full_like(code, 77)], -1)
-        save_label(folder / f"{name}_seg.png", colours, "RGB")
+        save_image(folder / f"{name}.jpg", miniature.image(number))
+        code = miniature.values(number, "full")
+        save_label(folder / f"{name}_seg.png", np.stack([code // 256 * 10, code % 256, code * 0 + 77], -1), "RGB")
     return root
 
 
-def _camvid() -> Miniature:
-    # sky, building, road, car, bicyclist, void
+def camvid() -> Miniature:
+    """Sky, building, road, car, bicyclist, void; the list files have a foreign prefix."""
     colours = [(128, 128, 128), (128, 0, 0), (128, 64, 128), (64, 0, 128), (0, 128, 192), (0, 0, 0)]
     columns = {"stored": [0, 1, 3, 8, 10, 11], "loaded": [0, 1, 3, 8, 10, 255], "colours": colours}
-    line = "/SegNet/CamVid/test/{0}.png /SegNet/CamVid/testannot/{0}.png"
-    usual = Form("CamVid", "test", ".png", "testannot", ".png", "stored", lists={"test.txt": line})
+    lists = {"test.txt": "/SegNet/CamVid/test/{0}.png /SegNet/CamVid/testannot/{0}.png"}
+    usual = Form("CamVid", "test", ".png", "testannot", ".png", "stored", lists=lists)
     return Miniature(lambda i: f"0001TP_{8550 + 30 * i:06d}", columns, {"usual": usual})
 
 
-def _camvid_original(miniature: Miniature, root: Path, images: int) -> Path:
+def camvid_original(miniature: Miniature, root: Path, images: int) -> Path:
+    """One frame more than the list of the SegNet layout names."""
     form = Form("CamVid", "701_StillsRaw_full", ".png", "LabeledApproved_full", "_L.png", "colours", "RGB")
-    write(miniature, form, root, images + 1)  # one more than the list names
-    (root / "CamVid/test.txt").write_text("".join(f"/SegNet/CamVid/test/{n}.png x\n" for n in miniature.ids(images)))
+    miniature.write(form, root, images + 1)
+    save_lines(root / "CamVid/test.txt", [f"/SegNet/CamVid/test/{n}.png x" for n in miniature.ids(images)])
     return root
 
 
-# MESS: place, images, suffix, labels, suffix, number of classes
+# MESS
+
+IMAGES, LABELS = "images_detectron2", "annotations_detectron2"
+NIGHT = "rgb_anon/val/night/GOPR0356"
+CORROSION = "Corrosion Condition State Classification"
+READER = "Annotator 1 (biologist second round of manual marks up)"
+POTSDAM = "ISPRS_Potsdam", f"{IMAGES}/test/irrg", ".png", f"{LABELS}/test", ".png"
+FLOODS = "WorldFloods", f"{IMAGES}/test/irrg", ".png", f"{LABELS}/test", ".png"
 
 
-def _mess(place: str, images: str, image_suffix: str, labels: str, suffix: str, classes: int, name: str, **more: Any):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    void = [] if classes == 2 else [255]
-    columns = {"loaded": [0, classes - 1, *([1] if classes > 2 else []), *void], "mask": [0, 255], **more.pop("columns", {})}
-    usual = Form(place, images, image_suffix, labels, suffix, mode=more.pop("mode", "L"), **more.pop("form", {}))
-    return Miniature(lambda i: name.format(i + 1), columns, {"usual": usual, **more}, grey=name.startswith("thermal"))
+def mess(
+    name: str, classes: int, usual: Form, /, columns: dict[str, list[Any]] | None = None, **more: Form
+) -> Miniature:
+    """Labels hold the first, second and last class and, except for binary sets, 255; ``{}`` of ``name`` is a number."""
+    loaded = [0, 1] if classes == 2 else [0, 1, classes - 1, 255]
+    all_columns = {"loaded": loaded, "mask": [0, 255], **(columns or {})}
+    return Miniature(
+        lambda i: name.format(i + 1), all_columns, {"usual": usual, **more}, grey="thermal" in usual.images
+    )
 
 
-_I, _A, _T = "images_detectron2/", "annotations_detectron2/", "test"
-_CORROSION = "Corrosion Condition State Classification"
-_NIGHT = "rgb_anon/val/night/GOPR0356"
-_SUIM = {"colours": [(0, 0, 0), (255, 255, 255), (0, 0, 255), (0, 0, 0)], "loaded": [0, 7, 1, 0]}
+def paxray(part: str) -> Miniature:
+    return mess("case_{:04d}", 2, Form("paxray_dataset", f"{IMAGES}/test", ".png", f"{LABELS}/test/{part}", ".png"))
 
 
-def _pax(part: str) -> Miniature:
-    return _mess("paxray_dataset", _I + _T, ".png", f"{_A}test/{part}", ".png", 2, "case_{:04d}")
+def files(form: Form) -> Raw:
+    return lambda miniature, root, images: miniature.write(form, root, images)
 
 
-def _binary_masks(place: str, images: str, image_suffix: str, labels: str, suffix: str, mode: str = "L", **more: Any) -> Any:
-    def raw(miniature: Miniature, root: Path, count: int) -> Path:
-        column = "loaded" if mode == "1" else "mask"
-        return write(miniature, Form(place, images, image_suffix, labels, suffix, column, mode, **more), root, count)
-
-    return raw
+def chase(miniature: Miniature, root: Path, images: int) -> Path:
+    """The first eight of the sorted list are for training."""
+    return miniature.write(Form("CHASEDB1", ".", ".jpg", ".", "_1stHO.png", mode="1"), root, images + 8)
 
 
-def _cub(miniature: Miniature, root: Path, images: int) -> Path:
-    """Birds of species 200, in its folder; one more image belongs to the training split."""
-    home, lines, split = root / "CUB_200_2011", [], []
-    for number, name in enumerate(miniature.ids(images + 1)):
-        path = f"200.Common_Yellowthroat/{name}"
-        save_image(home / "images" / f"{path}.jpg", image_of(miniature, number))
-        votes = np.where(miniature.symbols(number) == 1, 204, 102)  # four or two of five annotators
-        save_label(home / "segmentations" / f"{path}.png", votes, "L")
-        lines.append(f"{number + 1} {path}.jpg\n")
-        split.append(f"{number + 1} {int(number == images)}\n")
-    (home / "images.txt").write_text("".join(lines))
-    (home / "train_test_split.txt").write_text("".join(split))
+def birds(miniature: Miniature, root: Path, images: int) -> Path:
+    """Masks that count the votes of five annotators; one image more is of the training split."""
+    home, paths = root / "CUB_200_2011", [f"200.Common_Yellowthroat/{n}" for n in miniature.ids(images + 1)]
+    for number, path in enumerate(paths):
+        save_image(home / "images" / f"{path}.jpg", miniature.image(number))
+        save_label(home / "segmentations" / f"{path}.png", miniature.values(number, "votes"), "L")
+    save_lines(home / "images.txt", [f"{i} {path}.jpg" for i, path in enumerate(paths, 1)])
+    save_lines(home / "train_test_split.txt", [f"{i} {int(i > images)}" for i in range(1, images + 2)])
     return root
 
 
 MINIATURES: dict[str, Miniature] = {
-    "voc21": _voc([0, 1, 8, 15, 20, 255], "voc21"),
-    "voc20": _voc([255, 0, 7, 14, 19, 255], "voc20", ovseg=_voc_detectron2("annotations_detectron2/val", "ovseg")),
-    "voc20b": _voc([20, 0, 7, 14, 19, 255], "voc20b", catseg=_voc_detectron2("annotations_detectron2_bg/val", "catseg")),
+    "voc21": voc([0, 1, 8, 15, 20, 255]),
+    "voc20": voc([255, 0, 7, 14, 19, 255], **voc_detectron2("annotations_detectron2/val", "ovseg")),
+    "voc20b": voc([20, 0, 7, 14, 19, 255], **voc_detectron2("annotations_detectron2_bg/val", "catseg")),
+    "context60": context("sixty"),
+    "context59": context("alphabetical"),
+    "pc459": pc459(),
+    "coco_stuff": coco("train", usual=STUFF_TRAIN, raw=STUFF_RAW, catseg=STUFF_CATSEG, **STUFF_FORMS),
+    "coco_object": coco(
+        "object", usual=OBJECT_TRAIN, raw=STUFF_RAW, own=STUFF_FORMS["raw, own root"],
+        instances=Form(*COCO, "coco_seg_anno", ".png", "object", source="instances"),
+    ),
+    "coco_stuff27": coco("group", usual=STUFF_RAW, train=STUFF_TRAIN, **STUFF_FORMS),
+    "coco_stuff10k": coco_stuff10k(),
+    "cityscapes": Miniature(
+        CITY_NAMES.__getitem__, CITY_COLUMNS, {"usual": Form(*CITY, "_gtFine_labelTrainIds.png"), "ids": CITY_IDS}
+    ),
+    "ade20k": ade20k(),
+    "ade847": ade847(),
+    "camvid": camvid(),
+    "mess_bdd100k": mess(
+        "{:08d}-a", 19, Form("bdd100k", "images/10k/val", ".jpg", f"{LABELS}/val", ".png", mode="P"),
+        colormaps=Form("bdd100k", "images/10k/val", ".jpg", "labels/sem_seg/colormaps/val", ".png", mode="P"),
+        masks=Form("bdd100k", "images/10k/val", ".jpg", "labels/sem_seg/masks/val", ".png"),
+    ),
+    "mess_dark_zurich": mess(
+        "GOPR0356_frame_{:06d}", 20, Form("Dark_Zurich", NIGHT, "_rgb_anon.png", f"{LABELS}/val", "_gt_labelIds.png"),
+        newer=Form("Dark_Zurich", NIGHT, "_rgb_anon.png", "gt/val_detectron2", "_gt_labelIds.png"),
+    ),
+    "mess_mhp_v1": mess("{:04d}", 19, Form("LV-MHP-v1", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png")),
+    "mess_foodseg103": mess(
+        "{:08d}", 104, Form("FoodSeg103", "Images/img_dir/test", ".jpg", "Images/ann_dir/test", ".png")
+    ),
+    "mess_atlantis": mess(
+        "{:011d}", 56, Form("atlantis", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png"), {"repository": [1, 2, 56, 0]},
+        repository=Form("atlantis", "images/test", ".jpg", "masks/test", ".png", "repository", prefix="canal/"),
+    ),
+    "mess_dram": mess(
+        "{:04d}", 12, Form("DRAM_processed", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png"), {"voc": [3, 4, 20, 255]},
+        download=Form("DRAM_processed", "test", ".jpg", "labels", ".png", "voc", prefix="Realism/Cezanne/"),
+    ),
+    "mess_isaid": mess("P0003_{}", 16, Form("isaid", f"{IMAGES}/val", ".png", f"{LABELS}/val", ".png")),
+    "mess_isprs_potsdam_irrg": mess(
+        "top_potsdam_2_13_{}", 6, Form(*POTSDAM),
+        rgb=Form("ISPRS_Potsdam", f"{IMAGES}/test/rgb", ".png", f"{LABELS}/test", ".png", source="rgb"),
+    ),
+    "mess_worldfloods_irrg": mess(
+        "EMSR286_08ITUANGONORTH_DEL_{}", 3, Form(*FLOODS),
+        rgb=Form("WorldFloods", f"{IMAGES}/test/rgb", ".png", f"{LABELS}/test", ".png", source="rgb"),
+    ),
+    "mess_floodnet": mess("6279_{}", 10, Form("FloodNet-Supervised_v1.0", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png")),
+    "mess_uavid": mess("seq16_000000_{}", 8, Form("uavid_v1.5", f"{IMAGES}/val", ".png", f"{LABELS}/val", ".png")),
+    "mess_kvasir_instrument": mess("case{}", 2, Form("kvasir-instrument", f"{IMAGES}/test", ".png", f"{LABELS}/test", ".png")),
+    "mess_chase_db1": mess("Image_{:02d}L", 2, Form("CHASEDB1", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png", mode="1")),
+    "mess_cryonuseg": mess("Human_Skin_{:02d}", 2, Form("CryoNuSeg", IMAGES, ".png", LABELS, ".png")),
+    "mess_paxray_lungs": paxray("lungs"),
+    "mess_paxray_mediastinum": paxray("mediastinum"),
+    "mess_paxray_bones": paxray("bones"),
+    "mess_paxray_diaphragm": paxray("diaphragm"),
+    "mess_corrosion_cs": mess(
+        "{}", 4, Form(CORROSION, "original/Test/images", ".jpeg", "original/Test/masks", ".png")
+    ),
+    "mess_deepcrack": mess("11215-{}", 2, Form("DeepCrack", "test_img", ".jpg", f"{LABELS}/test", ".png")),
+    "mess_pst900": mess(
+        "{}_bag21_rect_rgb_frame", 5, Form("PST900_RGBT_Dataset", "test/thermal", ".png", "test/labels", ".png"),
+        rgb=Form("PST900_RGBT_Dataset", "test/rgb", ".png", "test/labels", ".png", source="rgb"),
+        pseudo=Form("PST900_RGBT_Dataset", "test/thermal_pseudo", ".png", "test/labels", ".png", source="pseudo"),
+    ),
+    "mess_zerowaste": mess(
+        "01_frame_{:06d}", 5,
+        Form("zerowaste-f", "splits_final_deblurred/test/data", ".PNG", "splits_final_deblurred/test/sem_seg", ".PNG"),
+    ),
+    "mess_suim": mess(
+        "d_r_{}_", 8, Form("SUIM", "TEST/images", ".jpg", f"{LABELS}/test", ".png"),
+        {"loaded": [0, 1, 7], "colours": [(0, 0, 0), (0, 0, 255), (255, 255, 255)]},
+        download=Form("SUIM", "TEST/images", ".jpg", "TEST/masks", ".bmp", "colours", "RGB"),
+    ),
+    "mess_cub_200": mess(
+        "Common_Yellowthroat_{:04d}", 201, Form("CUB_200_2011", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png"),
+        {"loaded": [0, 200], "votes": [102, 153]},
+    ),
+    "mess_cwfid": mess(
+        "{:03d}", 3, Form("cwfid", "images", "_image.png", f"{LABELS}/test", "_annotation.png", strangers=("060",)),
+        dots=Form("cwfid", "images", ".image.png", f"{LABELS}/test", ".annotation.png", strangers=("060",)),
+    ),
+}  # fmt: skip
+
+RAW: dict[str, Raw] = {
+    "context60": context_json,
+    "context59": context_json,
+    "pc459": mat_files(CONTEXT[0], "JPEGImages", "trainval", "LabelMap", "ImageSets/Main/val.txt"),
+    "coco_stuff": files(STUFF_RAW),
+    "coco_object": files(STUFF_RAW),
+    "coco_stuff27": files(STUFF_RAW),
+    "coco_stuff10k": mat_files("coco_stuff10k", "images", "annotations", "S", "imageLists/test.txt"),
+    "cityscapes": files(CITY_IDS),
+    "ade847": ade_full,
+    "camvid": camvid_original,
+    "mess_floodnet": files(
+        Form("FloodNet-Supervised_v1.0", "test/test-org-img", ".jpg", "test/test-label-img", "_lab.png")
+    ),
+    "mess_kvasir_instrument": files(
+        Form("kvasir-instrument", "images", ".jpg", "masks", ".png", "mask", lists={"test.txt": "{}"})
+    ),
+    "mess_chase_db1": chase,
+    "mess_cryonuseg": files(
+        Form("CryoNuSeg", "tissue images", ".tif", f"{READER}/{READER}/mask binary", ".png", "mask")
+    ),
+    "mess_deepcrack": files(Form("DeepCrack", "test_img", ".jpg", "test_lab", ".png", "mask")),
+    "mess_cub_200": birds,
 }
-RAW: dict[str, Callable[[Miniature, Path, int], Path]] = {}
