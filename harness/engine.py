@@ -55,7 +55,8 @@ def work_through(lanes: Sequence[Lane], ids: Iterable[str], device: str, advance
     try:
         for number, image_id in enumerate(ids):
             asked = [t for t in todo if image_id not in t.done]
-            _score_image(asked, image_id, device, warm=number >= WARM_UP_IMAGES)
+            if asked:
+                _score_image(asked, image_id, device, warm=number >= WARM_UP_IMAGES)
             advance(len(asked))
             now = time.monotonic()
             if now - flushed > min(_FLUSH_AT_MOST, max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))):

@@ -143,8 +143,10 @@ def predict_together(pipelines: Sequence[Pipeline], image: Pixels, clocks: Seque
 
 
 def _segment(pipelines: Sequence[Pipeline], pixels: Tensor) -> list[ScoreField]:
-    methods = [p.method for p in pipelines]
-    return methods[0].segment_with(methods, pixels, pipelines[0].setting.geometry)
+    methods, geometry = [p.method for p in pipelines], pipelines[0].setting.geometry
+    if len(methods) == 1 or type(methods[0]).segment is not Segmenter.segment:  # a method may have its own way
+        return [method.segment(pixels, geometry) for method in methods]
+    return methods[0].segment_with(methods, pixels, geometry)
 
 
 def check_sharing(settings: Sequence[Setting], keys: Sequence[str], method: str) -> None:

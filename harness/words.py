@@ -1,8 +1,8 @@
 """Words: which texts a protocol lets speak for the classes of a data set.
 
 Word lists are part of a protocol, not of a method: ``vocabularies/<key>.<list>.txt``, one line per class, as the public
-code of the papers has them (spec: datasets and protocols, section 5; defects included).  ``mend`` repairs the defects
-that are known; ``lint_words`` names them.
+code of the papers has them (spec: datasets and protocols, section 5; defects included; ``vocabularies/SOURCES.tsv``
+says where each comes from).  ``mend`` repairs the defects that are known; ``lint_words`` names them.
 """
 
 from functools import cache
@@ -41,11 +41,11 @@ def vocabulary_for(setting: "Setting", record: DatasetRecord) -> Vocabulary:
 def class_texts(setting: "Setting", record: DatasetRecord) -> tuple[Texts, int | None]:
     """Texts of every class, and the index of the background."""
     texts, background = _listed(setting, record)
-    if setting.background_words == "shared" and record.background is not None:
-        others = {_plain(t) for k, line in enumerate(texts) for t in line if k != record.background}
-        texts[record.background] = [w for w in shared_background() if _plain(w) not in others]
-    elif setting.background_words == "none" and record.background is not None:
-        texts[record.background] = []
+    if background is not None and setting.background_words == "shared":
+        others = {_plain(t) for k, line in enumerate(texts) for t in line if k != background}
+        texts[background] = [w for w in shared_background() if _plain(w) not in others]
+    elif background is not None and setting.background_words == "none":
+        texts[background] = []
     if setting.repair:
         texts = mend(texts, record, background)
     return texts, background
@@ -84,8 +84,8 @@ def read_list(key: str, name: str) -> list[str]:
 
 
 def list_words(key: str) -> list[str]:
-    """Names of the shipped word lists for a data set."""
-    return sorted(p.name.split(".")[1] for p in _FOLDER.glob(f"{key}.*.txt"))
+    """Names of the shipped word lists for a data set, whatever its ground truth (``KEY@source``)."""
+    return sorted(p.name.split(".")[1] for p in _FOLDER.glob(f"{key.partition('@')[0]}.*.txt"))
 
 
 @cache
@@ -98,13 +98,17 @@ def shared_background() -> tuple[str, ...]:
 def mend(texts: Texts, record: DatasetRecord, background: int | None) -> Texts:
     """Repair known defects: missing commas, joined words, doubled texts, and words that the background takes away.
 
-    A word of the background that is also a class goes to the class.
+    A word of the background that is also a class goes to the class.  A text that two other classes share stays: whose
+    it is cannot be known.
     """
-    spaced = _spaced_names(record)
-    texts = [[w for t in line for w in _JOINED.get(_plain(t), [spaced.get(t.lower(), t)])] for line in texts]
-    others = {_plain(t) for k, line in enumerate(texts) for t in line if k != background}
+    joined = {k: _joined_name(record, k) for k in range(len(texts))}
+    spelt = [
+        [w for t in line for w in _JOINED.get(_plain(t), [record.classes[k] if _plain(t) == joined[k] else t])]
+        for k, line in enumerate(texts)
+    ]
+    others = {_plain(t) for k, line in enumerate(spelt) for t in line if k != background}
     out = []
-    for k, line in enumerate(texts):
+    for k, line in enumerate(spelt):
         kept = {_plain(t): t for t in reversed(line) if k != background or _plain(t) not in others}
         out.append(list(reversed(kept.values())))
     return out
@@ -112,32 +116,59 @@ def mend(texts: Texts, record: DatasetRecord, background: int | None) -> Texts:
 
 def lint_words(setting: "Setting", record: DatasetRecord) -> list[tuple[str, str]]:
     """What is wrong with the texts, as ``(level, text)``; see also ``Vocabulary.lint``."""
-    found = vocabulary_for(setting, record).lint()
-    spaced = _spaced_names(record)
-    for line in class_texts(setting, record)[0]:
-        for text in line:
-            if _plain(text) in _JOINED:
-                found.append(("warning", f"{text!r} lacks a comma between {' and '.join(_JOINED[_plain(text)])}"))
-            elif text.lower() in spaced:
-                name = spaced[text.lower()]
-                found.append(("warning", f"{text!r} joins the words of {name!r}, which gives other tokens"))
-    if any(level == "warning" for level, _ in found) and not setting.repair:
-        mended = setting.model_copy(update={"repair": True})
-        if class_texts(mended, record)[0] != class_texts(setting, record)[0]:
-            found.append(("info", "--set repair=true mends what can be mended; it is another protocol then"))
+    vocabulary, (texts, background) = vocabulary_for(setting, record), class_texts(setting, record)
+    # An official name may be a list by itself (ade847); read as one text it is what it should be.
+    names = {f"{name[:60]!r} looks like a list" for name in record.classes}
+    found = [f for f in vocabulary.lint() if f[1].partition(":")[0] not in names]
+    for text in (t for line in texts for t in line if _plain(t) in _JOINED):
+        found.append(("warning", f"{text!r} lacks a comma between {' and '.join(_JOINED[_plain(text)])}"))
+    joined = [t for k, line in enumerate(texts) for t in line if _plain(t) == _joined_name(record, k)]
+    if joined:
+        found.append(
+            ("warning", f"words of class names are joined, which gives other tokens ({len(joined)}): {_quoted(joined)}")
+        )
+    if silent := _never_won(texts):
+        names_lost = _quoted([vocabulary.classes[k] for k in silent])
+        found.append(("warning", f"every text of these speaks for an earlier class, they can never win: {names_lost}"))
+    if background is not None and not texts[background] and not _has_threshold(setting):
+        found.append(
+            ("warning", "the background has no text, and no threshold gives it pixels: only a method's own rule can")
+        )
+    if found and not setting.repair and mend(texts, record, background) != texts:
+        found.append(("info", "--set repair=true mends what can be mended; it is another protocol then"))
     return found
+
+
+def _never_won(texts: Texts) -> list[int]:
+    """Classes whose every text stands for a lower class too: they lose every tie, so no pixel becomes theirs."""
+    owner: dict[str, int] = {}
+    for k, line in enumerate(texts):
+        for text in line:
+            owner.setdefault(_plain(text), k)
+    return [k for k, line in enumerate(texts) if line and all(owner[_plain(t)] < k for t in line)]
+
+
+def _has_threshold(setting: "Setting") -> bool:
+    return bool(setting.probability_threshold or setting.area_threshold) or setting.rule(0).gated
 
 
 def _check_length(lines: int, wanted: int, setting: "Setting", record: DatasetRecord) -> None:
     if lines != wanted:
         raise UserError(
-            f"word list {setting.vocabulary!r} speaks for {lines} classes, data set {record.key!r} has {wanted}"
+            f"word list {setting.vocabulary!r}, read as {setting.vocabulary_form!r}, speaks for {lines} classes, data set "
+            f"{record.key!r} has {wanted}.  If the list is right, --set vocabulary_form reads it otherwise: synonyms, "
+            "background-first or fold (docs/protocols.md)"
         )
 
 
-def _spaced_names(record: DatasetRecord) -> dict[str, str]:
-    """Official names of several words, by their joined spelling."""
-    return {n.replace(" ", "").lower(): n for n in record.classes if " " in n and "," not in n}
+def _joined_name(record: DatasetRecord, index: int) -> str | None:
+    """The official name of a class of several words without its blanks; None for other names."""
+    name = record.classes[index] if index < len(record.classes) else ""
+    return name.replace(" ", "").lower() if " " in name and "," not in name else None
+
+
+def _quoted(texts: list[str]) -> str:
+    return ", ".join(repr(t) for t in texts)
 
 
 def _split(line: str, separator: str) -> list[str]:

@@ -92,14 +92,20 @@ def _absolute(name: str) -> str:
 
 def _check_same_images(data: list[Dataset]) -> None:
     """Data sets can share a pass when their images are the same files."""
-    first = data[0]
+    keys = [d.record.key for d in data]
+    doubled = sorted({k for k in keys if keys.count(k) > 1})
+    if doubled:
+        raise UserError(f"--dataset names {', '.join(doubled)} twice: every data set of a pass needs a key of its own")
     for other in data[1:]:
-        same = [first.files(i)[:1] for i in first.ids[:1]] == [other.files(i)[:1] for i in other.ids[:1]]
-        if other.record.key == first.record.key or other.ids != first.ids or not same:
+        if other.ids != data[0].ids or _first_image(other) != _first_image(data[0]):
             raise UserError(
-                f"{first.record.key} and {other.record.key} cannot share a pass: they do not have the same images.  "
-                "Run them one after the other"
+                f"{keys[0]} and {other.record.key} cannot share a pass: they do not have the same images.  Run them "
+                "one after the other"
             )
+
+
+def _first_image(data: Dataset) -> list[Path]:
+    return [path.resolve() for image_id in data.ids[:1] for path in data.files(image_id)[:1]]
 
 
 def _warn(data: Dataset, setting: Setting) -> None:

@@ -203,6 +203,9 @@ def camvid_original(miniature: Miniature, root: Path, images: int) -> Path:
 # MESS
 
 IMAGES, LABELS = "images_detectron2", "annotations_detectron2"
+TEST_JPG = f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png"
+TEST_PNG = f"{IMAGES}/test", ".png", f"{LABELS}/test", ".png"
+VAL_PNG = f"{IMAGES}/val", ".png", f"{LABELS}/val", ".png"
 NIGHT = "rgb_anon/val/night/GOPR0356"
 CORROSION = "Corrosion Condition State Classification"
 READER = "Annotator 1 (biologist second round of manual marks up)"
@@ -274,19 +277,19 @@ MINIATURES: dict[str, Miniature] = {
         "GOPR0356_frame_{:06d}", 20, Form("Dark_Zurich", NIGHT, "_rgb_anon.png", f"{LABELS}/val", "_gt_labelIds.png"),
         newer=Form("Dark_Zurich", NIGHT, "_rgb_anon.png", "gt/val_detectron2", "_gt_labelIds.png"),
     ),
-    "mess_mhp_v1": mess("{:04d}", 19, Form("LV-MHP-v1", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png")),
+    "mess_mhp_v1": mess("{:04d}", 19, Form("LV-MHP-v1", *TEST_JPG)),
     "mess_foodseg103": mess(
         "{:08d}", 104, Form("FoodSeg103", "Images/img_dir/test", ".jpg", "Images/ann_dir/test", ".png")
     ),
     "mess_atlantis": mess(
-        "{:011d}", 56, Form("atlantis", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png"), {"repository": [1, 2, 56, 0]},
+        "{:011d}", 56, Form("atlantis", *TEST_JPG), {"repository": [1, 2, 56, 0]},
         repository=Form("atlantis", "images/test", ".jpg", "masks/test", ".png", "repository", prefix="canal/"),
     ),
     "mess_dram": mess(
-        "{:04d}", 12, Form("DRAM_processed", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png"), {"voc": [3, 4, 20, 255]},
+        "{:04d}", 12, Form("DRAM_processed", *TEST_JPG), {"voc": [3, 4, 20, 255]},
         download=Form("DRAM_processed", "test", ".jpg", "labels", ".png", "voc", prefix="Realism/Cezanne/"),
     ),
-    "mess_isaid": mess("P0003_{}", 16, Form("isaid", f"{IMAGES}/val", ".png", f"{LABELS}/val", ".png")),
+    "mess_isaid": mess("P0003_{}", 16, Form("isaid", *VAL_PNG)),
     "mess_isprs_potsdam_irrg": mess(
         "top_potsdam_2_13_{}", 6, Form(*POTSDAM),
         rgb=Form("ISPRS_Potsdam", f"{IMAGES}/test/rgb", ".png", f"{LABELS}/test", ".png", source="rgb"),
@@ -295,10 +298,10 @@ MINIATURES: dict[str, Miniature] = {
         "EMSR286_08ITUANGONORTH_DEL_{}", 3, Form(*FLOODS),
         rgb=Form("WorldFloods", f"{IMAGES}/test/rgb", ".png", f"{LABELS}/test", ".png", source="rgb"),
     ),
-    "mess_floodnet": mess("6279_{}", 10, Form("FloodNet-Supervised_v1.0", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png")),
-    "mess_uavid": mess("seq16_000000_{}", 8, Form("uavid_v1.5", f"{IMAGES}/val", ".png", f"{LABELS}/val", ".png")),
-    "mess_kvasir_instrument": mess("case{}", 2, Form("kvasir-instrument", f"{IMAGES}/test", ".png", f"{LABELS}/test", ".png")),
-    "mess_chase_db1": mess("Image_{:02d}L", 2, Form("CHASEDB1", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png", mode="1")),
+    "mess_floodnet": mess("6279_{}", 10, Form("FloodNet-Supervised_v1.0", *TEST_JPG)),
+    "mess_uavid": mess("seq16_000000_{}", 8, Form("uavid_v1.5", *VAL_PNG)),
+    "mess_kvasir_instrument": mess("case{}", 2, Form("kvasir-instrument", *TEST_PNG)),
+    "mess_chase_db1": mess("Image_{:02d}L", 2, Form("CHASEDB1", *TEST_JPG, mode="1")),
     "mess_cryonuseg": mess("Human_Skin_{:02d}", 2, Form("CryoNuSeg", IMAGES, ".png", LABELS, ".png")),
     "mess_paxray_lungs": paxray("lungs"),
     "mess_paxray_mediastinum": paxray("mediastinum"),
@@ -323,7 +326,7 @@ MINIATURES: dict[str, Miniature] = {
         download=Form("SUIM", "TEST/images", ".jpg", "TEST/masks", ".bmp", "colours", "RGB"),
     ),
     "mess_cub_200": mess(
-        "Common_Yellowthroat_{:04d}", 201, Form("CUB_200_2011", f"{IMAGES}/test", ".jpg", f"{LABELS}/test", ".png"),
+        "Common_Yellowthroat_{:04d}", 201, Form("CUB_200_2011", *TEST_JPG),
         {"loaded": [0, 200], "votes": [102, 153]},
     ),
     "mess_cwfid": mess(
