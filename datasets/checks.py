@@ -75,7 +75,7 @@ def _unhealthy(dataset: Dataset, occurs: Counter[int], complete: bool) -> list[t
         failed = {
             "must_occur": complete and not occurs[check.value],
             "must_not_occur": occurs[check.value] > 0,
-            "in_more_images": complete and occurs[check.value] <= occurs[check.than or 0],
+            "in_more_images": complete and occurs[check.value] < occurs[check.than or 0],
         }[check.kind]
         if failed and dataset.ids and occurs:
             found.append((check, Problem(dataset.files(dataset.ids[0])[1].parent, check.what, check.fix)))

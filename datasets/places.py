@@ -137,6 +137,7 @@ def _not_found(record: DatasetRecord, roots: list[Path], without_labels: FolderD
     for lookalike in record.lookalikes:
         if any(next(home.glob(lookalike.pattern), None) for home in homes(record, roots) if home.is_dir()):
             text += f".  {lookalike.what}: {lookalike.fix}"
-    if record.prepare is not None and without_labels is not None:
+    needs = record.prepare and record.prepare.needs
+    if needs and any((home / needs).exists() for home in homes(record, roots)):
         return DataError(f"{text}.  `bench data prepare {record.key}` makes them")
     return DataError(f"{text}.  `bench data download {record.key}` says how to get it")

@@ -129,7 +129,9 @@ def lint_words(setting: "Setting", record: DatasetRecord) -> list[tuple[str, str
         )
     if silent := _never_won(texts):
         names_lost = _quoted([vocabulary.classes[k] for k in silent])
-        found.append(("warning", f"every text of these speaks for an earlier class, they can never win: {names_lost}"))
+        found.append(
+            ("warning", f"can never win, as each text of theirs speaks for an earlier class too: {names_lost}")
+        )
     if background is not None and not texts[background] and not _has_threshold(setting):
         found.append(
             ("warning", "the background has no text, and no threshold gives it pixels: only a method's own rule can")
@@ -155,9 +157,9 @@ def _has_threshold(setting: "Setting") -> bool:
 def _check_length(lines: int, wanted: int, setting: "Setting", record: DatasetRecord) -> None:
     if lines != wanted:
         raise UserError(
-            f"word list {setting.vocabulary!r}, read as {setting.vocabulary_form!r}, speaks for {lines} classes, data set "
-            f"{record.key!r} has {wanted}.  If the list is right, --set vocabulary_form reads it otherwise: synonyms, "
-            "background-first or fold (docs/protocols.md)"
+            f"word list {setting.vocabulary!r}, read as {setting.vocabulary_form!r}, speaks for {lines} classes, data "
+            f"set {record.key!r} has {wanted}.  --set vocabulary_form reads it otherwise: synonyms, background-first "
+            "or fold (docs/protocols.md)"
         )
 
 

@@ -232,6 +232,13 @@ def files(form: Form) -> Raw:
     return lambda miniature, root, images: miniature.write(form, root, images)
 
 
+def kvasir(miniature: Miniature, root: Path, images: int) -> Path:
+    """One image more than the list of the test split names."""
+    miniature.write(Form("kvasir-instrument", "images", ".jpg", "masks", ".png", "mask"), root, images + 1)
+    save_lines(root / "kvasir-instrument/test.txt", miniature.ids(images))
+    return root
+
+
 def chase(miniature: Miniature, root: Path, images: int) -> Path:
     """The first eight of the sorted list are for training."""
     return miniature.write(Form("CHASEDB1", ".", ".jpg", ".", "_1stHO.png", mode="1"), root, images + 8)
@@ -349,9 +356,7 @@ RAW: dict[str, Raw] = {
     "mess_floodnet": files(
         Form("FloodNet-Supervised_v1.0", "test/test-org-img", ".jpg", "test/test-label-img", "_lab.png")
     ),
-    "mess_kvasir_instrument": files(
-        Form("kvasir-instrument", "images", ".jpg", "masks", ".png", "mask", lists={"test.txt": "{}"})
-    ),
+    "mess_kvasir_instrument": kvasir,
     "mess_chase_db1": chase,
     "mess_cryonuseg": files(
         Form("CryoNuSeg", "tissue images", ".tif", f"{READER}/{READER}/mask binary", ".png", "mask")

@@ -107,6 +107,19 @@ def test_prepared_forms_and_recipes_belong_together() -> None:
     assert find_record("context59").prepared_folder == find_record("context60").prepared_folder == "context60"
 
 
+def test_the_ground_truth_is_named() -> None:
+    expected = {
+        **dict.fromkeys(["voc21", "voc20", "voc20b"], "voc"),
+        **dict.fromkeys(["context60", "context59"], "json"),
+        **dict.fromkeys(["coco_stuff", "coco_object", "coco_stuff27"], "stuffmaps"),
+        **dict.fromkeys([k for k in TABLE if k.startswith("mess_")], "mess"),
+    }
+    assert {key: find_record(key).source for key in expected} == expected
+    forms = find_record("coco_object").forms("instances")
+    assert [form.key for form in forms] == ["coco_object@instances"]
+    assert not forms[0].health  # in these masks 255 may occur
+
+
 def test_class_names_at_places_that_are_often_wrong() -> None:
     spots = {
         "context59": {36: "person", 14: "cat", 58: "wood"},

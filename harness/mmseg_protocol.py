@@ -1,0 +1,131 @@
+"""Reading an mmsegmentation config, and its constants as a protocol (``docs/mmsegmentation.md``)."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..methods import UserError
+from .mmseg_shim import import_mmseg
+from .protocol import Protocol, load_protocol
+
+MODELS = {
+    "CLIPForSegmentation": ("sclip", ", "),
+    "NACLIP": ("naclip", ", "),
+    "SCCLIPForSegmentation": ("sc-clip", ", "),
+    "ClearCLIPSegmentation": ("clearclip", ","),
+    "ProxyCLIPSegmentation": ("proxyclip", "; "),
+}
+"""Model types of the SCLIP family: the protocol with the defaults that stand in their code, not in their configs, and
+what separates the words of a class in their files."""
+_CONSTANTS = {
+    "slide_crop": "window_px",
+    "slide_stride": "stride_px",
+    "logit_scale": "logit_scale",
+    "prob_thd": "probability_threshold",
+    "area_thd": "area_threshold",
+}
+_KERNELS = {
+    ("cv2", "bilinear"): "opencv-linear",
+    ("pillow", "bilinear"): "pillow-linear",
+    ("pillow", "bicubic"): "pillow-bicubic",
+}
+_UNLIMITED_PX = 100_000
+
+
+def protocol_of(config: Path) -> Protocol:
+    """The constants of an mmseg config as a protocol: sizes, windows, thresholds, scale and PAMR.
+
+    A model type of the SCLIP family adds the defaults of its code.  Raises ``UserError`` when the config cannot be
+    read, does not say how windows are cut, or demands what a protocol cannot express.
+    """
+    loaded = read_config(config)
+    model = loaded.get("model") or {}
+    known = load_protocol(MODELS[type_name(model)][0]) if type_name(model) in MODELS else None
+    taken = {**_sizes(config, loaded), **_windows(config, model)}
+    taken |= {ours: _side(config, model[theirs]) for theirs, ours in _CONSTANTS.items() if theirs in model}
+    if "pamr_steps" in model:
+        taken |= {"refine": "pamr", "refine_steps": model["pamr_steps"]} if model["pamr_steps"] else {"refine": "none"}
+    required = ["window_px", *(["logit_scale"] if taken.get("probability_threshold") else [])]
+    missing = [ours for ours in required if ours not in taken and not known]
+    if missing:
+        raise UserError(
+            f"mmseg config {config}: nothing says what {', '.join(missing)} is for model type {type_name(model)!r}.  Write "
+            "slide_crop, slide_stride and logit_scale (or test_cfg with its mode) into model = dict(...)"
+        )
+    try:
+        return Protocol(
+            name=config.stem,
+            summary=f"constants of the mmseg config {config.name}" + (f", others as in {known.name}" if known else ""),
+            source=config.name,
+            version=1,
+            family="paper",
+            base={**(known.base if known else {}), **taken},
+            sources={**(known.sources if known else {}), **dict.fromkeys(taken, config.name)},
+        )
+    except ValidationError as error:
+        raise UserError(f"mmseg config {config} gives no protocol: {explained(error)}") from error
+
+
+def _sizes(config: Path, loaded: Any) -> dict[str, Any]:
+    """What its test pipeline does to an image."""
+    loader = loaded.get("test_dataloader") or loaded.get("val_dataloader") or {}
+    pipeline = loader.get("dataset", {}).get("pipeline") or loaded.get("test_pipeline") or ()
+    steps = [
+        s for s in pipeline if not type_name(s).startswith(("Load", "Pack")) and "LoadAnnotations" not in type_name(s)
+    ]
+    if not steps:
+        return {"short_side_px": 0, "long_side_px": _UNLIMITED_PX}
+    step = steps[0]
+    kernel = _KERNELS.get((step.get("backend", "cv2"), step.get("interpolation", "bilinear")))
+    if len(steps) > 1 or type_name(step) != "Resize" or not (step.get("keep_ratio") and step.get("scale") and kernel):
+        found = "; ".join(
+            f"{type_name(s)}({', '.join(f'{k}={v}' for k, v in s.items() if k != 'type')})" for s in steps
+        )
+        raise UserError(
+            f"mmseg config {config}: a protocol cannot express its test pipeline, {found}.  It can express one "
+            "Resize(scale=(LONG, SHORT), keep_ratio=True), bilinear with cv2 or pillow, bicubic with pillow"
+        )
+    scale = step["scale"] if isinstance(step["scale"], list | tuple) else (step["scale"],)
+    return {"short_side_px": min(scale), "long_side_px": max(scale), "resize": kernel}
+
+
+def _windows(config: Path, model: Any) -> dict[str, Any]:
+    """Windows of mmseg's own kind: ``test_cfg``."""
+    test = model.get("test_cfg") or {}
+    if test.get("mode") == "slide":
+        return {"window_px": _side(config, test["crop_size"]), "stride_px": _side(config, test["stride"])}
+    return {"window_px": 0} if test.get("mode") == "whole" else {}
+
+
+def _side(config: Path, value: Any) -> Any:
+    """A number, or that of two equal ones; None is 0."""
+    if not isinstance(value, list | tuple):
+        return value or 0
+    if len(set(value)) != 1:
+        raise UserError(f"mmseg config {config}: windows and strides must be square, not {tuple(value)}")
+    return value[0]
+
+
+def type_name(part: Any) -> str:
+    """Type of a part of a config, without scope: ``mmseg.Resize`` and the class ``Resize`` are ``Resize``."""
+    kind = part.get("type", "")
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+
+
+def read_config(config: Path) -> Any:
+    import_mmseg()
+    from mmengine import Config
+
+    if not config.is_file():
+        raise UserError(f"mmseg config {config} does not exist")
+    try:
+        return Config.fromfile(str(config))
+    except Exception as error:  # the config is foreign code: anything may go wrong in it
+        fix = ".  Put the folder of the modules that it imports on PYTHONPATH" if isinstance(error, ImportError) else ""
+        fix = ".  Write paths for `mmseg::` in _base_" if "pkg_resources" in str(error) else fix
+        raise UserError(f"mmseg config {config} cannot be read: {type(error).__name__}: {error}{fix}") from error
+
+
+def explained(error: ValidationError) -> str:
+    return "; ".join(": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
