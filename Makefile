@@ -50,6 +50,7 @@ leaderboard: $(READY)  ## run all methods on the embedded data set and write res
 
 benchmarks: $(READY)  ## speed ratios against plain implementations, in one run
 	$(BIN)/python tests/benchmarks/bench_core.py
+	$(BIN)/python tests/benchmarks/bench_sharing.py
 
 clean:  ## remove the virtual environment and build products
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

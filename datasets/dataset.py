@@ -1,7 +1,9 @@
 """Dataset: image ids, and a sample for each."""
 
+import os
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,7 +125,7 @@ class FolderDataset(Dataset):
     def _some_id(self) -> str | None:
         if self.record.list_file:
             return next((stem for _, stem in self._listed()), None)
-        found = next(self.images.rglob(f"*{self.record.image_suffix}"), None)
+        found = next(_visible_files(self.images, self.record.image_suffix), None)
         return None if found is None else self._id_of(found)
 
     def _id_of(self, image: Path) -> str:
@@ -134,13 +136,13 @@ class FolderDataset(Dataset):
         """Stems of the list file, or of all images in the folder (with subfolders), sorted."""
         if self.record.list_file:
             return tuple(sorted({s for _, s in self._listed()}))
-        return tuple(sorted(map(self._id_of, self.images.rglob(f"*{self.record.image_suffix}"))))
+        return tuple(sorted(map(self._id_of, _visible_files(self.images, self.record.image_suffix))))
 
     def _listed(self) -> list[tuple[int, str]]:
         """Line number and stem of every line that is not blank; foreign path prefixes are dropped."""
         path = self._place(str(self.record.list_file))
         if path.is_dir():  # a folder of labels lists the images that have one
-            found = sorted(p.name for p in path.glob(f"*{self.record.label_suffix}"))
+            found = sorted(p.name for p in path.glob(f"[!.]*{self.record.label_suffix}"))
             return [(n, name.removesuffix(self.record.label_suffix)) for n, name in enumerate(found, 1)]
         if not path.is_file():
             raise DataError(f"data set {self.record.key!r}: list file {path} does not exist")
@@ -216,3 +218,18 @@ class ShapesDataset(Dataset):
         """Draw the scene."""
         scene = shapes.make_scene(self.split, int(image_id.rpartition("_")[2]))
         return Sample(image_id, scene.image, scene.label)
+
+
+def _visible_files(folder: Path, suffix: str) -> Iterator[Path]:
+    """Files in a folder and below it whose names end with ``suffix``.
+
+    Linked folders are followed, each once.  Hidden files and folders are left out: archives packed on macOS contain
+    ``._NAME.jpg`` for every ``NAME.jpg``, and notebooks leave copies in ``.ipynb_checkpoints``.
+    """
+    walked: set[Path] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        folders[:] = [] if real in walked else sorted(n for n in folders if not n.startswith("."))
+        if real not in walked:
+            yield from (Path(place, n) for n in names if n.endswith(suffix) and not n.startswith("."))
+        walked.add(real)

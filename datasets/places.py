@@ -125,9 +125,8 @@ def locate(record: DatasetRecord, data_root: Path | None = None, source: str | N
 
 def _not_found(record: DatasetRecord, roots: list[Path], without_labels: FolderDataset | None) -> DataError:
     """What is missing, what is there instead, and what to do."""
-    places = ", ".join(f"{root}" for root in roots)
     if without_labels is None:
-        text = f"data set {record.key!r} is not there: no images in {record.images!r} below {places}"
+        text = _what_is_absent(record, roots)
     else:
         wanted = without_labels.missing_label()
         text = f"data set {record.key!r} has images in {without_labels.images} but no labels: {wanted} does not exist"
@@ -137,7 +136,29 @@ def _not_found(record: DatasetRecord, roots: list[Path], without_labels: FolderD
     for lookalike in record.lookalikes:
         if any(next(home.glob(lookalike.pattern), None) for home in homes(record, roots) if home.is_dir()):
             text += f".  {lookalike.what}: {lookalike.fix}"
+    prepare = f"`bench data prepare {record.key}`"
+    if prepare in text:
+        return DataError(text)
     needs = record.prepare and record.prepare.needs
     if needs and any((home / needs).exists() for home in homes(record, roots)):
-        return DataError(f"{text}.  `bench data prepare {record.key}` makes them")
+        return DataError(f"{text}.  {prepare} makes them")
     return DataError(f"{text}.  `bench data download {record.key}` says how to get it")
+
+
+def _what_is_absent(record: DatasetRecord, roots: list[Path]) -> str:
+    """Images, labels or the list file of the usual form."""
+    for home in homes(record, roots):
+        dataset, listing = FolderDataset(record, home), home / str(record.list_file)
+        if not dataset.images.is_dir() or not next(dataset.images.rglob(f"*{record.image_suffix}"), None):
+            continue
+        if not dataset.labels.is_dir():
+            return (
+                f"data set {record.key!r} has images in {dataset.images} but no labels: {dataset.labels} is not there"
+            )
+        if record.list_file is not None and not listing.exists():
+            return (
+                f"data set {record.key!r} has images and labels, but its list {listing} does not exist: unpack it from "
+                "the archive of the data set, or write the name of one image per line"
+            )
+    places = ", ".join(map(str, roots))
+    return f"data set {record.key!r} is not there: no images in {record.images!r} below {places}"

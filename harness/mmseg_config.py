@@ -78,9 +78,9 @@ class MmsegDataset(FolderDataset):
 def _build(config: Path, loaded: Any, data_root: Path | None) -> Any:
     """mmseg's own data set object, without a pipeline: it lists the files."""
     loader = loaded.get("test_dataloader") or loaded.get("val_dataloader")
-    if not loader or "dataset" not in loader:
+    if not loader or not loader.get("dataset"):
         raise UserError(f"mmseg config {config} has neither a test_dataloader nor a val_dataloader with a dataset")
-    fields = {**loader["dataset"], "pipeline": [], "test_mode": True}
+    fields = {**loader["dataset"], "pipeline": [], "test_mode": True, "serialize_data": False}
     kind = _dataset_type(config, fields.pop("type", ""))
     if data_root is not None:
         fields["data_root"] = str(data_root)
@@ -191,5 +191,7 @@ def _words(config: Path, model: Any, classes: int) -> tuple[str, ...]:
         raise UserError(f"class file {path} has {len(lines)} lines, the data set of {config} has {classes} classes")
     texts = [t for line in lines for t in line if not t or ", " in t]
     if texts:
-        raise UserError(f"class file {path}: {texts[0]!r} is no text: a text is not empty and has no ', ' inside")
+        raise UserError(
+            f"class file {path} of {config}: {texts[0]!r} is no text: a text is not empty and has no ', ' inside"
+        )
     return tuple(", ".join(line) for line in lines)

@@ -30,28 +30,27 @@ _KERNELS = {
     ("pillow", "bilinear"): "pillow-linear",
     ("pillow", "bicubic"): "pillow-bicubic",
 }
+_DILATIONS = (8, 16)
 _UNLIMITED_PX = 100_000
 
 
 def protocol_of(config: Path) -> Protocol:
     """The constants of an mmseg config as a protocol: sizes, windows, thresholds, scale and PAMR.
 
-    A model type of the SCLIP family adds the defaults of its code.  Raises ``UserError`` when the config cannot be
-    read, does not say how windows are cut, or demands what a protocol cannot express.
+    For the model types of ``MODELS`` the defaults of their code are added.  Raises ``UserError`` when the config cannot
+    be read, does not say how windows are cut, or demands what a protocol cannot express.
     """
     loaded = read_config(config)
     model = loaded.get("model") or {}
-    known = load_protocol(MODELS[type_name(model)][0]) if type_name(model) in MODELS else None
-    taken = {**_sizes(config, loaded), **_windows(config, model)}
-    taken |= {ours: _side(config, model[theirs]) for theirs, ours in _CONSTANTS.items() if theirs in model}
-    if "pamr_steps" in model:
-        taken |= {"refine": "pamr", "refine_steps": model["pamr_steps"]} if model["pamr_steps"] else {"refine": "none"}
-    required = ["window_px", *(["logit_scale"] if taken.get("probability_threshold") else [])]
-    missing = [ours for ours in required if ours not in taken and not known]
-    if missing:
+    kind = type_name(model)
+    known = load_protocol(MODELS[kind][0]) if kind in MODELS else None
+    taken = {**_sizes(config, loaded), **_constants(config, model)}
+    needed = {"window_px", "logit_scale"} if taken.get("probability_threshold") else {"window_px"}
+    if not known and (missing := needed - set(taken)):
         raise UserError(
-            f"mmseg config {config}: nothing says what {', '.join(missing)} is for model type {type_name(model)!r}.  Write "
-            "slide_crop, slide_stride and logit_scale (or test_cfg with its mode) into model = dict(...)"
+            f"mmseg config {config} does not say what {' and '.join(sorted(missing))} is for its model type {kind!r}, "
+            "and its code is not looked at.  Write slide_crop, slide_stride and logit_scale, or test_cfg, into its "
+            "model"
         )
     try:
         return Protocol(
@@ -70,32 +69,40 @@ def protocol_of(config: Path) -> Protocol:
 def _sizes(config: Path, loaded: Any) -> dict[str, Any]:
     """What its test pipeline does to an image."""
     loader = loaded.get("test_dataloader") or loaded.get("val_dataloader") or {}
-    pipeline = loader.get("dataset", {}).get("pipeline") or loaded.get("test_pipeline") or ()
-    steps = [
-        s for s in pipeline if not type_name(s).startswith(("Load", "Pack")) and "LoadAnnotations" not in type_name(s)
-    ]
+    pipeline = (loader.get("dataset") or {}).get("pipeline") or loaded.get("test_pipeline") or ()
+    steps = [s for s in pipeline if not _reads_or_packs(type_name(s))]
     if not steps:
         return {"short_side_px": 0, "long_side_px": _UNLIMITED_PX}
-    step = steps[0]
+    step, names = steps[0], ", ".join(map(type_name, steps))
     kernel = _KERNELS.get((step.get("backend", "cv2"), step.get("interpolation", "bilinear")))
-    if len(steps) > 1 or type_name(step) != "Resize" or not (step.get("keep_ratio") and step.get("scale") and kernel):
-        found = "; ".join(
-            f"{type_name(s)}({', '.join(f'{k}={v}' for k, v in s.items() if k != 'type')})" for s in steps
-        )
+    if names != "Resize" or not (step.get("keep_ratio") and step.get("scale") and kernel):
         raise UserError(
-            f"mmseg config {config}: a protocol cannot express its test pipeline, {found}.  It can express one "
+            f"mmseg config {config}: a protocol cannot express its test pipeline ({names}).  It can express one "
             "Resize(scale=(LONG, SHORT), keep_ratio=True), bilinear with cv2 or pillow, bicubic with pillow"
         )
     scale = step["scale"] if isinstance(step["scale"], list | tuple) else (step["scale"],)
     return {"short_side_px": min(scale), "long_side_px": max(scale), "resize": kernel}
 
 
-def _windows(config: Path, model: Any) -> dict[str, Any]:
-    """Windows of mmseg's own kind: ``test_cfg``."""
+def _reads_or_packs(name: str) -> bool:
+    return name.startswith(("Load", "Pack")) or name.endswith("LoadAnnotations")
+
+
+def _constants(config: Path, model: Any) -> dict[str, Any]:
+    """What its model says about windows, scale, thresholds and refinement."""
+    found: dict[str, Any] = {}
     test = model.get("test_cfg") or {}
     if test.get("mode") == "slide":
-        return {"window_px": _side(config, test["crop_size"]), "stride_px": _side(config, test["stride"])}
-    return {"window_px": 0} if test.get("mode") == "whole" else {}
+        found |= {"window_px": _side(config, test["crop_size"]), "stride_px": _side(config, test["stride"])}
+    elif test.get("mode") == "whole":
+        found["window_px"] = 0
+    found |= {ours: _side(config, model[theirs]) for theirs, ours in _CONSTANTS.items() if theirs in model}
+    if "pamr_steps" in model:
+        steps = model["pamr_steps"]
+        found |= {"refine": "pamr", "refine_steps": steps} if steps else {"refine": "none"}
+    if tuple(model.get("pamr_stride", _DILATIONS)) != _DILATIONS:
+        raise UserError(f"mmseg config {config}: pamr_stride can only be {_DILATIONS}, not {model['pamr_stride']}")
+    return found
 
 
 def _side(config: Path, value: Any) -> Any:
@@ -114,6 +121,7 @@ def type_name(part: Any) -> str:
 
 
 def read_config(config: Path) -> Any:
+    """The config as mmengine reads it, which runs it.  Raises ``UserError`` for whatever goes wrong in it."""
     import_mmseg()
     from mmengine import Config
 
@@ -128,4 +136,5 @@ def read_config(config: Path) -> Any:
 
 
 def explained(error: ValidationError) -> str:
+    """What pydantic found, in one line."""
     return "; ".join(": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())

@@ -204,12 +204,12 @@ def load_protocol(name: str) -> Protocol:
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """``NAME/DATASET`` as its two parts; a path of a TOML file has no second part.
+    """``NAME/DATASET`` as its two parts; a path has no second part.
 
     >>> split_name("paper:cliper/voc21")
     ('paper:cliper', 'voc21')
     """
-    if name.endswith(".toml") or "/" not in name:
+    if name.endswith((".toml", ".py")) or "/" not in name:
         return name, None
     protocol, _, dataset = name.partition("/")
     return protocol, dataset

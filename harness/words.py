@@ -109,16 +109,19 @@ def mend(texts: Texts, record: DatasetRecord, background: int | None) -> Texts:
     others = {_plain(t) for k, line in enumerate(spelt) for t in line if k != background}
     out = []
     for k, line in enumerate(spelt):
-        kept = {_plain(t): t for t in reversed(line) if k != background or _plain(t) not in others}
-        out.append(list(reversed(kept.values())))
+        kept: dict[str, str] = {}
+        for text in line:
+            if k != background or _plain(text) not in others:
+                kept.setdefault(_plain(text), text)
+        out.append(list(kept.values()))
     return out
 
 
 def lint_words(setting: "Setting", record: DatasetRecord) -> list[tuple[str, str]]:
     """What is wrong with the texts, as ``(level, text)``; see also ``Vocabulary.lint``."""
     vocabulary, (texts, background) = vocabulary_for(setting, record), class_texts(setting, record)
-    # An official name may be a list by itself (ade847); read as one text it is what it should be.
-    names = {f"{name[:60]!r} looks like a list" for name in record.classes}
+    # An official name may look like a list (ade847).  A protocol without a separator wants it as one text.
+    names = set() if setting.synonym_separator else {f"{name[:60]!r} looks like a list" for name in record.classes}
     found = [f for f in vocabulary.lint() if f[1].partition(":")[0] not in names]
     for text in (t for line in texts for t in line if _plain(t) in _JOINED):
         found.append(("warning", f"{text!r} lacks a comma between {' and '.join(_JOINED[_plain(text)])}"))

@@ -1,62 +1,59 @@
 """``bench data list``, ``check``, ``prepare`` and ``download``."""
 
+import shlex
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ...datasets import DataError, Dataset, DatasetRecord, Problem, dataset_keys, find_record, open_dataset
+from ...datasets import DataError, Dataset, DatasetRecord, Problem, find_record, open_dataset
 from ...datasets.archives import extract
 from ...datasets.checks import find_problems
 from ...datasets.dataset import FolderDataset
 from ...datasets.download import download
-from ...datasets.places import data_roots, homes, prepared_root
+from ...datasets.places import data_roots, prepared_root, user_config
 from ...datasets.prepare import Job, find_recipe
+from ...datasets.record import Download
 from ...methods.files import cache_folder
 from ..mmseg_config import open_any
 from ..progress import progress, progress_to
 from ..tables import print_json, print_line, print_table
+from .data_status import all_rows, footnotes, name_a_root, prepared_name, raw_home, situation
 
 _FAST = 100
 """Samples that a fast check reads."""
+_SHOWN = 20
+"""Findings of a kind that are printed."""
+
+# ---- list
 
 
 def list_command(data_root: Path | None, as_json: bool) -> None:
-    """Which data sets are here, and in which form."""
-    rows = [_status(key, data_root) for key in dataset_keys()]
+    """Which data sets are here, which can be prepared, which are missing, and which share images."""
+    user_config()  # a mistake in it is told once; below it would look like missing data
+    rows = all_rows(data_root)
     if as_json:
         print_json(rows)
         return
-    columns = ("data set", "images", "classes", "status", "where")
-    print_table("", columns, [tuple("" if r[c] is None else r[c] for c in columns) for r in rows])
-    print_line(f"what `bench data prepare` wrote is looked for in {prepared_root()}")
+    columns = ("dataset", "images", "classes", "status", "where")
+    print_table("", ("data set", *columns[1:]), [[row[c] for c in columns] for row in rows])
+    for line in footnotes(rows, data_root):
+        print_line(line)
 
 
-def _status(key: str, data_root: Path | None) -> dict[str, Any]:
-    record = find_record(key)
-    row: dict[str, Any] = {"data set": key, "images": record.expected_images, "classes": len(record.classes)}
-    try:
-        dataset = open_dataset(key, data_root)
-    except DataError as error:
-        without = "no labels" if "no labels" in str(error) else "missing"
-        return {**row, "status": without, "where": None}
-    if not isinstance(dataset, FolderDataset):
-        return {**row, "status": "built in", "where": None}
-    return {**row, "status": "found", "where": str(dataset.labels)}
+# ---- check
 
 
 def check_command(name: str, data_root: Path | None, fast: bool, expect: int | None, as_json: bool) -> None:
-    """Read everything, say what is wrong and how to mend it; exit code 1 if something would stop a run."""
+    """Read everything, say what is wrong and how to mend it; exit code 1 if something would stop a run.
+
+    A number of images other than catalogued is a warning, other than ``expect`` a problem.
+    """
     dataset = open_any(name, data_root)
-    ids = dataset.ids
-    if fast and len(ids) > _FAST:
-        ids = ids[:: -(-len(ids) // _FAST)]
+    ids = dataset.ids[:: max(1, -(-len(dataset.ids) // _FAST))] if fast else dataset.ids
     with progress(f"checking {dataset.record.key}", len(ids)) as advance:
         problems, warnings = find_problems(dataset, ids, cache_folder() / "checked", advance)
-    planned = expect or dataset.planned
-    if len(dataset.ids) != planned:
-        what = f"{len(dataset.ids)} images are listed, {planned} are expected"
-        fix = "Look for a download that stopped early, or say --expect N if it is a part on purpose"
-        warnings.append(Problem(_image_folder(dataset), what, fix))
+    if len(dataset.ids) != (expect or dataset.planned):
+        (problems if expect else warnings).append(_other_number(dataset, expect))
     report = {
         "dataset": dataset.record.key,
         "images": str(_image_folder(dataset)),
@@ -70,9 +67,19 @@ def check_command(name: str, data_root: Path | None, fast: bool, expect: int | N
     if as_json:
         print_json(report)
     else:
-        _print_check(report)
+        _print_check(report, problems, warnings)
+        if not problems:
+            print_line(f"next: `bench run --method METHOD --dataset {name}{_option(data_root)}`")
     if problems:
         raise SystemExit(1)
+
+
+def _other_number(dataset: Dataset, expect: int | None) -> Problem:
+    what = f"there are {len(dataset.ids)} images, {expect or dataset.planned} are expected"
+    if expect is not None:
+        return Problem(_image_folder(dataset), what, "Look for a copy that stopped early, or mend --expect")
+    fix = "Look for a download that stopped early, or confirm a part on purpose with --expect N"
+    return Problem(_image_folder(dataset), what, fix)
 
 
 def _image_folder(dataset: Dataset) -> Path:
@@ -83,87 +90,148 @@ def _as_dict(problem: Problem) -> dict[str, str]:
     return {"file": str(problem.file), "what": problem.what, "fix": problem.fix}
 
 
-def _print_check(report: dict[str, Any]) -> None:
-    rows = [(level, p["file"], p["what"], p["fix"]) for level in ("problems", "warnings") for p in report[level]]
-    if rows:
-        print_table("", ("level", "file", "what", "fix"), [(r[0].rstrip("s"), *r[1:]) for r in rows])
-    part = "" if report["complete"] else f" of {report['listed']} (a sample: leave out --fast to read all)"
+def _print_check(report: dict[str, Any], problems: list[Problem], warnings: list[Problem]) -> None:
+    for level, found in (("problem", problems), ("warning", warnings)):
+        for problem in found[:_SHOWN]:
+            print_line(f"{level}: {problem}")
+        if len(found) > _SHOWN:
+            print_line(f"... and {_number(len(found) - _SHOWN, level)} more; --json lists them all")
+    part = _number(report["checked"], "image")
+    if not report["complete"]:
+        part = f"a sample of {report['checked']} of {report['listed']} images (without --fast: all)"
     print_line(
-        f"{report['dataset']}: {report['checked']}{part} images read, {len(report['problems'])} problems, "
-        f"{len(report['warnings'])} warnings; labels from {report['labels'] or 'the code'}"
+        f"{report['dataset']}: {part} checked, {_number(len(problems), 'problem')}"
+        f", {_number(len(warnings), 'warning')}; labels from {report['labels'] or 'the code'}"
     )
 
 
-def prepare_command(key: str, data_root: Path | None, archive: Path | None, as_json: bool) -> None:
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+# ---- prepare
+
+
+def prepare_command(name: str, data_root: Path | None, archive: Path | None, as_json: bool) -> None:
     """Convert what the data set's pages hand out into labels that the loader reads."""
-    record = find_record(key)
+    record = _record(name)
     if record.prepare is None:
-        raise DataError(f"data set {key!r} needs no preparation here.  {record.steps}".rstrip())
-    output = prepared_root() / record.prepared_folder
+        _nothing_to_prepare(record, data_root, as_json)
+        return
+    output, roots = prepared_root() / record.prepared_folder, data_roots(record.key, data_root)
     if archive is not None:
-        with progress_to(f"unpacking {archive.name}") as advance:
-            extract(archive, output / "unpacked", advance=advance)
-        data_root = output / "unpacked"
-    home = _raw_home(record, data_root)
-    with progress_to(f"preparing {key}") as advance:
-        find_recipe(record.prepare.recipe)(Job(home, output, record.prepare.options, advance))
+        roots = [prepared_root() / "unpacked" / record.prepared_folder]
+        with progress_to(f"unpacking {archive.name}") as report:
+            extract(archive, roots[0], advance=report)
+    home = raw_home(record, roots)
+    if home is None:
+        raise _nothing_to_start_from(record, roots)
+    with progress_to(f"preparing {record.key}") as report:
+        find_recipe(record.prepare.recipe)(Job(home, output, record.prepare.options, report))
+    prepared = prepared_name(record)
+    says, following = _following(prepared, data_root, roots[0] if archive else None, output)
     if as_json:
-        print_json({"dataset": key, "from": str(home), "to": str(output)})
+        print_json({"dataset": prepared, "from": str(home), "to": str(output), "note": says, "next": following})
     else:
-        print_line(f"{key}: prepared from {home} in {output}; `bench data check {key}` reads it all once")
+        print_line(f"{prepared}: labels made from {home} are in {output}{says and f'; {says}'}\nnext: `{following}`")
 
 
-def _raw_home(record: DatasetRecord, data_root: Path | None) -> Path:
-    """The folder that holds what the recipe needs."""
+def _record(name: str) -> DatasetRecord:
+    if name.endswith(".toml"):
+        raise DataError(f"{name} is your own data set: only listed ones are prepared and downloaded")
+    return find_record(name.partition("@")[0])
+
+
+def _nothing_to_prepare(record: DatasetRecord, data_root: Path | None, as_json: bool) -> None:
+    try:
+        dataset = open_dataset(record.key, data_root)
+    except DataError as error:
+        raise DataError(f"{record.key!r} is read as it is found, there is no recipe for it; but {error}") from error
+    labels = str(dataset.labels) if isinstance(dataset, FolderDataset) else "the code"
+    following = f"bench data check {record.key}{_option(data_root)}"
+    if as_json:
+        print_json({"dataset": record.key, "from": labels, "to": None, "note": "read as it is", "next": following})
+    else:
+        print_line(f"{record.key}: nothing to prepare, labels are read as they are from {labels}\nnext: `{following}`")
+
+
+def _nothing_to_start_from(record: DatasetRecord, roots: list[Path]) -> DataError:
     assert record.prepare is not None
-    needs, places = record.prepare.needs, record.prepare.places or record.places
-    roots = data_roots(record.key, data_root)
-    for home in homes(record.model_copy(update={"places": places}), roots):
-        if (home / needs).exists():
-            return home
-    looked = ", ".join(map(str, roots)) or "nowhere: pass --data-root DIR"
-    raise DataError(
-        f"preparing {record.key!r} needs {needs!r} in one of {', '.join((*places, '.'))}; looked below {looked}.  "
-        f"{record.steps}"
+    if not roots:
+        return DataError(f"preparing {record.key!r} needs the folder of the data: {name_a_root()}")
+    looked = ", ".join(map(str, roots))
+    places = ", ".join(record.prepare.places or record.places)
+    return DataError(
+        f"there is nothing to prepare {record.key!r} from: no {record.prepare.needs!r} in {looked}, nor below it in "
+        f"{places}.  `bench data download {record.key}` says how to get it"
     )
 
 
-def download_command(key: str, into: Path | None, as_json: bool) -> None:
+def _following(name: str, data_root: Path | None, unpacked: Path | None, output: Path) -> tuple[str, str]:
+    """A remark on what was prepared, and the next command."""
+    refused = None
+    for root in (data_root, unpacked) if unpacked else (data_root,):
+        try:
+            dataset = open_dataset(name, root)
+        except DataError as error:
+            refused = refused or error
+            continue
+        in_use = isinstance(dataset, FolderDataset) and dataset.labels.is_relative_to(output)
+        labels = dataset.labels if isinstance(dataset, FolderDataset) else ""
+        remark = "" if in_use else f"they are spare copies as long as labels are read as they are from {labels}"
+        return remark, f"bench data check {name}{_option(root)}"
+    return f"not complete yet: {refused}", f"bench data download {name}"
+
+
+def _option(data_root: Path | None) -> str:
+    return "" if data_root is None else f" --data-root {shlex.quote(str(data_root))}"
+
+
+# ---- download
+
+
+def download_command(name: str, into: Path | None, as_json: bool) -> None:
     """Fetch and unpack what has a plain public address; print the steps for the rest."""
-    record = find_record(key)
-    if not record.downloads or into is None:
-        _say_how(record, as_json)
-        return
-    sums = {item.url: _fetch(record, item.url, into) for item in record.downloads}
+    record = _record(name)
+    sums = {item.url: _fetch(item, into) for item in record.downloads} if into is not None else {}
+    following = _after_download(record, into) if sums else ""
+    steps = record.steps.strip() or "It needs no files."
     if as_json:
-        print_json({"dataset": key, "into": str(into), "sha256": sums, "steps": record.steps})
+        said = {"dataset": record.key, "title": record.title, "home": record.home, "licence": record.licence}
+        public = [item.url for item in record.downloads]
+        fetched = {"into": str(into), "sha256": sums, "next": following} if sums else {}
+        print_json({**said, "downloads": public, "steps": steps, **fetched})
         return
+    print_line(f"{record.title}{record.home and f': {record.home}'}\nlicence: {record.licence}")
     for url, digest in sums.items():
-        print_line(f"{url}\n  sha256 {digest}")
-    print_line(f"next: {record.steps}\n`bench data check {key} --data-root {into}`")
-
-
-def _say_how(record: DatasetRecord, as_json: bool) -> None:
-    steps = record.steps or "It needs no files."
-    if as_json:
-        print_json({"dataset": record.key, "downloads": [d.url for d in record.downloads], "steps": steps})
+        print_line(f"fetched {url}\n  sha256 {digest}")
+    if following:
+        print_line(f"next: `{following}`")
         return
-    print_line(f"{record.title}{f': {record.home}' if record.home else ''}\nlicence: {record.licence}\n{steps}")
-    for item in record.downloads:
+    print_line(f"not complete yet:\n{steps}" if sums else steps)
+    for item in record.downloads if not sums else ():
         print_line(f"public file: {item.url}")
-    if record.downloads:
+    if record.downloads and not sums:
         print_line(f"`bench data download {record.key} --into DIR` fetches and unpacks what is public")
+    elif into is not None and not record.downloads:
+        print_line("nothing of it has a plain public address: nothing was fetched")
 
 
-def _fetch(record: DatasetRecord, url: str, into: Path) -> str:
-    item = next(d for d in record.downloads if d.url == url)
-    name = url.rpartition("/")[2]
+def _after_download(record: DatasetRecord, into: Path | None) -> str:
+    """The next command, or "" if something has still to be got by hand."""
+    status = situation(record, record.key, into)[0]
+    verb = {"found": "check", "to prepare": "prepare"}.get(status)
+    return f"bench data {verb} {record.key}{_option(into)}" if verb else ""
+
+
+def _fetch(item: Download, into: Path) -> str:
+    """SHA-256 of a public file, which is then in its place, unpacked if it is an archive."""
+    name = item.url.rpartition("/")[2]
     target = into / "downloads" / name if item.archive else into / item.into / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with progress_to(f"downloading {name}") as advance:
-        digest = download(url, target, md5=item.md5, sha256=item.sha256, advance=advance)
+    with progress_to(f"downloading {name}") as report:
+        digest = download(item.url, target, md5=item.md5, sha256=item.sha256, advance=report)
     if item.archive:
         wanted = (lambda entry: any(fnmatchcase(entry, p) for p in item.only)) if item.only else None
-        with progress_to(f"unpacking {name}") as advance:
-            extract(target, into / item.into, wanted, advance=advance)
+        with progress_to(f"unpacking {name}") as report:
+            extract(target, into / item.into, wanted, advance=report)
     return digest

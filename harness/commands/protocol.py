@@ -7,7 +7,8 @@ from typing import Any
 from ...datasets import DatasetRecord, dataset_keys, find_record, read_record
 from ...methods import UserError
 from ...methods.errors import did_you_mean
-from ..protocol import Protocol, Setting, diff_settings, lint_setting, load_protocol, split_name
+from ..mmseg_config import load_any
+from ..protocol import Protocol, Setting, diff_settings, lint_setting, split_name
 from ..tables import print_json, print_line, print_table
 from ..words import OFFICIAL, OUTSIDE, class_texts, list_words
 
@@ -129,7 +130,7 @@ def _load(name: str, dataset: str | None) -> tuple[Protocol, str | None, Dataset
     Raises ``UserError`` for a data set that is neither catalogued nor a file nor named by the protocol.
     """
     name, suffix = split_name(name)
-    protocol = load_protocol(name)
+    protocol = load_any(name)
     dataset = suffix or dataset
     if dataset is None:
         return protocol, None, None

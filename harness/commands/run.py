@@ -11,7 +11,7 @@ from ...methods.backbone import TINY_CLIP
 from ...methods.files import cache_folder
 from ..engine import Lane, work_in_processes, work_through
 from ..mmseg_config import PREFIX, load_any, open_any
-from ..pipeline import Pipeline
+from ..pipeline import Pipeline, check_sharing
 from ..progress import progress
 from ..protocol import Setting, lint_setting
 from ..result import EvalResult
@@ -44,14 +44,8 @@ def run_command(
         raise UserError(f"--picture writes a PNG, so it must end in .png, not {picture.name!r}")
     specs = [_spec(name, protocol, data_root, changes, asked) for name in datasets.split(",")]
     data = [spec.open_data() for spec in specs]
-    _check_same_images(data)
-    for spec, d in zip(specs, data, strict=True):
-        _warn(d, spec.setting_for(d))
     wanted = data[0].ids[:limit]
-    for d in data:
-        with progress(f"checking {d.record.key}", len(wanted)) as advance:
-            for warning in check_samples(d, wanted, cache_folder() / "checked", advance):
-                sys.stderr.write(f"warning: {warning}\n")
+    _check(specs, data, wanted)
     pipelines = build_pipelines(specs, data, allow_download)
     runs = _work(results, specs, pipelines, data, wanted, workers, fresh)
     if picture is not None:
@@ -81,6 +75,19 @@ def _spec(
         "options": parse_options(asked["options"], "--option"),
     }
     return RunSpec(**fields)
+
+
+def _check(specs: list[RunSpec], data: list[Dataset], wanted: tuple[str, ...]) -> None:
+    """Find everything that would stop the work, before any of it."""
+    _check_same_images(data)
+    settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
+    check_sharing(settings, [d.record.key for d in data], specs[0].method)
+    for setting, d in zip(settings, data, strict=True):
+        _warn(d, setting)
+    for d in data:
+        with progress(f"checking {d.record.key}", len(wanted)) as advance:
+            for warning in check_samples(d, wanted, cache_folder() / "checked", advance):
+                sys.stderr.write(f"warning: {warning}\n")
 
 
 def _absolute(name: str) -> str:
@@ -197,7 +204,7 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
         f"{report['device']}, code {report['code_version']}"
     )
     if len(runs) > 1:
-        print_line("one pass over the images for all: what was done once is counted in the seconds of each")
+        print_line("one pass over the images for all: encoding them, done once, is in the seconds of each")
     for run in runs:
         print_line(f"run {run.folder}" + (f", picture {picture}" if picture and run is runs[0] else ""))
     for note in dict.fromkeys(r["note"] for r in reports if r["note"]):

@@ -9,9 +9,9 @@ import torch
 from ...datasets.loader import read_image
 from ...datasets.record import DatasetRecord
 from ...methods import UserError, create_method
+from ..mmseg_config import load_any
 from ..overlay import add_legend, class_colours, overlay
 from ..pipeline import Clock, Pipeline
-from ..protocol import load_protocol
 from ..tables import print_json, print_line, print_table
 from .options import parse_options
 
@@ -32,7 +32,7 @@ def segment_command(
 ) -> None:
     """Write the overlay and say which class takes which share of the photo."""
     names = _class_names(classes)
-    chosen = load_protocol(protocol)
+    chosen = load_any(protocol)
     setting = chosen.setting(None)
     image = read_image(photo)
     segmenter = create_method(

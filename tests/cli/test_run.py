@@ -171,7 +171,7 @@ WRONG = {
         ["gone.pt", "does not exist"],
     ),
     "no data root": ("run -m clip -d camvid", ["--data-root", "OVSS_DATA"]),
-    "no such data root": ("run -m clip -d camvid --data-root gone", ["gone", "does not exist"]),
+    "no such data root": ("run -m clip -d camvid --data-root gone", ["gone", "is not there"]),
     "no such record": ("run -m clip -d gone.toml", ["gone.toml", "does not exist"]),
     "no module": ("run -m no_such_module:Clip -d shapes --limit 1", ["no_such_module", "cannot be imported"]),
     "unknown field": ("run -m clip -d shapes --limit 1 --set colour=3", ["colour"]),
@@ -301,7 +301,7 @@ def test_show_compare_and_leaderboard(bench: Command, tmp_path: Path) -> None:
 def test_protocol_verbs(bench: Command, tmp_path: Path) -> None:
     shown = bench("protocol", "show", "sclip", "--dataset", "cityscapes", "--json").json()
     assert shown["setting"]["short_side_px"] == 560 and len(shown["hash"]) == 64
-    assert "on cityscapes: short_side_px = 560" in bench("protocol", "show", "sclip").out
+    assert "cityscapes     short_side_px = 560" in bench("protocol", "show", "sclip").out
     found = bench("protocol", "diff", "unified", "naclip", "--json").json()
     assert found["first"] != found["second"]
     assert {"field": "refine", "first": "none", "second": "pamr"}.items() <= found["differences"][-1].items()

@@ -179,6 +179,7 @@ def test_diff_says_why() -> None:
         ("short_side_px", 448, 336),
         ("window_px", 448, 224),
         ("stride_px", 224, 112),
+        ("background_words", "shared", "official"),
         ("logit_scale", 100.0, 40.0),
         ("refine", "none", "pamr"),
     ]

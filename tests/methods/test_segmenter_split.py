@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import open_clip
 import pytest
@@ -116,7 +116,7 @@ def test_windows_are_encoded_once(backbone: Backbone, monkeypatch: pytest.Monkey
 class OnlyScore(MaskCLIP):
     """Replaces the whole of ``score_windows`` and nothing else."""
 
-    calls: Counter[str] = Counter()
+    calls: ClassVar[Counter[str]] = Counter()
 
     def score_windows(self, windows: Tensor) -> Tensor:
         self.calls["score"] += 1
@@ -134,7 +134,7 @@ class BelowOnlyScore(OnlyScore):
 class ScoreAndEncode(MaskCLIP):
     """Replaces the whole and one of its halves in one class."""
 
-    calls: Counter[str] = Counter()
+    calls: ClassVar[Counter[str]] = Counter()
 
     def encode_windows(self, windows: Tensor) -> Tensor:
         self.calls["encode"] += 1
@@ -148,7 +148,7 @@ class ScoreAndEncode(MaskCLIP):
 class Doubling:
     """A mix-in, which is no Segmenter."""
 
-    calls: Counter[str] = Counter()
+    calls: ClassVar[Counter[str]] = Counter()
 
     def score_windows(self, windows: Tensor) -> Tensor:
         self.calls["score"] += 1
@@ -162,7 +162,7 @@ class MixedIn(Doubling, MaskCLIP):
 class OwnSegment(MaskCLIP):
     """Needs the whole image besides its windows (design: windows in methods)."""
 
-    calls: Counter[str] = Counter()
+    calls: ClassVar[Counter[str]] = Counter()
 
     def segment(self, image: Tensor, *more: Any, **named: Any) -> ScoreField:
         self.calls["segment"] += 1
@@ -193,7 +193,7 @@ def test_what_replaces_the_whole_is_called(backbone: Backbone, kind: type[MaskCL
 class OnlyEncode(MaskCLIP):
     """Replaces the first half."""
 
-    calls: Counter[str] = Counter()
+    calls: ClassVar[Counter[str]] = Counter()
 
     def encode_windows(self, windows: Tensor) -> Tensor:
         self.calls["encode"] += 1
@@ -203,7 +203,7 @@ class OnlyEncode(MaskCLIP):
 class OnlyFeatures(MaskCLIP):
     """Replaces the second half."""
 
-    calls: Counter[str] = Counter()
+    calls: ClassVar[Counter[str]] = Counter()
 
     def score_features(self, features: Tensor) -> Tensor:
         self.calls["score"] += 1
@@ -229,7 +229,7 @@ class Plain(Segmenter):
     """A method without CLIP: distance of the mean colour from one made-up colour per query."""
 
     info = INFO
-    calls: Counter[str] = Counter()
+    calls: ClassVar[Counter[str]] = Counter()
 
     @property
     def provenance(self) -> dict[str, Any]:
