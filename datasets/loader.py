@@ -54,6 +54,10 @@ def _stored_values(path: Path, image: Image.Image, record: DatasetRecord) -> NDA
         what = f"the label has mode {image.mode}, not one channel of indices"
         fix = 'If labels are colours, set label_encoding = "colour" and a palette'
         raise DataError("a label is encoded otherwise than its data set says:", [Problem(path, what, fix)])
+    if len(record.classes) > 256 and image.mode in ("1", "L", "P"):
+        what = f"the label has 8 bits, too few for {len(record.classes)} classes: higher values were cut off"
+        problem = Problem(path, what, record.out_of_range)
+        raise DataError("a label is encoded otherwise than its data set says:", [problem])
     values = np.asarray(image)
     if values.size and (int(values.min()) < 0 or int(values.max()) > 65535):
         raise ValueError(f"values from {values.min()} to {values.max()} do not fit 16 bits")

@@ -44,9 +44,11 @@ def situation(record: DatasetRecord, name: str, data_root: Path | None) -> tuple
 
 
 def _home_of_images(record: DatasetRecord, source: str | None, roots: list[Path]) -> Path | None:
-    prepared = prepared_root() / record.prepared_folder
-    candidates = ((home, form) for home in homes(record, roots) for form in record.forms(source))
-    return next((home for home, form in candidates if FolderDataset(form, home, prepared).has_images()), None)
+    """The folder that holds images in a layout of the data set, listed or not."""
+    forms = [f.model_copy(update={"list_file": None}) for f in record.forms(source)]
+    named = [f for f in forms if f.images != "." and not f.images.startswith(PREPARED)]  # others would fit any folder
+    candidates = (FolderDataset(form, home) for home in homes(record, roots) for form in named)
+    return next((dataset.home for dataset in candidates if dataset.has_images()), None)
 
 
 def all_rows(data_root: Path | None) -> list[dict[str, Any]]:

@@ -179,7 +179,15 @@ CASES = [
     Case(
         "8 bits",
         "pc459",
-        each(CONTEXT / "annotations_detectron2", lambda v: v.astype(np.uint8)),
+        first(CONTEXT / "annotations_detectron2", lambda v: v.astype(np.uint8)),
+        "problem",
+        "the label has 8 bits, too few for 459 classes",
+        "`bench data prepare pc459`",
+    ),
+    Case(
+        "wrapped",
+        "pc459",
+        each(CONTEXT / "annotations_detectron2", lambda v: (v % 256).astype(np.uint16)),
         "warning",
         'no label has the value 430 ("unknown")',
         "16 bits: make them again with `bench data prepare pc459`",
@@ -346,9 +354,17 @@ CASES = [
     Case(
         "8 bits",
         "ade847",
-        each(FULL / "annotations_detectron2", lambda v: v.astype(np.uint8)),
+        first(FULL / "annotations_detectron2", lambda v: v.astype(np.uint8)),
         "problem",
-        "no label has the value 65535: the labels were saved in 8 bits",
+        "the label has 8 bits, too few for 847 classes",
+        "make them again with `bench data prepare ade847`",
+    ),
+    Case(
+        "wrapped",
+        "ade847",
+        each(FULL / "annotations_detectron2", lambda v: (v % 256).astype(np.uint16)),
+        "problem",
+        "no label has the value 65535: the labels went through 8 bits",
         "16 bits: make them again",
     ),
     Case(
