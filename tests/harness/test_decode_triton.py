@@ -27,9 +27,9 @@ def fused() -> Iterator[ModuleType]:
     pytest.importorskip("triton", reason="Triton is not installed")
     with pytest.MonkeyPatch.context() as patch:
         if not ON_GPU:
-            # Read when kernels are decorated, and nothing imports the module before it is used.
             patch.setenv("TRITON_INTERPRET", "1")
-        yield importlib.import_module("ovss.harness.decode_triton")
+        # The variable is read when kernels are decorated, and another test may have imported the module before.
+        yield importlib.reload(importlib.import_module("ovss.harness.decode_triton"))
 
 
 def make(
