@@ -4,11 +4,12 @@ import doctest
 import math
 from collections.abc import Callable
 from statistics import mean
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from ovss.harness import metrics
+from ovss.harness import counting, metrics
 from ovss.harness.counting import Counts
 from ovss.harness.metrics import (
     classes_averaged,
@@ -159,10 +160,11 @@ IMAGES = Counts(
 )
 
 
-def test_examples_in_the_docstrings() -> None:
-    found = doctest.testmod(metrics)
+@pytest.mark.parametrize(("module", "examples"), [(metrics, 30), (counting, 3)])
+def test_examples_in_the_docstrings(module: ModuleType, examples: int) -> None:
+    found = doctest.testmod(module)
     assert found.failed == 0
-    assert found.attempted >= 30
+    assert found.attempted >= examples
 
 
 def test_every_public_function_has_an_example() -> None:
