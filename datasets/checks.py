@@ -69,14 +69,20 @@ def find_problems(
 
 
 def _unhealthy(dataset: Dataset, occurs: Counter[int], complete: bool) -> list[tuple[HealthCheck, Problem]]:
-    """Health checks that fail.  On a part of the data only what must not occur can be told."""
+    """Health checks that fail.  On a part of the data only what must not occur can be told.
+
+    Where fewer images are listed than the data set has, what is missing in them is a warning at most.
+    """
     found = []
+    whole = len(dataset.ids) >= dataset.planned
     for check in dataset.record.health:
         failed = {
             "must_occur": complete and not occurs[check.value],
             "must_not_occur": occurs[check.value] > 0,
             "in_more_images": complete and occurs[check.value] < occurs[check.than or 0],
         }[check.kind]
+        if not whole and check.kind != "must_not_occur":
+            check = check.model_copy(update={"level": "warning"})
         if failed and dataset.ids and occurs:
             found.append((check, Problem(dataset.files(dataset.ids[0])[1].parent, check.what, check.fix)))
     return found

@@ -39,10 +39,11 @@ def read_label(path: Path, record: DatasetRecord) -> Labels:
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise DataError("a label cannot be read:", [_unreadable(path, error)]) from error
     label = _shifted(_renamed(path, stored, record), record)
-    wrong = [int(v) for v in np.unique(label) if v >= len(record.classes) and v != record.ignore_index]
-    if wrong:
-        allowed = f"a class (0 to {len(record.classes) - 1}) nor {record.ignore_index}"
-        what = f"label values {_shown(wrong)} are neither {allowed}"
+    wrong = (label >= len(record.classes)) & (label != record.ignore_index)
+    if wrong.any():
+        first = record.first_label
+        allowed = f"a class ({first} to {first + len(record.classes) - 1}) nor {record.ignore_index}"
+        what = f"label values {_shown([int(v) for v in np.unique(stored[wrong])])} are neither {allowed}"
         raise DataError("a label has values out of range:", [Problem(path, what, record.out_of_range)])
     return label.astype(np.uint8) if max(len(record.classes) - 1, record.ignore_index) < 256 else label
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .dataset import FolderDataset
 from .errors import DataError
-from .record import DatasetRecord
+from .record import PREPARED, DatasetRecord
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -120,35 +120,41 @@ def locate(record: DatasetRecord, data_root: Path | None = None, source: str | N
                 if dataset.has_labels():
                     return dataset
                 without_labels = without_labels or dataset
-    raise _not_found(record, roots, without_labels)
+    raise _not_found(record, forms, roots, without_labels)
 
 
-def _not_found(record: DatasetRecord, roots: list[Path], without_labels: FolderDataset | None) -> DataError:
-    """What is missing, what is there instead, and what to do."""
+def _not_found(
+    record: DatasetRecord, forms: tuple[DatasetRecord, ...], roots: list[Path], without_labels: FolderDataset | None
+) -> DataError:
+    """What is missing of the ``forms`` asked for, what is there instead, and what to do."""
     if without_labels is None:
-        text = _what_is_absent(record, roots)
+        text = _what_is_absent(forms[0], roots)
     else:
-        wanted = without_labels.missing_label()
-        text = f"data set {record.key!r} has images in {without_labels.images} but no labels: {wanted} does not exist"
-        others = sorted(p.name for p in wanted.parent.glob(f"{wanted.name.removesuffix(record.label_suffix)}*"))
+        key, suffix, wanted = forms[0].key, without_labels.record.label_suffix, without_labels.missing_label()
+        text = f"data set {key!r} has images in {without_labels.images} but no labels: {wanted} does not exist"
+        others = sorted(p.name for p in wanted.parent.glob(f"{wanted.name.removesuffix(suffix)}*"))
         if others:
             text += f".  There is {', '.join(others[:4])}: labels of another data set or another form"
-    for lookalike in record.lookalikes:
+    own, prepared = forms[0] is record, any(form.labels.startswith(PREPARED) for form in forms)
+    for lookalike in record.lookalikes if own or prepared else ():  # their advice leads to no other ground truth
         if any(next(home.glob(lookalike.pattern), None) for home in homes(record, roots) if home.is_dir()):
             text += f".  {lookalike.what}: {lookalike.fix}"
     prepare = f"`bench data prepare {record.key}`"
     if prepare in text:
         return DataError(text)
-    needs = record.prepare and record.prepare.needs
+    needs = record.prepare.needs if record.prepare and prepared else None
     if needs and any((home / needs).exists() for home in homes(record, roots)):
         return DataError(f"{text}.  {prepare} makes them")
-    return DataError(f"{text}.  `bench data download {record.key}` says how to get it")
+    if own or prepared:
+        return DataError(f"{text}.  `bench data download {record.key}` says how to get it")
+    return DataError(f"{text}.  These labels have no recipe here: put them there, or ask for plain {record.key!r}")
 
 
 def _what_is_absent(record: DatasetRecord, roots: list[Path]) -> str:
-    """Images, labels or the list file of the usual form."""
+    """Images, labels or the list file of the form ``record``, the usual one."""
+    prepared = prepared_root() / record.prepared_folder
     for home in homes(record, roots):
-        dataset, listing = FolderDataset(record, home), home / str(record.list_file)
+        dataset, listing = FolderDataset(record, home, prepared), home / str(record.list_file)
         if not dataset.images.is_dir() or not next(dataset.images.rglob(f"*{record.image_suffix}"), None):
             continue
         if not dataset.labels.is_dir():
@@ -160,5 +166,6 @@ def _what_is_absent(record: DatasetRecord, roots: list[Path]) -> str:
                 f"data set {record.key!r} has images and labels, but its list {listing} does not exist: unpack it from "
                 "the archive of the data set, or write the name of one image per line"
             )
-    places = ", ".join(map(str, roots))
-    return f"data set {record.key!r} is not there: no images in {record.images!r} below {places}"
+    gone = "".join(f".  The folder {root} does not exist" for root in roots if not root.is_dir())
+    places = f"{', '.join(map(str, roots))}, nor below it in {', '.join(record.places)}"
+    return f"data set {record.key!r} is not there: no images in {record.images!r} below {places}{gone}"

@@ -32,10 +32,13 @@ def read_record(path: Path) -> DatasetRecord:
         raise DataError(f"data set file {path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"data set file {path} is no valid TOML: {error}") from error
-    try:
-        _fill_in(fields, path)
-        for table in fields.get("alternatives", ()):
+    except OSError as error:
+        raise DataError(f"data set file {path} cannot be read: {error.strerror}") from error
+    alternatives = fields.get("alternatives")
+    for table in (fields, *(alternatives if isinstance(alternatives, list) else ())):
+        if isinstance(table, dict):  # what is none is refused below
             _fill_in(table, path)
+    try:
         return DatasetRecord.model_validate(fields)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()]
@@ -52,7 +55,10 @@ def read_table(path: Path, source: str, target: str, asked_by: Path) -> dict[int
     for column in (source, target):
         if not rows or column not in rows[0]:
             raise DataError(f"table {path}, named in {asked_by}, has no column {column!r}")
-    return {int(row[source]): int(row[target]) for row in rows if row[source] and row[target]}
+    try:
+        return {int(row[source]): int(row[target]) for row in rows if row[source] and row[target]}
+    except ValueError as error:
+        raise DataError(f"table {path}, named in {asked_by}, holds no whole numbers there: {error}") from error
 
 
 def _fill_in(fields: dict[str, Any], path: Path) -> None:
@@ -61,17 +67,31 @@ def _fill_in(fields: dict[str, Any], path: Path) -> None:
     if isinstance(fields.get("classes"), str):
         fields["classes"] = _lines(beside / fields["classes"], path)
     if isinstance(fields.get("palette"), str):
-        fields["palette"] = [tuple(map(int, line.split())) for line in _lines(beside / fields["palette"], path)]
+        fields["palette"] = [tuple(line.split()) for line in _lines(beside / fields["palette"], path)]
     if isinstance(fields.get("parents"), str):
-        fields["parents"] = json.loads(_text(beside / fields["parents"], path))
+        fields["parents"] = _json(beside / fields["parents"], path)
     label_map = fields.get("label_map")
     if isinstance(label_map, dict) and "file" in label_map:
-        fields["label_map"] = read_table(beside / label_map["file"], label_map["from"], label_map["to"], path)
+        fields["label_map"] = _columns(label_map, "label_map", path)
         fields["only_mapped"] = True
     groups = fields.get("groups")
-    if isinstance(groups, dict):
-        table = read_table(beside / groups["file"], groups["from"], groups["to"], path)
+    if isinstance(groups, dict) and isinstance(fields.get("classes"), list):
+        table = _columns(groups, "groups", path)
         fields["groups"] = [table[k] for k in sorted(table) if k < len(fields["classes"])]  # not the ignored value
+
+
+def _columns(asked: dict[str, Any], field: str, path: Path) -> dict[int, int]:
+    """The table that ``{file, from, to}`` asks for."""
+    if set(asked) != {"file", "from", "to"} or not all(isinstance(v, str) for v in asked.values()):
+        raise DataError(f'data set file {path}: {field} needs {{ file = "TSV", from = "COLUMN", to = "COLUMN" }}')
+    return read_table(path.parent / asked["file"], asked["from"], asked["to"], path)
+
+
+def _json(path: Path, asked_by: Path) -> Any:
+    try:
+        return json.loads(_text(path, asked_by))
+    except ValueError as error:
+        raise DataError(f"file {path}, named in {asked_by}, is no valid JSON: {error}") from error
 
 
 def _lines(path: Path, asked_by: Path) -> list[str]:

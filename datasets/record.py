@@ -5,9 +5,10 @@ A new data set is a record, not code: a TOML file in ``datasets/records/``, or o
 """
 
 import hashlib
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Index = Annotated[int, Field(ge=0, le=65535)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -157,6 +158,18 @@ class DatasetRecord(_Part):
     protocol: str = "unified"
     licence: str = "unknown"
     home: str = ""
+
+    @field_validator("cluster_pattern")
+    @classmethod
+    def _has_a_group(cls, pattern: str | None) -> str | None:
+        """Found now: it is first used when all images are done."""
+        try:
+            groups = None if pattern is None else re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from error
+        if groups == 0:
+            raise ValueError(f"{pattern!r} has no group: put ( ) around what images of one unit have in common")
+        return pattern
 
     @model_validator(mode="after")
     def _consistent(self) -> "DatasetRecord":

@@ -7,6 +7,23 @@ from typing import Annotated
 
 import typer
 
+from .cli_groups import data_app, protocol_app, train_app, weights_app
+from .cli_options import (
+    Backbone,
+    Data,
+    DataRoot,
+    Device,
+    Download,
+    Json,
+    Limit,
+    Method,
+    Option,
+    ProtocolName,
+    Results,
+    Set,
+    Weights,
+)
+
 app = typer.Typer(
     name="bench",
     help="Compare training-free CLIP segmenters: one command per number, the same protocol for every method.",
@@ -14,26 +31,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-protocol_app = typer.Typer(help="Look at protocols and compare them.", no_args_is_help=True)
-data_app = typer.Typer(help="Find, check, prepare and download data sets.", no_args_is_help=True)
-train_app = typer.Typer(help="Train what the embedded default needs.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(protocol_app, name="protocol")
+app.add_typer(weights_app, name="weights")
 app.add_typer(train_app, name="train")
-
-Method = Annotated[str, typer.Option("--method", "-m", help="A listed method, or package.module:Class.")]
-Data = Annotated[str, typer.Option("--dataset", "-d", help="A listed data set, or the path of its .toml file.")]
-Backbone = Annotated[str | None, typer.Option(help="tiny-clip, NAME/TAG, or NAME together with --weights.")]
-Weights = Annotated[Path | None, typer.Option(help="Local checkpoint of the backbone.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set (default: $OVSS_DATA).")]
-ProtocolName = Annotated[str | None, typer.Option(help="A listed protocol or a .toml file (default: the data set's).")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-Results = Annotated[Path, typer.Option(help="Folder that holds runs/ and the leaderboard.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images (a partial result).")]
-Option = Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE for the method; repeatable.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE changes the protocol; repeatable.")]
-Download = Annotated[bool, typer.Option(help="Fetch absent weights from the Hugging Face hub.")]
 
 
 @app.command()
@@ -209,106 +210,6 @@ def doctor(results: Results = Path("results"), json: Json = False) -> None:
     from .commands.look import doctor_command
 
     doctor_command(results, as_json=json)
-
-
-@data_app.command("list")
-def data_list(data_root: DataRoot = None, json: Json = False) -> None:
-    """Which data sets are found, where, and which are missing."""
-    from .commands.data import list_command
-
-    list_command(data_root, as_json=json)
-
-
-@data_app.command("check")
-def data_check(
-    dataset: Annotated[str, typer.Argument(help="A listed data set, or the path of its .toml file.")],
-    data_root: DataRoot = None,
-    fast: Annotated[bool, typer.Option(help="Read a sample of the images only.")] = False,
-    expect: Annotated[int | None, typer.Option(min=1, help="Images there should be, for a part of a data set.")] = None,
-    json: Json = False,
-) -> None:
-    """Read every image and label; say what is wrong and how to mend it."""
-    from .commands.data import check_command
-
-    check_command(dataset, data_root, fast, expect, as_json=json)
-
-
-@data_app.command("prepare")
-def data_prepare(
-    dataset: Annotated[str, typer.Argument(help="A listed data set.")],
-    data_root: DataRoot = None,
-    archive: Annotated[Path | None, typer.Option(help="Unpack this archive first and prepare from it.")] = None,
-    json: Json = False,
-) -> None:
-    """Convert labels as they are distributed into labels that are read here; the originals are not touched."""
-    from .commands.data import prepare_command
-
-    prepare_command(dataset, data_root, archive, as_json=json)
-
-
-@data_app.command("download")
-def data_download(
-    dataset: Annotated[str, typer.Argument(help="A listed data set.")],
-    into: Annotated[
-        Path | None, typer.Option(help="Data root to fetch into; without it the steps are printed.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Fetch what has a plain public address, and say how to get the rest."""
-    from .commands.data import download_command
-
-    download_command(dataset, into, as_json=json)
-
-
-@protocol_app.command("show")
-def protocol_show(
-    name: Annotated[str, typer.Argument(help="Protocol, or PROTOCOL/DATASET.")],
-    dataset: Annotated[str | None, typer.Option(help="Values for this data set.")] = None,
-    json: Json = False,
-) -> None:
-    """Every value of a protocol, why it matters, where it comes from, and its hash."""
-    from .commands.protocol import protocol_show_command
-
-    protocol_show_command(name, dataset, as_json=json)
-
-
-@protocol_app.command("diff")
-def protocol_diff(
-    first: Annotated[str, typer.Argument(help="Protocol.")],
-    second: Annotated[str, typer.Argument(help="Protocol.")],
-    dataset: Annotated[str | None, typer.Option(help="Compare the values for this data set.")] = None,
-    json: Json = False,
-) -> None:
-    """What differs between two protocols, and why numbers may move."""
-    from .commands.protocol import protocol_diff_command
-
-    protocol_diff_command(first, second, dataset, as_json=json)
-
-
-@protocol_app.command("lint")
-def protocol_lint(
-    name: Annotated[str, typer.Argument(help="Protocol.")],
-    dataset: Data = "shapes",
-    json: Json = False,
-) -> None:
-    """Mistakes in a protocol and its vocabulary for a data set."""
-    from .commands.protocol import protocol_lint_command
-
-    protocol_lint_command(name, dataset, as_json=json)
-
-
-@train_app.command("tiny-clip")
-def train_tiny_clip(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained model.")],
-    device: Device = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw scenes.")] = 2,
-    scale: Annotated[float, typer.Option(min=0.0, help="Share of the shipped schedule, for a trial.")] = 1.0,
-) -> None:
-    """Train the embedded CLIP on scenes and captions (about an hour on two cores; no masks)."""
-    from .commands.train import train_tiny_clip_command
-
-    train_tiny_clip_command(output, device, seed, workers, scale)
 
 
 def main() -> None:

@@ -194,8 +194,10 @@ def load_protocol(name: str) -> Protocol:
     else:
         named = [p for p in map(_read, sorted(_FOLDER.glob("*.toml"))) if short in p.aliases]
         if not named:
+            plain, dataset = split_name(short)
+            hint = f" (the data set has its own option: --dataset {dataset})" if dataset else ""
             raise UserError(
-                f"unknown protocol {name!r}{did_you_mean(short, list_protocols())}, or the path of a .toml file"
+                f"unknown protocol {name!r}{hint}{did_you_mean(plain, list_protocols())}, or the path of a .toml file"
             )
         protocol = named[0]
     if family not in ("", protocol.family):
@@ -229,7 +231,12 @@ def _validated(fields: dict[str, Any], what: str) -> Protocol:
     try:
         return Protocol.model_validate(fields)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'protocol'}: {e['msg']}" for e in error.errors()]
+        lines = []
+        for e in error.errors():
+            place = ".".join(map(str, e["loc"])) or "protocol"
+            known = (Protocol if place in fields else Setting).model_fields  # a table of values, or the file itself
+            says = f"no such field{did_you_mean(place, known)}" if e["type"] == "extra_forbidden" else e["msg"]
+            lines.append(f"  {place}: {says}")
         raise UserError(f"{what} does not work:\n" + "\n".join(lines)) from error
 
 

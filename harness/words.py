@@ -5,6 +5,7 @@ code of the papers has them (spec: datasets and protocols, section 5; defects in
 says where each comes from).  ``mend`` repairs the defects that are known; ``lint_words`` names them.
 """
 
+import csv
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +90,14 @@ def list_words(key: str) -> list[str]:
 
 
 @cache
+def list_forms() -> dict[str, str]:
+    """File name of every shipped word list -> the form in which it is written (``SOURCES.tsv``)."""
+    with (_FOLDER / "SOURCES.tsv").open(encoding="utf-8", newline="") as table:
+        rows = csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return {row["file"]: row["form"] for row in rows}
+
+
+@cache
 def shared_background() -> tuple[str, ...]:
     """Background phrases that `unified` gives to every method (why these: docs/protocols.md)."""
     lines = (_FOLDER / "shared-background.txt").read_text(encoding="utf-8").splitlines()
@@ -123,6 +132,10 @@ def lint_words(setting: "Setting", record: DatasetRecord) -> list[tuple[str, str
     # An official name may look like a list (ade847).  A protocol without a separator wants it as one text.
     names = set() if setting.synonym_separator else {f"{name[:60]!r} looks like a list" for name in record.classes}
     found = [f for f in vocabulary.lint() if f[1].partition(":")[0] not in names]
+    form = list_forms().get(f"{record.key.partition('@')[0]}.{setting.vocabulary}.txt", setting.vocabulary_form)
+    if form != setting.vocabulary_form:
+        text = f"word list {setting.vocabulary!r} is of the form {form!r}, but read as {setting.vocabulary_form!r}"
+        found.append(("warning", f"{text}: --set vocabulary_form={form} reads it as its project does"))
     for text in (t for line in texts for t in line if _plain(t) in _JOINED):
         found.append(("warning", f"{text!r} lacks a comma between {' and '.join(_JOINED[_plain(text)])}"))
     joined = [t for k, line in enumerate(texts) for t in line if _plain(t) == _joined_name(record, k)]

@@ -139,7 +139,13 @@ def prepare_command(name: str, data_root: Path | None, archive: Path | None, as_
 def _record(name: str) -> DatasetRecord:
     if name.endswith(".toml"):
         raise DataError(f"{name} is your own data set: only listed ones are prepared and downloaded")
-    return find_record(name.partition("@")[0])
+    key, _, source = name.partition("@")
+    record = find_record(key)
+    if source and not record.forms(source):
+        raise DataError(f"data set {key!r} has no ground truth {source!r}")
+    if source and source != record.source:
+        raise DataError(f"{name} is read as it is found and has no recipe or address here.  {record.steps}".rstrip())
+    return record
 
 
 def _nothing_to_prepare(record: DatasetRecord, data_root: Path | None, as_json: bool) -> None:

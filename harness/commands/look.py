@@ -16,6 +16,7 @@ from ...methods.errors import did_you_mean
 from ...methods.files import cache_folder
 from ..bootstrap import paired_difference
 from ..ceiling import grid_ceiling
+from ..metrics import precision, recall
 from ..mmseg_config import open_any
 from ..parts import counts_of
 from ..progress import progress
@@ -120,7 +121,7 @@ def show_command(name: str, results: Path, as_json: bool) -> None:
     if as_json:
         print_json({"manifest": manifest, "metrics": metrics, "run_dir": str(run.folder)})
         return
-    print_table(run.folder.name, ("class", "IoU"), [(k, percent(v)) for k, v in metrics["per_class"].items()])
+    print_table(run.folder.name, ("class", "IoU", "precision", "recall", "images"), _class_rows(run, metrics))
     print_table("", ("metric", "value"), [(k, percent(v)) for k, v in metrics.items() if isinstance(v, float)])
     rows = [
         ("mIoU [95 %]", with_interval(metrics["miou"], metrics["interval"])),
@@ -139,6 +140,19 @@ def show_command(name: str, results: Path, as_json: bool) -> None:
     print_table("", ("provenance", ""), rows)
     if manifest["note"]:
         print_line(f"note: {manifest['note']}")
+
+
+def _class_rows(run: Run, metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row per class; ``images`` are those that are labelled with it: few make a number that means little."""
+    per_class = metrics["per_class"]
+    counts = counts_of(run.counts(), len(per_class))
+    total = counts.total()
+    shown = [[percent(None if np.isnan(v) else 100 * float(v)) for v in f(total)] for f in (precision, recall)]
+    images = (counts.gt > 0).sum(axis=0)
+    return [
+        (name, percent(value), *row, str(n))
+        for (name, value), *row, n in zip(per_class.items(), *shown, images, strict=True)
+    ]
 
 
 def _weights(manifest: dict[str, Any]) -> str:

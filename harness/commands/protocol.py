@@ -127,10 +127,12 @@ def _print_words(words: dict[str, list[str]], record: DatasetRecord) -> None:
 def _load(name: str, dataset: str | None) -> tuple[Protocol, str | None, DatasetRecord | None]:
     """A protocol by ``NAME`` or ``NAME/DATASET``, the key of the data set, and its record if it has one.
 
-    Raises ``UserError`` for a data set that is neither catalogued nor a file nor named by the protocol.
+    Raises ``UserError`` for a data set that is neither catalogued nor a file nor named by the protocol, and for two.
     """
     name, suffix = split_name(name)
     protocol = load_any(name)
+    if suffix and dataset and suffix != dataset:
+        raise UserError(f"the name asks for data set {suffix!r} and --dataset for {dataset!r}: give one of them")
     dataset = suffix or dataset
     if dataset is None:
         return protocol, None, None
@@ -205,9 +207,9 @@ def _print_different_words(names: tuple[str, str], words: dict[str, tuple[list[s
         print_line(f"and {len(words) - len(shown)} more: --json has all")
 
 
-def protocol_lint_command(name: str, dataset: str, as_json: bool) -> None:
+def protocol_lint_command(name: str, dataset: str | None, as_json: bool) -> None:
     """Findings for a protocol on a data set; exit code 1 if one is an error."""
-    protocol, key, record = _load(name, dataset)
+    protocol, key, record = _load(name, dataset or (None if split_name(name)[1] else "shapes"))
     if record is None:
         raise UserError(f"data set {key!r} is not in the catalogue; name the path of its .toml file")
     found = lint_setting(protocol.setting(key), record)

@@ -42,7 +42,7 @@ def run_command(
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise UserError(f"--picture writes a PNG, so it must end in .png, not {picture.name!r}")
-    specs = [_spec(name, protocol, data_root, changes, asked) for name in datasets.split(",")]
+    specs = [_spec(name.strip(), protocol, data_root, changes, asked) for name in datasets.split(",")]
     data = [spec.open_data() for spec in specs]
     wanted = data[0].ids[:limit]
     _check(specs, data, wanted)
@@ -104,15 +104,15 @@ def _check_same_images(data: list[Dataset]) -> None:
     if doubled:
         raise UserError(f"--dataset names {', '.join(doubled)} twice: every data set of a pass needs a key of its own")
     for other in data[1:]:
-        if other.ids != data[0].ids or _first_image(other) != _first_image(data[0]):
+        if other.ids != data[0].ids or _images(other) != _images(data[0]):
             raise UserError(
                 f"{keys[0]} and {other.record.key} cannot share a pass: they do not have the same images.  Run them "
                 "one after the other"
             )
 
 
-def _first_image(data: Dataset) -> list[Path]:
-    return [path.resolve() for image_id in data.ids[:1] for path in data.files(image_id)[:1]]
+def _images(data: Dataset) -> list[Path]:
+    return [path.resolve() for image_id in data.ids for path in data.files(image_id)[:1]]
 
 
 def _warn(data: Dataset, setting: Setting) -> None:

@@ -210,6 +210,7 @@ def test_lint_needs_a_record(bench: Command, tmp_path: Path) -> None:
         (("diff", "sclip", "clearclip", "--dataset", "citiscapes"), "did you mean cityscapes?"),
         (("lint", "paper:sclip/coco_objct"), "unknown data set 'coco_objct'; did you mean coco_object?"),
         (("lint", "gone.toml"), "there is no such file"),
+        (("show", "sclip/voc21", "--dataset", "voc20"), "asks for data set 'voc21' and --dataset for 'voc20'"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, tuple) else "",
 )

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from ovss.harness.protocol import list_protocols
 from ovss.methods import list_methods
 
 MINI = str(Path(__file__).parents[1] / "data" / "mini" / "mini.toml")
@@ -174,7 +175,14 @@ WRONG = {
     "no such data root": ("run -m clip -d camvid --data-root gone", ["gone", "is not there"]),
     "no such record": ("run -m clip -d gone.toml", ["gone.toml", "does not exist"]),
     "no module": ("run -m no_such_module:Clip -d shapes --limit 1", ["no_such_module", "cannot be imported"]),
-    "unknown field": ("run -m clip -d shapes --limit 1 --set colour=3", ["colour"]),
+    "unknown field": (
+        "run -m clip -d shapes --limit 1 --set refin=pamr",
+        ["refin: no such field; did you mean refine?"],
+    ),
+    "data set in the protocol": (
+        "run -m clip -d shapes --limit 1 --protocol sclip/voc21",
+        ["--dataset voc21", "did you mean sclip?"],
+    ),
     "value out of range": ("run -m clip -d shapes --limit 1 --set logit_scale=-1", ["logit_scale", "greater than 0"]),
     "threshold": ("run -m clip -d shapes --limit 1 --set probability_threshold=0.3", ["no background"]),
     "no value": ("run -m clip -d shapes --limit 1 --set colour", ["--set takes NAME=VALUE, not 'colour'"]),
@@ -296,6 +304,15 @@ def test_show_compare_and_leaderboard(bench: Command, tmp_path: Path) -> None:
     (other,) = (tmp_path / "elsewhere" / "runs").iterdir()
     ended = bench("compare", "shapes-maskclip-tiny", str(other))
     assert ended.code == 2 and "not on the same images" in ended.err
+
+
+@pytest.mark.parametrize("name", list_protocols())
+def test_every_protocol_runs_on_camvid(bench: Command, camvid: Path, name: str) -> None:
+    ended = bench(
+        *("run", "-m", "clearclip", "-d", "camvid", "--protocol", name, "--backbone", "tiny-clip"),
+        *("--data-root", str(camvid), "--limit", "1", "--json"),
+    )
+    assert ended.code == 0 and ended.json()["protocol"] == name, ended.err
 
 
 def test_protocol_verbs(bench: Command, tmp_path: Path) -> None:

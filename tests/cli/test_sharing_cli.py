@@ -95,7 +95,7 @@ def test_two_reports_are_those_of_two_runs(bench: Command, home: Path) -> None:
 
 
 def test_one_table_with_a_row_for_each(bench: Command, home: Path) -> None:
-    ended = bench(*COMMAND, *BOTH, "--picture", "seen.png")
+    ended = bench(*COMMAND, "-d", "ground.toml, plain.toml", "--picture", "seen.png")
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
     rows = [line for line in lines if line.split()[:1] == ["maskclip"]]

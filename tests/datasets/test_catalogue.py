@@ -236,6 +236,7 @@ def refusal(key: str, root: Path) -> str:
     """Why a data set cannot be opened or used."""
     with pytest.raises(DataError) as caught:  # noqa: PT012 - it may come from either
         data = open_dataset(key, root)
+        data.record = data.record.model_copy(update={"expected_images": None})  # the miniature is the whole
         check_samples(data, data.ids)
     return str(caught.value)
 
@@ -275,6 +276,25 @@ def test_the_other_order_of_context_is_told(tmp_path: Path) -> None:
     for key in ("context59", "context60"):
         text = refusal(key, build(key, tmp_path, 3, "mat"))
         assert "probably VOC first" in text and f"{key}@mat" in text
+
+
+def test_the_alphabetical_order_is_told_where_voc_first_is_asked_for(tmp_path: Path) -> None:
+    for key in ("context59", "context60"):
+        root = build(key, tmp_path / key, 3, "detectron2")
+        label = next((root / "VOCdevkit/VOC2010/annotations_detectron2/pc59_val").iterdir())
+        Image.fromarray(np.full((40, 48), 46, np.uint8)).save(label)  # sky in alphabetical order
+        text = refusal(f"{key}@mat", root)
+        assert "alphabetical order, not VOC first" in text and f"plain `{key}`" in text
+
+
+def test_other_ground_truths_that_are_absent_get_no_advice_for_the_usual_one(tmp_path: Path) -> None:
+    root = build_raw("context59", tmp_path / "context")
+    text = refusal("context59@mat", root)
+    assert "'context59@mat'" in text and "pc59_val is not there" in text and "bench data prepare" not in text
+    text = refusal("coco_object@instances", build_raw("coco_object", tmp_path / "coco"))
+    assert "coco_seg_anno" in text and "bench data prepare" not in text and "ask for plain 'coco_object'" in text
+    text = refusal("camvid@original", build("camvid", tmp_path / "camvid"))
+    assert "no images in '701_StillsRaw_full'" in text and "bench data download camvid" in text
 
 
 def test_a_missing_void_band_is_a_warning(tmp_path: Path) -> None:

@@ -31,12 +31,16 @@ Change = Callable[[Array], Array]
 Damage = Callable[[Path], object]
 
 
-def findings(key: str, root: Path) -> list[tuple[str, str]]:
-    """Level and text of everything that is found; a data set that cannot be opened is "refused"."""
+def findings(key: str, root: Path, planned: int | None = None) -> list[tuple[str, str]]:
+    """Level and text of everything that is found; a data set that cannot be opened is "refused".
+
+    The miniature counts as the whole data set, unless ``planned`` says how many images there should be.
+    """
     try:
         data = open_dataset(key, root)
     except DataError as error:
         return [("refused", str(error))]
+    data.record = data.record.model_copy(update={"expected_images": planned})
     problems, warnings = find_problems(data, data.ids)
     return [*(("problem", str(p)) for p in problems), *(("warning", str(w)) for w in warnings)]
 
@@ -283,7 +287,7 @@ CASES = [
         "coco_stuff10k",
         first("coco_stuff10k/annotations", constant(182)),
         "problem",
-        "label values 181",
+        "label values 182",
         "higher values are the raw ids: `bench data prepare coco_stuff10k`",
     ),
     Case(
@@ -332,7 +336,7 @@ CASES = [
             ("images/validation/a/b/x_seg.png", "There are `*_seg.png`: this is the full ADE20K"),
         )
     ),
-    Case("full", "ade20k", first(ADE, constant(151)), "problem", "label values 150", "come from the full ADE20K"),
+    Case("full", "ade20k", first(ADE, constant(151)), "problem", "label values 151", "come from the full ADE20K"),
     Case(
         "scene parsing",
         "ade847",
@@ -483,6 +487,13 @@ def test_exactly_this_is_found(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", MINIATURES)
 def test_nothing_is_found_in_a_clean_copy(key: str, tmp_path: Path) -> None:
     assert findings(key, build(key, tmp_path)) == []
+
+
+def test_what_a_part_of_a_data_set_lacks_is_a_warning(tmp_path: Path) -> None:
+    root = build("ade847", tmp_path)
+    each(FULL / "annotations_detectron2", lambda v: (v % 256).astype(np.uint16))(root)
+    assert [level for level, _ in findings("ade847", root)] == ["problem"]
+    assert [level for level, _ in findings("ade847", root, planned=2000)] == ["warning"]
 
 
 def test_a_blank_last_line_and_other_files_are_harmless(tmp_path: Path) -> None:

@@ -66,6 +66,12 @@ def test_classes_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
         ({"title": None}, ["title", "required"]),
         ({"title": None, "background": '"box"'}, ["title", "background"]),  # both at once
         ({"images": "= 3"}, ["no valid TOML"]),
+        ({"cluster_pattern": '"("'}, ["cluster_pattern", "no regular expression"]),
+        ({"cluster_pattern": '"abc"'}, ["cluster_pattern", "has no group"]),
+        ({"label_map": '{ file = "ids.tsv", from = "raw" }'}, ["label_map needs { file"]),
+        ({"groups": '{ file = "ids.tsv" }'}, ["groups needs { file"]),
+        ({"alternatives": "3"}, ["alternatives"]),
+        ({"alternatives": '["x"]'}, ["alternatives.0"]),
     ],
 )
 def test_mistakes_are_named_with_file_and_field(
@@ -73,6 +79,17 @@ def test_mistakes_are_named_with_file_and_field(
 ) -> None:
     text = refusal(write(tmp_path, **changes))
     assert all(word in text for word in words), text
+
+
+def test_mistakes_in_files_beside_the_record_are_named(tmp_path: Path) -> None:
+    (tmp_path / "ids.tsv").write_text("raw\ttrain\n1\tone\n")
+    (tmp_path / "colours.txt").write_text("1 2 x\n3 4 5\n6 7 8\n")
+    (tmp_path / "parents.json").write_text("{bad")
+    text = refusal(write(tmp_path, label_map='{ file = "ids.tsv", from = "raw", to = "train" }'))
+    assert "ids.tsv" in text and "no whole numbers" in text
+    assert "palette.0.2" in refusal(write(tmp_path, palette='"colours.txt"'))
+    text = refusal(write(tmp_path, parents='"parents.json"'))
+    assert "parents.json" in text and "no valid JSON" in text
 
 
 def test_files_that_are_absent_or_no_text(tmp_path: Path) -> None:

@@ -310,6 +310,13 @@ def test_lists_that_are_not_there_or_do_not_fit() -> None:
         vocabulary_for(setting("catseg", "fold"), short)
 
 
+def test_a_list_that_is_read_in_another_form_than_its_own_is_reported() -> None:
+    (text,) = [t for t in findings(setting("cliper"), "voc21") if "form" in t]
+    assert "of the form 'background-first', but read as 'synonyms'" in text
+    assert "--set vocabulary_form=background-first" in text
+    assert not [t for t in findings(shipped("voc21", "cliper"), "voc21") if "form" in t]
+
+
 def test_lists_are_found_whatever_the_ground_truth() -> None:
     assert read_list("coco_object@instances", "sclip") == read_list("coco_object", "sclip")
     assert list_words("camvid") == [] and list_words("voc") == []

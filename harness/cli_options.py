@@ -1,0 +1,20 @@
+"""Options that several verbs of the command line share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Method = Annotated[str, typer.Option("--method", "-m", help="A listed method, or package.module:Class.")]
+Data = Annotated[str, typer.Option("--dataset", "-d", help="A listed data set, or the path of its .toml file.")]
+Backbone = Annotated[str | None, typer.Option(help="tiny-clip, NAME/TAG, or NAME together with --weights.")]
+Weights = Annotated[Path | None, typer.Option(help="Local checkpoint of the backbone.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set (default: $OVSS_DATA).")]
+ProtocolName = Annotated[str | None, typer.Option(help="A listed protocol or a .toml file (default: the data set's).")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Results = Annotated[Path, typer.Option(help="Folder that holds runs/ and the leaderboard.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images (a partial result).")]
+Option = Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE for the method; repeatable.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE changes the protocol; repeatable.")]
+Download = Annotated[bool, typer.Option(help="Fetch absent weights from the Hugging Face hub.")]
