@@ -102,11 +102,14 @@ class Pipeline:
 
     def finish(self, scores: ScoreField, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Tensor:
         """From the scores of the resized image ``pixels`` (3, h, w) uint8 to labels of ``size``."""
-        if self.setting.average == "probability":
+        rule = self.rule
+        if scores.activated:
+            rule = replace(rule, activation="none")
+        elif self.setting.average == "probability":
             scores = replace(scores, scores=(self.setting.logit_scale * scores.scores).softmax(dim=1))
         refine = clock.time("refine", lambda: self._refiner(pixels.to(scores.scores.device), size, clock))
         before = clock.seconds["refine"]
-        labels = clock.time("decode", lambda: decode(scores, size, self.rule, refine))
+        labels = clock.time("decode", lambda: decode(scores, size, rule, refine))
         clock.seconds["decode"] -= clock.seconds["refine"] - before  # the refiner is called from inside decode
         return labels
 

@@ -1,8 +1,6 @@
 """Backbones: an open_clip model, its tokenizer, and proof of what they are."""
 
-import hashlib
 import logging
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
+from .checkpoints import check_keys, file_sha256, read_tensors, state_sha256
 from .errors import UserError, did_you_mean
 from .vit import activation_name
 
@@ -60,11 +57,7 @@ class Backbone:
         """``file:...`` for weights read from a file, ``state:...`` (over the state dict) for a module."""
         if self.file_sha256 is not None:
             return f"file:{self.file_sha256}"
-        digest = hashlib.sha256()
-        for key, value in sorted(self.model.state_dict().items()):
-            digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return f"state:{digest.hexdigest()}"
+        return f"state:{state_sha256(self.model.state_dict())}"
 
     @property
     def note(self) -> str:
@@ -121,7 +114,7 @@ def load_backbone(name: str, weights: Path | None = None, allow_download: bool =
     model.eval()
     if tag:
         _assert_activation(model, model_name, tag)
-    sha256 = _file_sha256(weights)
+    sha256 = file_sha256(weights)
     return Backbone(model, open_clip.get_tokenizer(model_name), model_name, source, *statistics, file_sha256=sha256)
 
 
@@ -131,41 +124,10 @@ def read_state_dict(path: Path, model: nn.Module) -> dict[str, Tensor]:
     Safetensors, or a pickle of tensors opened with ``weights_only=True``; a nested ``state_dict`` and the prefix
     ``module.`` are unwrapped.  Raises ``UserError`` that names the file and the keys.
     """
-    if not path.is_file():
-        raise UserError(f"weights file {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise UserError(
-            f"weights file {path} cannot be read (damaged, a TorchScript archive, or not tensors only): {error}"
-        ) from error
-    if isinstance(state, dict):
-        state = state.get("state_dict", state)
-    if not isinstance(state, dict):
-        raise UserError(f"weights file {path} holds a {type(state).__name__}, not a state dict")
-    state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
+    state = read_tensors(path, nests=("state_dict",), prefixes=("module.",))
     state.pop("attn_mask", None)  # a constant that older checkpoints contain
-    _check_keys(path, state, model.state_dict())
+    check_keys(path, state, {key: tuple(value.shape) for key, value in model.state_dict().items()})
     return state
-
-
-def _check_keys(path: Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    shapes = [
-        f"{k} has shape {tuple(state[k].shape)}, the model {tuple(wanted[k].shape)}"
-        for k in sorted(set(state) & set(wanted))
-        if state[k].shape != wanted[k].shape
-    ]
-    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    if missing or extra or shapes:
-        found = [f"missing {_few(missing)}"] * bool(missing) + [f"not in the model: {_few(extra)}"] * bool(extra)
-        raise UserError(f"weights file {path} does not fit the model: {'; '.join(found + shapes[:5])}")
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _load_tiny_clip() -> Backbone:
@@ -182,7 +144,7 @@ def _load_tiny_clip() -> Backbone:
     context = config["model_cfg"]["text_cfg"]["context_length"]
     tokenizer = SimpleTokenizer(str(TINY_CLIP_FOLDER / "bpe.txt.gz"), context_length=context)
     statistics = _statistics(config["preprocess_cfg"])
-    return Backbone(model, tokenizer, TINY_CLIP, "embedded", *statistics, file_sha256=_file_sha256(path))
+    return Backbone(model, tokenizer, TINY_CLIP, "embedded", *statistics, file_sha256=file_sha256(path))
 
 
 def _cached_weights(model_name: str, tag: str, allow_download: bool) -> tuple[Path, str]:
@@ -262,16 +224,3 @@ def _without_warning(beginning: str) -> Iterator[None]:
 def _known_backbones(given: str) -> str:
     known = did_you_mean(given, list_backbones()).partition(" Known:")[0]
     return known + " See `bench list backbones`"
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
-    """``hashlib.file_digest`` for Python 3.10."""
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()

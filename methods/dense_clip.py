@@ -43,7 +43,9 @@ class DenseClip(Segmenter):
     """Patch-text cosine similarities of a CLIP ViT whose last block is ``last_block``.
 
     ``pad`` chooses what happens to windows that are no multiple of the patch: False drops the rest and stretches the
-    grid over the window (SCLIP, NACLIP), True pads evenly with the mean colour and cuts after (ClearCLIP).
+    grid over the window (SCLIP, NACLIP), True pads evenly with the mean colour and cuts after (ClearCLIP), "end" pads
+    with black below and to the right and stretches the grid over the window (CLIP-DINOiser).  ``positions`` is the rule
+    of ``vit.position_for``.
     """
 
     last_block: ClassVar[LastBlock]
@@ -53,10 +55,15 @@ class DenseClip(Segmenter):
         backbone: Backbone,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        pad: bool = False,
+        pad: bool | Literal["end"] = False,
+        positions: vit.Positions = "factor",
     ) -> None:
         super().__init__()
-        self.backbone, self.dtype, self.pad = backbone, dtype, pad
+        if pad not in (False, True, "end") or positions not in ("factor", "size"):
+            raise UserError(
+                f"pad is {pad!r}, positions is {positions!r}; pad can be false, true or end, positions factor or size"
+            )
+        self.backbone, self.dtype, self.pad, self.positions = backbone, dtype, pad, positions
         self.device = torch.device(device)
         self.weights = vit.read_vision(backbone.model.visual, self.device, dtype)
         self._mean = torch.tensor(backbone.mean, device=self.device).view(3, 1, 1) * 255
@@ -70,6 +77,7 @@ class DenseClip(Segmenter):
             "method": self.info.name,
             "last_block": asdict(self.last_block),
             "pad": self.pad,
+            "positions": self.positions,
             "weights": self.backbone.provenance,
             "precision": str(self.dtype).removeprefix("torch."),
         }
@@ -86,7 +94,7 @@ class DenseClip(Segmenter):
 
     def cover(self, height: int, width: int) -> Box:
         """See ``Segmenter.cover``."""
-        if not self.pad:
+        if self.pad is not True:
             return Box(0, 0, height, width)
         (top, bottom), (left, right) = (self._padding(side) for side in (height, width))
         return Box(-top, -left, height + bottom, width + right)
@@ -102,8 +110,16 @@ class DenseClip(Segmenter):
     @torch.inference_mode()
     def encode_windows(self, windows: Tensor) -> Tensor:
         """Patch features: ``(B, 3, H, W)`` uint8 RGB -> ``(B, h, w, dim)`` float32, unit length."""
-        pixels = (windows.to(self.device).float() - self._mean) / self._std
-        if self.pad:
+        tokens, grid = vit.run_trunk(self.weights, self.normalised(windows), self.positions)
+        return self.patch_features(tokens, grid).unflatten(1, grid)
+
+    def normalised(self, windows: Tensor) -> Tensor:
+        """Pixels for the image tower, padded if asked for: ``(B, 3, H, W)`` uint8 -> ``(B, 3, H', W')``.
+
+        Raises ``UserError`` for windows that are smaller than a patch.
+        """
+        pixels = (self.padded(windows).float() - self._mean) / self._std
+        if self.pad is True:
             (top, bottom), (left, right) = (self._padding(side) for side in pixels.shape[2:])
             pixels = F.pad(pixels, (left, right, top, bottom))
         if min(pixels.shape[2:]) < self.weights.patch_px:
@@ -111,8 +127,15 @@ class DenseClip(Segmenter):
                 f"a window of {pixels.shape[3]}x{pixels.shape[2]} px is smaller than one patch of "
                 f"{self.weights.patch_px} px: raise short_side_px of the protocol, or leave the image out"
             )
-        tokens, grid = vit.run_trunk(self.weights, pixels.to(self.dtype))
-        return self.patch_features(tokens, grid).unflatten(1, grid)
+        return pixels.to(self.dtype)
+
+    def padded(self, windows: Tensor) -> Tensor:
+        """Windows on the device, with black below and to the right if ``pad`` is "end"; uint8."""
+        windows = windows.to(self.device)
+        if self.pad != "end":
+            return windows
+        bottom, right = (-side % self.weights.patch_px for side in windows.shape[2:])
+        return F.pad(windows, (0, right, 0, bottom))
 
     @torch.inference_mode()
     def score_features(self, features: Tensor) -> Tensor:
@@ -123,13 +146,17 @@ class DenseClip(Segmenter):
 
     def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Last block and head: ``(B, 1 + h * w, D)`` -> ``(B, h * w, dim)`` float32, unit length."""
+        return F.normalize(self.raw_features(tokens, grid), dim=-1)
+
+    def raw_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """``patch_features`` before they are normalised."""
         block, rule = self.weights.blocks[-1], self.last_block
         x = vit.project_out(block, _mix_values(block, tokens, rule, grid))
         if rule.residual:
             x = tokens[:, 1:] + x
         if rule.ffn:
             x = vit.add_ffn(block, x)
-        return vit.project_features(self.weights, x)
+        return vit.project(self.weights, x)
 
 
 def _mix_values(block: vit.Block, tokens: Tensor, rule: LastBlock, grid: tuple[int, int]) -> Tensor:

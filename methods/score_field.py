@@ -19,6 +19,8 @@ class ScoreField:
     ``class_scores`` ``(K,)`` float32, for ``K = num_classes``, says how sure the method is that each class is in the
     image at all; only rules that rate classes use it (spec: cliper, 7.4).  None: the largest score of the class.
 
+    ``activated``: the scores are probabilities (or masks) already, which no softmax must touch again.
+
     Turning a field into pixels is the job of ``ovss.harness.decode`` alone.
     """
 
@@ -28,6 +30,7 @@ class ScoreField:
     frame: tuple[int, int]
     query_to_class: tuple[int, ...]
     class_scores: Tensor | None = None
+    activated: bool = False
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 4 or not len(self.boxes) == len(self.covers) == self.scores.shape[0]:

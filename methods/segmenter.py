@@ -92,6 +92,11 @@ class Segmenter(ABC):
         """Everything about weights, precision, device and options that can move a number (JSON values)."""
 
     @property
+    def activated(self) -> bool:
+        """Whether scores are probabilities (or masks) already, which no softmax must touch again."""
+        return False
+
+    @property
     def note(self) -> str:
         """What has to be said beside every number of this method as it was built; usually nothing."""
         return ""
@@ -142,4 +147,7 @@ class Segmenter(ABC):
             Box(b.top + shape.top, b.left + shape.left, b.top + shape.bottom, b.left + shape.right) for b in boxes
         )
         frame = (height, width)
-        return [ScoreField(torch.cat(s), boxes, covers, frame, o) for s, o in zip(scores, owners, strict=True)]
+        return [
+            ScoreField(torch.cat(chunks), boxes, covers, frame, owner, activated=method.activated)
+            for method, chunks, owner in zip(methods, scores, owners, strict=True)
+        ]

@@ -7,7 +7,7 @@ version, whatever its module code does (spec: training-free family, 2.1).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .errors import UserError
 
 Activation = Callable[[Tensor], Tensor]
+Positions = Literal["factor", "size"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ class VisionTransformer:
     def stored_side(self) -> int:
         """Side of the patch grid that the position embedding was trained for."""
         return round((self.position.shape[0] - 1) ** 0.5)
+
+
+class PositionTable(Protocol):
+    """What of a ViT's weights holds its position embedding."""
+
+    @property
+    def position(self) -> Tensor:
+        """``(1 + side * side, D)`` float32, the class token's first."""
+
+    @property
+    def stored_side(self) -> int:
+        """Side of the patch grid that it was trained for."""
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -180,32 +193,39 @@ def add_ffn(block: Block, x: Tensor) -> Tensor:
     return x + (y if block.scale_2 is None else y * block.scale_2)
 
 
+def attend(block: Block, x: Tensor, causal: bool = False) -> Tensor:
+    """The first half of a block, ``x + attention(ln_1(x))``."""
+    q, k, v = split_heads(block, x)
+    return x + project_out(block, merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
+
+
 def run_block(block: Block, x: Tensor, causal: bool = False) -> Tensor:
     """A block as CLIP has it."""
-    q, k, v = split_heads(block, x)
-    y = merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
-    return add_ffn(block, x + project_out(block, y))
+    return add_ffn(block, attend(block, x, causal))
 
 
-def position_for(vit: VisionTransformer, height: int, width: int) -> Tensor:
+def position_for(vit: PositionTable, height: int, width: int, rule: Positions = "factor") -> Tensor:
     """Position embedding for a grid of ``height x width`` patches, ``(1 + height * width, D)`` float32.
 
-    As stored when the grid is the stored one.  Otherwise bicubic, no antialias, align_corners False, and given by the
-    *scale factors* ``(height + 0.1) / side``: the 0.1 moves the sampling positions, so ``size=(height, width)`` would
-    give other numbers (spec: training-free family, 2.3).
+    As stored when the grid is the stored one.  Otherwise bicubic, no antialias, align_corners False.  The rules differ
+    in where they sample, hence in numbers.  "factor": by *scale factors* ``(height + 0.1) / side``, as the family
+    around SCLIP does (spec: training-free family, 2.3).  "size": by the target size, as CLIP-DINOiser does (spec:
+    maskclip-dinoiser, 2.1).
     """
     side = vit.stored_side
     if (height, width) == (side, side):
         return vit.position
     table = vit.position[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
-    factors = ((height + 0.1) / side, (width + 0.1) / side)
-    table = F.interpolate(table, scale_factor=factors, mode="bicubic", align_corners=False)
+    where: Any = {"size": (height, width)}
+    if rule == "factor":
+        where = {"scale_factor": ((height + 0.1) / side, (width + 0.1) / side)}
+    table = F.interpolate(table, **where, mode="bicubic", align_corners=False)
     if tuple(table.shape[2:]) != (height, width):
         raise ValueError(f"position table became {tuple(table.shape[2:])}, wanted {(height, width)}")
     return torch.cat([vit.position[:1], table.flatten(2)[0].T])
 
 
-def embed(vit: VisionTransformer, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def embed(vit: VisionTransformer, pixels: Tensor, rule: Positions = "factor") -> tuple[Tensor, tuple[int, int]]:
     """Tokens that enter the first block: ``(B, 3, H, W)`` normalised -> ``(B, 1 + h * w, D)`` and ``(h, w)``.
 
     Rows and columns that do not fill a patch are dropped.
@@ -218,17 +238,17 @@ def embed(vit: VisionTransformer, pixels: Tensor) -> tuple[Tensor, tuple[int, in
     else:
         x = F.conv2d(pixels, vit.patch, stride=side).flatten(2).transpose(1, 2)
     x = torch.cat([vit.class_token.expand(len(x), 1, -1), x], dim=1)
-    return norm(x + position_for(vit, *grid).to(x.dtype), vit.ln_pre), grid
+    return norm(x + position_for(vit, *grid, rule).to(x.dtype), vit.ln_pre), grid
 
 
-def run_trunk(vit: VisionTransformer, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def run_trunk(vit: VisionTransformer, pixels: Tensor, rule: Positions = "factor") -> tuple[Tensor, tuple[int, int]]:
     """Input of the last block, ``(B, 1 + h * w, D)``, and the patch grid ``(h, w)``."""
-    x, grid = embed(vit, pixels)
+    x, grid = embed(vit, pixels, rule)
     for block in vit.blocks[:-1]:
         x = run_block(block, x)
     return x, grid
 
 
-def project_features(vit: VisionTransformer, x: Tensor) -> Tensor:
-    """``ln_post(x) @ proj``, L2-normalised per token in float32: ``(B, T, D)`` -> ``(B, T, dim)`` float32."""
-    return F.normalize((norm(x, vit.ln_post) @ vit.projection).float(), dim=-1)
+def project(vit: VisionTransformer, x: Tensor) -> Tensor:
+    """``ln_post(x) @ proj``: ``(B, T, D)`` -> ``(B, T, dim)`` float32."""
+    return (norm(x, vit.ln_post) @ vit.projection).float()
