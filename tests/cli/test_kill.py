@@ -191,9 +191,12 @@ def test_killed_at_random_moments(
 ) -> None:
     rng = random.Random(workers)
     progress = []
-    for _ in range(5):
+    for attempt in range(5):
+        before = len(parts_of(tmp_path))
         process = launcher.start(tmp_path, "--workers", str(workers))
-        time.sleep(rng.uniform(0.1, 0.8 * 0.03 * IMAGES / workers))  # the method alone takes 0.03 s per image
+        if attempt:  # the first may be killed before it has written anything
+            until(lambda n=before, p=process: len(parts_of(tmp_path)) > n or not parent_of(p), 20, "no parts")  # type: ignore[misc]
+        time.sleep(rng.uniform(0.0, 0.3))
         helpers = children_of(process)
         kill(process)
         if launcher.wait() == 0:

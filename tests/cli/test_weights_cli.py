@@ -60,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(body or b'') - 1}/{len(body or b'')}")
         rest = (body or b"")[start:]
         self.send_header("Content-Length", str(len(rest)))
+        self.send_header("Connection", "close")  # else the client may reuse a connection that is about to end
         self.end_headers()
         if send:
             self.wfile.write(rest[: server.breaks.pop(0)] if server.breaks else rest)
