@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import DataRoot, Device, Json
+from .cli_options import Backbone, DataRoot, Device, Download, Json, Weights
 
 protocol_app = typer.Typer(help="Look at protocols and compare them.", no_args_is_help=True)
 data_app = typer.Typer(help="Find, check, prepare and download data sets.", no_args_is_help=True)
@@ -142,3 +142,21 @@ def train_tiny_clip(
     from .commands.train import train_tiny_clip_command
 
     train_tiny_clip_command(output, device, seed, workers, scale)
+
+
+@train_app.command("clip-dinoiser")
+def train_clip_dinoiser(
+    data: Annotated[str, typer.Option(help="shapes, a folder with VOC2012, or any folder of images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the training; goes on with what it holds.")],
+    recipe: Annotated[str | None, typer.Option(help="voc1464, in1k-1000 or tiny (default: by --data).")] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of weights, picks and order.")] = 0,
+    stop_after: Annotated[int | None, typer.Option(min=1, help="Stop at this iteration; go on another time.")] = None,
+    allow_download: Download = False,
+) -> None:
+    """Train CLIP-DINOiser's two heads without labels; stops and resumes (the tiny ones: minutes on a CPU)."""
+    from .commands.train import train_clip_dinoiser_command
+
+    train_clip_dinoiser_command(data, output, recipe, backbone, weights, device, seed, stop_after, allow_download)

@@ -21,6 +21,10 @@ _BUILT_IN = {
     "sclip": ".sclip:SCLIP",
     "clearclip": ".clearclip:ClearCLIP",
     "naclip": ".naclip:NACLIP",
+    "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
+    "clip-diy": ".clip_diy:CLIPDIY",
+    "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",
+    "dino-pool": ".clip_dinoiser:DINOPool",
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...methods import UserError
-from ..progress import console
+from ..progress import console, progress
 from ..tables import print_line
 
 
@@ -26,3 +26,52 @@ def train_tiny_clip_command(output: Path, device: str, seed: int, workers: int, 
 
     train(output, recipe if scale == 1.0 else recipe.scaled(scale), device, workers, report)
     print_line(f"wrote {output}; try it by copying it over methods/tiny_clip")
+
+
+def train_clip_dinoiser_command(
+    data: str,
+    output: Path,
+    recipe: str | None,
+    backbone: str | None,
+    weights: Path | None,
+    device: str,
+    seed: int,
+    stop_after: int | None,
+    allow_download: bool,
+) -> None:
+    """Train the heads, or go on with it; a line for every checkpoint."""
+    from ...methods.backbone import TINY_CLIP, load_backbone
+    from ...methods.clip_dinoiser import TINY_HEADS
+    from ...methods.files import store
+    from ...methods.registry import find_device
+    from ..dinoiser_images import default_recipe, find_images
+    from ..dinoiser_recipe import find_recipe
+    from ..dinoiser_teachers import frozen_model, teachers_for
+    from ..train_clip_dinoiser import HEADS, Trainer, score_on_scenes, train
+
+    chosen = find_recipe(recipe or default_recipe(data))
+    images = find_images(data, chosen, seed)
+    base = load_backbone(backbone or chosen.backbone, weights, allow_download)
+    model = frozen_model(chosen, base, find_device(device))
+    trainer = Trainer(chosen, model, teachers_for(chosen, model), seed)
+    validate = score_on_scenes(base, device, chosen.gamma) if chosen.pick == "scenes" else None
+    screen = console()
+
+    def report(record: dict[str, Any]) -> None:
+        screen.print("  ".join(f"{k} {v}" for k, v in record.items()))
+
+    with progress("train clip-dinoiser", chosen.iterations) as advance:
+        train(output, trainer, images, stop_after, validate, report, advance)
+    if trainer.iteration < chosen.iterations:
+        print_line(f"stopped after {trainer.iteration} of {chosen.iterations} iterations; the same command goes on")
+    elif base.name == TINY_CLIP:
+        store(output / TINY_HEADS.name, trainer.embedded())
+        print_line(
+            f"wrote {output / TINY_HEADS.name}, the form that is embedded: copy it over {TINY_HEADS.parent.name}/"
+        )
+    heads, dataset = output / HEADS, "shapes" if chosen.pick == "scenes" else "voc21"
+    print_line(f"wrote {heads}; try it with")
+    print_line(
+        f"  bench run -m clip-dinoiser -d {dataset} --backbone {backbone or chosen.backbone}"
+        f"{f' --weights {weights}' if weights else ''} --option heads={heads} --option gamma={chosen.gamma}"
+    )

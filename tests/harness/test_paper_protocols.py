@@ -18,8 +18,9 @@ WORDS = Path(ovss.harness.__file__).parent / "vocabularies"
 SETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k")
 PRESETS = (
     *("tcl", "maskclip", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip"),
-    *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess"),
+    *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
 )
+METHOD_OPTIONS = {"clearclip": {"pad": True}, "tcl": {"pad": "end", "positions": "size"}}
 NAMED = [(name, key) for name in PRESETS for key in load_protocol(name).dataset]
 BACKGROUND = {"voc21": 0, "context60": 0, "coco_object": 0, "voc20b": 20}
 AS_ANOTHER = {"coco_stuff10k": "coco_stuff", "mess_*": "mess/foodseg103"}
@@ -168,7 +169,7 @@ def test_settings_of_the_mmseg_family(name: str) -> None:
         assert (found.size_multiple_px, found.templates, found.averaging) == (0, "openai80", "mmseg")
         assert found.average == ("probability" if name == "tcl" else "score")
         assert (found.refine, found.refine_steps) == ("pamr" if name == "naclip" else "none", 10)
-        assert found.method_options == ({"pad": True} if name == "clearclip" else {})
+        assert found.method_options == METHOD_OPTIONS.get(name, {})
 
 
 TRIDENT = {  # window, stride, cosine factor, negative cosines kept, threshold of the coarse map
@@ -195,10 +196,10 @@ def test_background_rules_of_tcl_and_clip_dinoiser() -> None:
     protocol = load_protocol("tcl")
     for key in SETS:
         rule = "head_delta" if key in ("voc21", "coco_object") else "none"
-        assert protocol.setting(key).options_for("clip-dinoiser") == {"background": rule}
+        assert protocol.setting(key).options_of["clip-dinoiser"] == {"background": rule}
         constant = {"background_score": 0.4, "pamr": True} if key in ("voc21", "context60", "coco_object") else {}
-        assert protocol.setting(key).options_for("tcl") == constant
-        assert protocol.setting(key).options_for("sclip") == {}
+        assert protocol.setting(key).options_of.get("tcl", {}) == constant
+        assert protocol.setting(key).options_for("sclip") == METHOD_OPTIONS["tcl"]
 
 
 # --- CLIPer ---------------------------------------------------------------------------------------------------------
@@ -400,7 +401,16 @@ def test_lists_are_those_of_the_papers(line: str) -> None:
 
 # --- templates ------------------------------------------------------------------------------------------------------
 
-TEMPLATES = {"openai80": 80, "subset7": 7, "tcl7": 7, "tcl9": 9, "maskclip85": 85, "vild14": 14, "cliper15": 15}
+TEMPLATES = {
+    "openai80": 80,
+    "subset7": 7,
+    "tcl7": 7,
+    "tcl9": 9,
+    "maskclip85": 85,
+    "vild14": 14,
+    "cliper15": 15,
+    "photo": 1,
+}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -21,8 +21,9 @@ from ovss.harness.counting import count_reference
 from ovss.harness.engine import Lane
 from ovss.harness.pipeline import STAGES, Clock, Pipeline, predict_together
 from ovss.harness.protocol import Protocol
+from ovss.harness.regress import offline_methods
 from ovss.harness.runs import COUNTS, METRICS, Run, RunSpec, build_pipelines, make_plan
-from ovss.methods import Backbone, MethodInfo, Segmenter, UserError, list_methods, load_backbone, registry
+from ovss.methods import Backbone, MethodInfo, Segmenter, UserError, load_backbone, registry
 from ovss.methods.dense_clip import DenseClip
 
 SIZES = ((67, 51), (64, 64), (90, 43), (48, 81), (72, 72))
@@ -143,7 +144,7 @@ def undisturbed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
 # --- the same bytes ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", list_methods(plugins=False))
+@pytest.mark.parametrize("method", offline_methods())
 def test_every_method(home: Path, tmp_path: Path, method: str) -> None:
     shared = lanes_for(tmp_path / "shared", home, THREE, method=method)
     apart = alone(tmp_path / "alone", home, method=method)

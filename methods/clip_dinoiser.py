@@ -1,0 +1,281 @@
+"""CLIP-DINOiser: MaskCLIP's patch features, pooled over patches that look alike.
+
+    F'_i = sum_j A_ij F_j / (sum_j A_ij + 1e-6),   A = P^T P with A < gamma set to 0
+    P    = g(I) per patch at unit length,          g a 3x3 convolution trained to imitate DINO's affinities
+    I    = ln_2 output of the third block from the end
+
+Where a background class is scored, patches that are unsure (best probability below delta) and not salient become
+background: p_0 = 1.  The saliency comes from a second head, h(I / |I|) > 0, trained to imitate FOUND, or from FOUND.
+
+Wysoczanska et al., ECCV 2024, arXiv:2312.12359, in the form of the released code (spec: maskclip-dinoiser, 5).  Every
+row of the paper's ablation is a value of ``pooling`` and ``background``.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import vit
+from .backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
+from .dense_clip import DenseClip, LastBlock
+from .dino import Dino, load_dino
+from .dinoiser_heads import DinoiserHeads, load_heads
+from .errors import UserError
+from .found import Found, load_found
+from .key_smoothing import SCALE, KeyNorm, projected_keys, smooth_by_keys
+from .segmenter import MethodInfo
+from .vocabulary import Vocabulary
+from .weights import find_weights, list_weights
+
+Pooling = Literal["none", "clip_keys", "dino_q", "dino_k", "dino_v", "trained"]
+Background = Literal["none", "found", "found_delta", "head_delta"]
+Layer = Literal["final", -1, -2, -3, -4, -5]
+Part = TypeVar("Part", DinoiserHeads, Dino, Found)
+TINY_HEADS = TINY_CLIP_FOLDER / "dinoiser_heads.safetensors"
+
+
+class CLIPDINOiser(DenseClip):
+    """See the module docstring for the equations.
+
+    ``pooling`` chooses A: "trained" (g), "dino_q", "dino_k", "dino_v" (cosines of that slice of DINO ViT-B/16),
+    "clip_keys" (probabilities smoothed by CLIP's keys; the paper's row has no released code, hence ``key_norm``),
+    "none" (MaskCLIP).  ``background``: "none"; "found" (FOUND alone); "found_delta", "head_delta" (with the confidence
+    condition).  With "clip_keys" it is "none": smoothed values are no probabilities that delta could judge.
+
+    ``layer`` is where I is taken, counted from the last block, or "final" for F.  In the last block itself I is ln_2 of
+    the value path, because the released code's hook fires there once more.
+
+    ``heads``, ``dino`` and ``found`` are checkpoint files, or names that `bench weights` lists; without them the
+    released ones are looked for, and for tiny-clip the embedded heads are used.  FOUND's own DINO ViT-S/8 is always
+    looked for.
+
+    Scores are probabilities with a background rule or with "clip_keys", else cosines.  Where several texts speak for
+    the background, p_0 is the first one's.
+    """
+
+    info = MethodInfo(
+        name="clip-dinoiser",
+        title="CLIP-DINOiser",
+        paper="Wysoczanska et al., ECCV 2024, arXiv:2312.12359",
+        training_free=False,
+        trained_on="two convolutions on 1000 ImageNet images without labels, after DINO and FOUND",
+        backbone="ViT-B-16/laion2b_s34b_b88k",
+        published="CLIP-DINOiser",
+    )
+    last_block = LastBlock((), residual=True, ffn=True)
+    default_pooling: ClassVar[Pooling] = "trained"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        pad: bool | Literal["end"] = "end",
+        positions: vit.Positions = "size",
+        pooling: Pooling | None = None,
+        background: Background = "none",
+        gamma: float = 0.2,
+        delta: float = 0.99,
+        layer: Layer = -3,
+        key_norm: KeyNorm = "channels",
+        heads: str | DinoiserHeads | None = None,
+        dino: str | Dino | None = None,
+        found: str | Found | None = None,
+    ) -> None:
+        super().__init__(backbone, device, dtype, pad, positions)
+        self.pooling = pooling or self.default_pooling
+        self.background, self.layer, self.key_norm, self.gamma, self.delta = background, layer, key_norm, gamma, delta
+        self._check_options()
+        needs_heads = self.pooling == "trained" or background == "head_delta"
+        self.heads = self._load_heads(heads) if needs_heads else None
+        self.dino = self._load_dino(dino) if self.pooling.startswith("dino_") else None
+        self.found = self._load_found(found) if background.startswith("found") else None
+
+    def _check_options(self) -> None:
+        choices = {"pooling": Pooling, "background": Background, "layer": Layer, "key_norm": KeyNorm}
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                allowed = ", ".join(map(str, get_args(kind)))
+                raise UserError(f"{name} is {getattr(self, name)!r}; allowed are {allowed}")
+        if not 0 <= self.gamma < 1:
+            raise UserError(f"gamma is {self.gamma}: it is a cosine below which patches are unlike, 0 or more, below 1")
+        if self.pooling == "clip_keys" and self.background != "none":
+            raise UserError("pooling=clip_keys goes with background=none: smoothed values are no probabilities")
+        if self.layer != "final" and len(self.weights.blocks) + self.layer < 0:
+            raise UserError(f"layer is {self.layer}, but the backbone has {len(self.weights.blocks)} blocks")
+
+    def _load_heads(self, heads: str | DinoiserHeads | None) -> DinoiserHeads:
+        width = self.weights.projection.shape[1] if self.layer == "final" else self.weights.class_token.shape[-1]
+        if isinstance(heads, DinoiserHeads):
+            if heads.width != width:
+                raise UserError(f"the heads ({heads.source}) take features of width {heads.width}, layer has {width}")
+            return heads.to(self.device)
+        if heads is None and self.backbone.name == TINY_CLIP:
+            return load_heads(TINY_HEADS, width, self.device)
+        return _load("clip-dinoiser-heads", heads, lambda path: load_heads(path, width, self.device))
+
+    def _load_dino(self, dino: str | Dino | None) -> Dino:
+        if not isinstance(dino, Dino):
+            dino = _load("dino-vitb16", dino, lambda path: load_dino(path, self.device, self.dtype))
+        if dino.patch_px != self.weights.patch_px:
+            raise UserError(
+                f"{dino.name} has patches of {dino.patch_px} px, the backbone of {self.weights.patch_px} px: they must "
+                "be equal"
+            )
+        return dino
+
+    def _load_found(self, found: str | Found | None) -> Found:
+        if isinstance(found, Found):
+            return found
+        small = _load("dino-vits8-300ep", None, lambda path: load_dino(path, self.device, self.dtype))
+        return _load("found-head", found, lambda path: load_found(path, small))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See ``Segmenter.provenance``."""
+        parts = {"heads": self.heads, "dino": self.dino, "found": self.found}
+        return {
+            **super().provenance,
+            "pooling": self.pooling,
+            "background": self.background,
+            "gamma": self.gamma,
+            "delta": self.delta,
+            "layer": self.layer,
+            "key_norm": self.key_norm,
+            **{name: part.provenance for name, part in parts.items() if part is not None},
+        }
+
+    @property
+    def activated(self) -> bool:
+        """See ``Segmenter.activated``."""
+        return self.background != "none" or self.pooling == "clip_keys"
+
+    def encode(self, vocabulary: Vocabulary) -> None:
+        """Encode the queries.  Raises ``UserError`` where a background rule has no class to give patches to."""
+        background = vocabulary.background
+        if self.background != "none" and (background is None or background not in vocabulary.query_to_class):
+            raise UserError(
+                f"background={self.background} needs a data set with a scored background and a text for it: leave the "
+                "option out (background=none), or choose another data set"
+            )
+        super().encode(vocabulary)
+
+    @torch.inference_mode()
+    def encode_windows(self, windows: Tensor) -> Tensor:
+        """Pooled features at unit length, ``(B, h, w, dim)`` float32; then one channel for saliency, or the keys."""
+        tokens, inner, grid = self._walk(self.normalised(windows))
+        features = self.raw_features(tokens, grid)
+        inner = features if inner is None else inner
+        rgb = self._rgb(windows, grid) if self.dino or self.found else None
+        if self.pooling not in ("none", "clip_keys"):
+            features = pool(features, self._affinity(inner, rgb, grid), self.gamma)
+        out = [F.normalize(features, dim=-1)]
+        if self.background != "none":
+            out.append(self._salient(inner, rgb, grid)[..., None].float())
+        if self.pooling == "clip_keys":
+            out.append(projected_keys(self.weights.blocks[-1], tokens))
+        return torch.cat(out, dim=-1).unflatten(1, grid)
+
+    @torch.inference_mode()
+    def score_features(self, features: Tensor) -> Tensor:
+        """Cosines, or probabilities where a rule needs them: ``(B, h, w, ...)`` -> ``(B, Q, h, w)`` float32."""
+        dim, grid = self.weights.projection.shape[1], features.shape[1:3]
+        scores = super().score_features(features[..., :dim])
+        if not self.activated:
+            return scores
+        probabilities = (SCALE * scores).softmax(dim=1)
+        if self.background != "none":
+            return self._with_background(probabilities, features[..., dim] > 0)
+        by_patch = probabilities.flatten(2).transpose(1, 2)
+        smooth = smooth_by_keys(by_patch, features[..., dim:].flatten(1, 2), 1.0, self.key_norm)
+        return smooth.transpose(1, 2).unflatten(2, grid)
+
+    def _walk(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """Input of the last block ``(B, 1 + N, D)``, I ``(B, N, D)`` float32 (None for layer "final"), and the grid."""
+        x, grid = vit.embed(self.weights, pixels, self.positions)
+        *blocks, last = self.weights.blocks
+        inner = None
+        for number, block in enumerate(blocks, start=-len(blocks) - 1):
+            y = vit.attend(block, x)
+            if number == self.layer:
+                inner = vit.norm(y[:, 1:], block.ln_2).float()
+            x = vit.add_ffn(block, y)
+        if self.layer == -1:
+            patches = x[:, 1:]
+            inner = vit.norm(patches + vit.project_out(last, vit.values(last, patches)), last.ln_2).float()
+        return x, inner, grid
+
+    def _rgb(self, windows: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What the grid's patches show, for DINO and FOUND: ``(B, 3, h * patch, w * patch)`` float32 in [0, 1]."""
+        rgb = self.padded(windows).float() / 255
+        if self.pad is True:
+            (top, bottom), (left, right) = (self._padding(side) for side in rgb.shape[2:])
+            mean = self._mean / 255
+            rgb = F.pad(rgb - mean, (left, right, top, bottom)) + mean
+        height, width = (count * self.weights.patch_px for count in grid)
+        return rgb[:, :, :height, :width]
+
+    def _affinity(self, inner: Tensor, rgb: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        """A before the threshold, ``(B, N, N)``."""
+        if self.dino is None:
+            assert self.heads is not None
+            return self.heads.affinity(inner, grid)
+        assert rgb is not None
+        last = self.dino.qkv(self.dino.normalise(rgb))
+        unit = F.normalize({"dino_q": last.q, "dino_k": last.k, "dino_v": last.v}[self.pooling], dim=-1)
+        return unit @ unit.transpose(1, 2)
+
+    def _salient(self, inner: Tensor, rgb: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        """Patches that belong to an object, ``(B, N)`` bool."""
+        if self.found is None:
+            assert self.heads is not None
+            return self.heads.saliency_logit(inner) > 0
+        assert rgb is not None
+        saliency = F.interpolate(self.found.saliency(rgb), grid, mode="bilinear", align_corners=False)
+        return saliency.flatten(1) > 0.5
+
+    def _with_background(self, probabilities: Tensor, salient: Tensor) -> Tensor:
+        """p_0 = 1, in place, for patches that are not salient and, with delta, unsure; other classes stay."""
+        background = self.vocabulary.background
+        assert background is not None  # see encode
+        unsure = probabilities.amax(dim=1) < self.delta
+        lost = ~salient if self.background == "found" else ~salient & unsure
+        probabilities[:, self.vocabulary.query_to_class.index(background)].masked_fill_(lost, 1.0)
+        return probabilities
+
+
+class DINOPool(CLIPDINOiser):
+    """MaskCLIP's features pooled by the values of DINO itself (the paper's step before training)."""
+
+    info = MethodInfo(
+        name="dino-pool",
+        title="MaskCLIP with DINO pooling",
+        paper="Wysoczanska et al., ECCV 2024, arXiv:2312.12359",
+        trained_on="nothing; DINO ViT-B/16 is self-supervised",
+        backbone="ViT-B-16/laion2b_s34b_b88k",
+        offline=False,
+    )
+
+    default_pooling = "dino_v"
+
+
+def pool(features: Tensor, affinity: Tensor, gamma: float) -> Tensor:
+    """Weighted mean over similar patches: ``(B, N, dim)`` and ``(B, N, N)`` -> ``(B, N, dim)``.
+
+    Affinities below ``gamma`` count as 0; with gamma 0 negative ones do.
+    """
+    affinity = torch.where(affinity < gamma, 0.0, affinity)
+    return affinity @ features / (affinity.sum(dim=-1, keepdim=True) + 1e-6)
+
+
+def _load(name: str, given: str | None, load: Callable[[Path], Part]) -> Part:
+    """Load the checkpoint that the catalogue calls ``name``; ``given`` is a file of it, or another listed name."""
+    path = find_weights(given) if given in list_weights() else find_weights(name, Path(given) if given else None)
+    try:
+        return load(path)
+    except UserError as error:
+        raise UserError(f"{error}.\nThe released file: bench weights fetch {name}") from error

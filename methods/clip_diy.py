@@ -1,0 +1,169 @@
+"""CLIP-DIY: CLIP classifies crops of three sizes, FOUND says where objects are.
+
+    M_c = mean over P in {256, 128, 64} of up(cos(CLIP(crops of P px), text_c))
+    p   = softmax over c of   M_0 (1 - S) for the background,   M_c S for every other class
+
+on the image resized to 256 x 256 whatever its shape; crops lie every P / 2 px: 1, 3 x 3 and 7 x 7 of them.  S is the
+saliency of FOUND at the image's own size, resized after.  The cosines are not scaled.
+
+Wysoczanska et al., WACV 2024, arXiv:2309.14289, in the form of the released code (spec: maskclip-dinoiser, 6).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from . import vit
+from .backbone import Backbone
+from .dino import load_dino
+from .found import Found, load_found
+from .score_field import ScoreField
+from .segmenter import MethodInfo, Segmenter
+from .text import encode_queries
+from .vocabulary import Vocabulary
+from .weights import find_weights
+from .windows import WindowGeometry, cut
+
+SIDE_PX = 256
+SCALES = tuple(WindowGeometry(px, px // 2) for px in (256, 128, 64))
+
+
+class CLIPDIY(Segmenter):
+    """See the module docstring for the equations.
+
+    Where no background is scored (the vocabulary has none, or none with a text), S cannot tell classes apart: scores
+    are the plain mean M, softmax included.  The released code always has a background.
+
+    The whole image is seen at once: the crops are the method's own, and windows of a protocol have no effect.
+
+    ``found`` is FOUND itself or the file of its head, ``dino`` the file of its DINO ViT-S/8; without them those that
+    ``bench weights`` knows are used.
+    """
+
+    info = MethodInfo(
+        name="clip-diy",
+        title="CLIP-DIY",
+        paper="Wysoczanska et al., WACV 2024, arXiv:2309.14289",
+        trained_on="nothing; the head of FOUND is trained on DUTS-TR images without labels",
+        backbone="ViT-B-32/laion2b_s34b_b79k",
+        published="CLIP-DIY",
+        offline=False,
+    )
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        found: str | Found | None = None,
+        dino: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.device, self.dtype = backbone, torch.device(device), dtype
+        self.weights = vit.read_vision(backbone.model.visual, self.device, dtype)
+        self.found = found if isinstance(found, Found) else self._load_found(found, dino)
+        self._mean = torch.tensor(backbone.mean, device=self.device).view(3, 1, 1) * 255
+        self._std = torch.tensor(backbone.std, device=self.device).view(3, 1, 1) * 255
+        self._text: Tensor | None = None
+
+    def _load_found(self, head: str | None, dino: str | None) -> Found:
+        small = find_weights("dino-vits8-300ep", Path(dino) if dino else None)
+        path = find_weights("found-head", Path(head) if head else None)
+        return load_found(path, load_dino(small, self.device, self.dtype))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See ``Segmenter.provenance``."""
+        return {
+            "method": self.info.name,
+            "weights": self.backbone.provenance,
+            "found": self.found.provenance,
+            "precision": str(self.dtype).removeprefix("torch."),
+        }
+
+    @property
+    def note(self) -> str:
+        """The backbone's."""
+        return self.backbone.note
+
+    @property
+    def activated(self) -> bool:
+        """See ``Segmenter.activated``."""
+        return True
+
+    def encode(self, vocabulary: Vocabulary) -> None:
+        """Encode the queries once (float32, cached on disk)."""
+        super().encode(vocabulary)
+        self._text = encode_queries(self.backbone, vocabulary, self.device)
+
+    def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8) -> ScoreField:  # noqa: ARG002
+        """See ``Segmenter.segment``; one box that is the whole image, whatever ``geometry`` says."""
+        return super().segment(image, WindowGeometry(), batch_size)
+
+    def score_windows(self, windows: Tensor) -> Tensor:
+        """Probabilities, each window an image by itself: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, 256, 256)`` float32."""
+        return torch.stack([self._score(window) for window in windows])
+
+    @torch.inference_mode()
+    def _score(self, image: Tensor) -> Tensor:
+        vocabulary = self.vocabulary  # a clear error when encode was forgotten
+        assert self._text is not None
+        maps = mean_of_scales(self._embed(cut_crops(image, self._input_px)) @ self._text.T)
+        if vocabulary.background in vocabulary.query_to_class:
+            owner = torch.tensor(vocabulary.query_to_class, device=self.device).view(-1, 1, 1)
+            saliency = self._saliency(image)
+            maps *= torch.where(owner == vocabulary.background, 1 - saliency, saliency)
+        return maps.softmax(dim=0)
+
+    @property
+    def _input_px(self) -> int:
+        return self.weights.stored_side * self.weights.patch_px
+
+    def _embed(self, crops: Tensor) -> Tensor:
+        """CLIP's image embeddings, ``(N, dim)`` float32, unit length."""
+        pixels = (crops.to(self.device).float() - self._mean) / self._std
+        tokens, _ = vit.run_trunk(self.weights, pixels.to(self.dtype))
+        tokens = vit.run_block(self.weights.blocks[-1], tokens)
+        return F.normalize(vit.project(self.weights, tokens[:, 0]), dim=-1)
+
+    def _saliency(self, image: Tensor) -> Tensor:
+        """Probability of an object, ``(256, 256)`` float32: soft, not a mask."""
+        saliency = self.found.pixel_mask(image[None].to(self.device).float() / 255)
+        return F.interpolate(saliency, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=False)[0, 0]
+
+
+def cut_crops(image: Tensor, input_px: int) -> Tensor:
+    """Crops of all scales, large ones first, row by row: ``(3, H, W)`` uint8 -> ``(59, 3, input_px, input_px)`` uint8.
+
+    The image is resized by OpenCV (bilinear, no antialias), each crop by Pillow (bicubic), both in whole numbers.
+    """
+    pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()
+    square = np.asarray(cv2.resize(pixels, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
+    whole = torch.from_numpy(square).permute(2, 0, 1)
+    crops = [crop for scale in SCALES for crop in cut(whole, scale.boxes(SIDE_PX, SIDE_PX))]
+    return torch.stack([_resized(crop, input_px) for crop in crops])
+
+
+def _resized(crop: Tensor, side_px: int) -> Tensor:
+    picture = Image.fromarray(crop.permute(1, 2, 0).contiguous().numpy())
+    resized = np.array(picture.resize((side_px, side_px), Image.Resampling.BICUBIC))
+    return torch.from_numpy(resized).permute(2, 0, 1)
+
+
+def mean_of_scales(values: Tensor) -> Tensor:
+    """Mean of the scales' maps: ``(59, Q)`` in the order of ``cut_crops`` -> ``(Q, 256, 256)``.
+
+    Crops are taken for cells of a grid that is stretched over the image bilinearly.
+    """
+    sides = [len(scale.starts(SIDE_PX)) for scale in SCALES]
+    maps = values.new_zeros(values.shape[1], SIDE_PX, SIDE_PX)
+    for part, side in zip(values.split([side * side for side in sides]), sides, strict=True):
+        grid = part.T.unflatten(1, (side, side))[None]
+        maps += F.interpolate(grid, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=False)[0]
+    return maps.div_(len(sides))

@@ -1,0 +1,144 @@
+"""MaskCLIP as it was released: OpenAI's weights inside a ViT that is not quite theirs.
+
+    z = y + mlp(ln_2(y)),   y = x + v W_o            (A = identity, as in ``maskclip``)
+
+Three things differ from CLIP, and the numbers of the paper need all of them: the activation is the exact GELU although
+the weights were trained with QuickGELU, LayerNorms have an epsilon of 1e-6, and images are normalised with ImageNet's
+statistics.  Two refinements work on the scores of an image: prompt denoising removes queries that are sure nowhere, key
+smoothing lets patches with similar keys agree.
+
+Zhou et al., ECCV 2022, arXiv:2112.01071, in the form of the released code (spec: maskclip-dinoiser, 3.2 to 3.4).
+"""
+
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import vit
+from .backbone import Backbone
+from .dense_clip import DenseClip, LastBlock
+from .errors import UserError
+from .key_smoothing import SCALE, KeyNorm, denoise_prompts, projected_keys, smooth_by_keys
+from .segmenter import MethodInfo
+
+EPS = 1e-6
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class MaskCLIPOriginal(DenseClip):
+    """See the module docstring.
+
+    ``exact_gelu``, ``small_eps`` and ``imagenet_statistics`` are the three differences, in the image tower alone; with
+    False the backbone's own take their place.  ``prompt_denoising`` and ``key_smoothing`` are thresholds in [0, 1], 0
+    is off: the released configurations of MaskCLIP have both off, those of MaskCLIP+ have 0.5 and 1.0.  ``key_norm``:
+    see ``smooth_by_keys``.
+
+    ``pad="end"`` is the original's padding: zeros after the normalisation, that is ImageNet's mean colour, below and to
+    the right.  Padded patches take part in both refinements, and the grid is stretched over the image.
+
+    Unsure: ``positions``.  The position embedding is interpolated by target size, which is what the spec says of
+    MaskCLIP's head in general; it names no rule for this ViT.
+
+    Scores are cosines, -100 for removed queries; with key smoothing they are like probabilities, but do not sum to 1
+    and may be negative.
+    """
+
+    info = MethodInfo(
+        name="maskclip-original",
+        title="MaskCLIP (as released)",
+        paper="Zhou et al., ECCV 2022, arXiv:2112.01071",
+    )
+    last_block = LastBlock((), residual=True, ffn=True)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        pad: bool | Literal["end"] = "end",
+        positions: vit.Positions = "size",
+        exact_gelu: bool = True,
+        small_eps: bool = True,
+        imagenet_statistics: bool = True,
+        prompt_denoising: float = 0.0,
+        key_smoothing: float = 0.0,
+        key_norm: KeyNorm = "positions",
+    ) -> None:
+        super().__init__(backbone, device, dtype, pad, positions)
+        for name, threshold in {"prompt_denoising": prompt_denoising, "key_smoothing": key_smoothing}.items():
+            if not 0 <= threshold <= 1:
+                raise UserError(f"{name} is {threshold}: it is compared with probabilities, so 0 (off) to 1 is allowed")
+        if key_norm not in get_args(KeyNorm):
+            raise UserError(f"key_norm is {key_norm!r}; allowed are {', '.join(get_args(KeyNorm))}")
+        self.exact_gelu, self.small_eps, self.imagenet_statistics = exact_gelu, small_eps, imagenet_statistics
+        self.prompt_denoising, self.key_smoothing, self.key_norm = prompt_denoising, key_smoothing, key_norm
+        if exact_gelu:
+            self.weights = _with_exact_gelu(self.weights)
+        if small_eps:
+            self.weights = _with_eps(self.weights, EPS)
+        if imagenet_statistics:
+            self._mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1) * 255
+            self._std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1) * 255
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See ``Segmenter.provenance``."""
+        return {
+            **super().provenance,
+            "exact_gelu": self.exact_gelu,
+            "small_eps": self.small_eps,
+            "imagenet_statistics": self.imagenet_statistics,
+            "prompt_denoising": self.prompt_denoising,
+            "key_smoothing": self.key_smoothing,
+            "key_norm": self.key_norm,
+        }
+
+    @property
+    def activated(self) -> bool:
+        """See ``Segmenter.activated``."""
+        return self.key_smoothing > 0
+
+    def normalised(self, windows: Tensor) -> Tensor:
+        """See ``DenseClip.normalised``; here the zeros of ``pad="end"`` come after the normalisation."""
+        if self.pad != "end":
+            return super().normalised(windows)
+        pixels = (windows.to(self.device).float() - self._mean) / self._std
+        bottom, right = (-side % self.weights.patch_px for side in pixels.shape[2:])
+        return F.pad(pixels, (0, right, 0, bottom)).to(self.dtype)
+
+    def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """See ``DenseClip.patch_features``; for key smoothing the keys follow, ``(B, h * w, dim + D)``."""
+        features = super().patch_features(tokens, grid)
+        if not self.key_smoothing:
+            return features
+        return torch.cat([features, projected_keys(self.weights.blocks[-1], tokens)], dim=-1)
+
+    @torch.inference_mode()
+    def score_features(self, features: Tensor) -> Tensor:
+        """Refined scores: ``(B, h, w, ...)`` from ``encode_windows`` -> ``(B, Q, h, w)`` float32."""
+        dim, grid = self.weights.projection.shape[1], features.shape[1:3]
+        scores = super().score_features(features[..., :dim]).flatten(2).transpose(1, 2)
+        if self.prompt_denoising:
+            scores = denoise_prompts(scores, self.prompt_denoising)
+        if self.key_smoothing:
+            keys = features[..., dim:].flatten(1, 2)
+            scores = smooth_by_keys((SCALE * scores).softmax(dim=2), keys, self.key_smoothing, self.key_norm)
+        return scores.transpose(1, 2).unflatten(2, grid)
+
+
+def _with_exact_gelu(weights: vit.VisionTransformer) -> vit.VisionTransformer:
+    return replace(weights, blocks=tuple(replace(block, activation=F.gelu) for block in weights.blocks))
+
+
+def _with_eps(weights: vit.VisionTransformer, eps: float) -> vit.VisionTransformer:
+    """Every LayerNorm with ``eps``."""
+
+    def norm(affine: vit.Affine) -> vit.Affine:
+        return replace(affine, eps=eps)
+
+    blocks = tuple(replace(b, ln_1=norm(b.ln_1), ln_2=norm(b.ln_2)) for b in weights.blocks)
+    return replace(weights, blocks=blocks, ln_pre=norm(weights.ln_pre), ln_post=norm(weights.ln_post))
