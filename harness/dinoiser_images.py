@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.functional as colour  # type: ignore[import-untyped]
+import torchvision.transforms.functional as colour
 from numpy.typing import NDArray
 from torch import Tensor
 

@@ -40,7 +40,7 @@ class Seen:
 @torch.no_grad()
 def look(model: CLIPDINOiser, rgb: Tensor) -> Seen:
     """Run the walk that ``model`` takes when it segments on ``(B, 3, H, W)`` floating RGB in [0, 1]."""
-    tokens, inner, grid = model._walk(model.normalised(rgb * 255))
+    tokens, inner, grid = model.walk(model.normalised(rgb * 255))
     assert inner is not None  # only None for layer="final", which is not trained here
     return Seen(model.padded(rgb).float(), tokens, inner, grid)
 
@@ -81,12 +81,12 @@ class DinoFound:
     @torch.no_grad()
     def alike(self, seen: Seen) -> Tensor:
         """See ``Teachers``."""
-        return self.model._affinity(seen.inner, seen.rgb, seen.grid) >= COSINE
+        return self.model.affinity(seen.inner, seen.rgb, seen.grid) >= COSINE
 
     @torch.no_grad()
     def objects(self, seen: Seen) -> Tensor:
         """See ``Teachers``."""
-        return self.model._salient(seen.inner, seen.rgb, seen.grid)
+        return self.model.salient(seen.inner, seen.rgb, seen.grid)
 
 
 class TinyWorld:

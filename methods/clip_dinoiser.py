@@ -167,15 +167,15 @@ class CLIPDINOiser(DenseClip):
     @torch.inference_mode()
     def encode_windows(self, windows: Tensor) -> Tensor:
         """Pooled features at unit length, ``(B, h, w, dim)`` float32; then one channel for saliency, or the keys."""
-        tokens, inner, grid = self._walk(self.normalised(windows))
+        tokens, inner, grid = self.walk(self.normalised(windows))
         features = self.raw_features(tokens, grid)
         inner = features if inner is None else inner
         rgb = self._rgb(windows, grid) if self.dino or self.found else None
         if self.pooling not in ("none", "clip_keys"):
-            features = pool(features, self._affinity(inner, rgb, grid), self.gamma)
+            features = pool(features, self.affinity(inner, rgb, grid), self.gamma)
         out = [F.normalize(features, dim=-1)]
         if self.background != "none":
-            out.append(self._salient(inner, rgb, grid)[..., None].float())
+            out.append(self.salient(inner, rgb, grid)[..., None].float())
         if self.pooling == "clip_keys":
             out.append(projected_keys(self.weights.blocks[-1], tokens))
         return torch.cat(out, dim=-1).unflatten(1, grid)
@@ -194,7 +194,7 @@ class CLIPDINOiser(DenseClip):
         smooth = smooth_by_keys(by_patch, features[..., dim:].flatten(1, 2), 1.0, self.key_norm)
         return smooth.transpose(1, 2).unflatten(2, grid)
 
-    def _walk(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+    def walk(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         """Input of the last block ``(B, 1 + N, D)``, I ``(B, N, D)`` float32 (None for layer "final"), and the grid."""
         x, grid = vit.embed(self.weights, pixels, self.positions)
         *blocks, last = self.weights.blocks
@@ -219,7 +219,7 @@ class CLIPDINOiser(DenseClip):
         height, width = (count * self.weights.patch_px for count in grid)
         return rgb[:, :, :height, :width]
 
-    def _affinity(self, inner: Tensor, rgb: Tensor | None, grid: tuple[int, int]) -> Tensor:
+    def affinity(self, inner: Tensor, rgb: Tensor | None, grid: tuple[int, int]) -> Tensor:
         """A before the threshold, ``(B, N, N)``."""
         if self.dino is None:
             assert self.heads is not None
@@ -229,7 +229,7 @@ class CLIPDINOiser(DenseClip):
         unit = F.normalize({"dino_q": last.q, "dino_k": last.k, "dino_v": last.v}[self.pooling], dim=-1)
         return unit @ unit.transpose(1, 2)
 
-    def _salient(self, inner: Tensor, rgb: Tensor | None, grid: tuple[int, int]) -> Tensor:
+    def salient(self, inner: Tensor, rgb: Tensor | None, grid: tuple[int, int]) -> Tensor:
         """Patches that belong to an object, ``(B, N)`` bool."""
         if self.found is None:
             assert self.heads is not None

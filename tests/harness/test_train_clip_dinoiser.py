@@ -202,7 +202,7 @@ def test_first_weights_are_those_of_torch_and_the_global_state_is_untouched() ->
 def test_features_are_those_of_segmenting_whatever_the_dtype_of_the_image(tiny: CLIPDINOiser) -> None:
     pixels = (scene_batch(side=36) * 255).round().to(torch.uint8)  # no multiple of the patch: padded alike
     seen = look(tiny, pixels.float() / 255)
-    _, inner, grid = tiny._walk(tiny.normalised(pixels))
+    _, inner, grid = tiny.walk(tiny.normalised(pixels))
     assert seen.grid == grid == (5, 5) and inner is not None
     assert torch.allclose(seen.inner, inner, atol=1e-5)
     assert seen.rgb.shape == (2, 3, 40, 40) and not seen.inner.requires_grad

@@ -323,7 +323,7 @@ def test_the_random_world_is_not_vacuous(world: World) -> None:
 def check_parts(world: World, windows: Tensor, layer: int | str = -3) -> None:
     """F, I, A and the logit of the background of every window."""
     method = world.make(pooling="none", layer=layer)
-    tokens, inner, grid = method._walk(method.normalised(windows))
+    tokens, inner, grid = method.walk(method.normalised(windows))
     features = method.raw_features(tokens, grid)
     inner = features if inner is None else inner
     affinity = heads_of(world.heads, "made up").affinity(inner, grid) if layer != "final" else None
@@ -346,7 +346,7 @@ def test_full_architecture() -> None:
     assert len(world.model.visual.transformer.resblocks) == 12
     assert world.heads["obj_proj.weight"].shape == (256, 768, 3, 3)
     method = world.make(background="head_delta", delta=0.9)
-    tokens, inner, grid = method._walk(method.normalised(windows))
+    tokens, inner, grid = method.walk(method.normalised(windows))
     assert inner is not None and method.heads is not None
     rgb = unit_rgb(windows)[0]
     view = plain_view(world.model, clip_normalise(rgb))
@@ -402,7 +402,7 @@ def test_the_last_layer_is_that_of_the_value_path(world: World) -> None:
     """The block's own ln_2, after attention, is another tensor: the released hook sees it first, and forgets it."""
     windows, caught = windows_of(SMALL), []
     method = world.make(pooling="none", layer=-1)
-    _, inner, _ = method._walk(method.normalised(windows))
+    _, inner, _ = method.walk(method.normalised(windows))
     block = world.model.visual.transformer.resblocks[-1]
     hook = block.ln_2.register_forward_hook(lambda module, inputs, output: caught.append(output[0, 1:]))
     plain_view(world.model, clip_normalise(unit_rgb(windows)[0]), layer=-1)
@@ -428,7 +428,7 @@ def test_position_by_factor_shows(world: World) -> None:
     pixels = clip_normalise(unit_rgb(windows)[0])
     for rule, added, other in (("size", 0.0, 0.1), ("factor", 0.1, 0.0)):
         method = world.make(pooling="none", positions=rule)
-        tokens, _, grid = method._walk(method.normalised(windows))
+        tokens, _, grid = method.walk(method.normalised(windows))
         features = method.raw_features(tokens, grid)[0]
         assert error(features, plain_view(world.model, pixels, added=added).features) <= TOLERANCE
         assert error(features, plain_view(world.model, pixels, added=other).features) > 100 * TOLERANCE
@@ -437,7 +437,7 @@ def test_position_by_factor_shows(world: World) -> None:
 def test_padding_is_black(world: World) -> None:
     windows = windows_of(SMALL)
     method = world.make(pooling="none")
-    tokens, _, grid = method._walk(method.normalised(windows))
+    tokens, _, grid = method.walk(method.normalised(windows))
     features = method.raw_features(tokens, grid)[0]
     assert grid == (6, 5) and method.cover(*SMALL) == (0, 0, *SMALL)  # padded patches are stretched over the window
     late = plain_pad(clip_normalise(windows.float() / 255))
