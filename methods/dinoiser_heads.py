@@ -56,7 +56,8 @@ class DinoiserHeads:
     def affinity(self, inner: Tensor, grid: tuple[int, int]) -> Tensor:
         """Cosines of the projected patches, ``(B, N, N)``."""
         maps = F.pad(inner.transpose(1, 2).unflatten(2, grid), (1, 1, 1, 1), mode="replicate")
-        projected = F.conv2d(maps, self.obj_weight, self.obj_bias).flatten(2)
+        with torch.backends.cudnn.flags(allow_tf32=False):  # else a GPU rounds to TF32 by default
+            projected = F.conv2d(maps, self.obj_weight, self.obj_bias).flatten(2)
         unit = projected / projected.norm(dim=1, keepdim=True)
         return unit.transpose(1, 2) @ unit
 

@@ -69,8 +69,9 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             end, total = len(server.body) - 1, len(server.body)
             headers["Content-Range"] = f"bytes {start + server.shift}-{end}/{total}"
-        self.answer(206 if start else 200, headers)
+        # Decided before the answer: a client that hangs up at once may have set the break of its next request by then.
         part = body[: server.breaks.pop(0)] if server.breaks else body
+        self.answer(206 if start else 200, headers)
         if server.chunked:
             self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part) + (b"0\r\n\r\n" if part == body else b""))
         else:

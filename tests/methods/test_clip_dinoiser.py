@@ -37,6 +37,7 @@ from .test_dino import State, image, plain_normalise, plain_position, plain_run,
 
 TOLERANCE = 1e-5
 NAMES = ["background", "cat", "sofa", "sky", "red car"]
+TOKENIZER = SimpleTokenizer()
 TEMPLATES = ["a photo of a {}.", "a drawing of the {}."]
 WINDOW = (448, 330)  # 28 x 21 patches, the last column partly padding
 SMALL = (90, 75)
@@ -112,7 +113,7 @@ class World:
             "dino": Dino(self.dino),
             "found": Found(Dino(self.small_dino), **self.found),
         }
-        backbone = Backbone.from_module(self.model, SimpleTokenizer())
+        backbone = Backbone.from_module(self.model, TOKENIZER)
         method = create_method("clip-dinoiser", backbone=backbone, **{**parts, **options})
         assert isinstance(method, CLIPDINOiser)
         background = 0 if options.get("background", "none") != "none" else None
@@ -123,7 +124,7 @@ class World:
 def plain_queries(model: open_clip.CLIP) -> Tensor:
     rows = []
     for name in NAMES:
-        tokens = SimpleTokenizer()([template.replace("{}", name) for template in TEMPLATES])
+        tokens = TOKENIZER([template.replace("{}", name) for template in TEMPLATES])
         rows.append(F.normalize(F.normalize(model.encode_text(tokens), dim=1).mean(dim=0), dim=0))
     return torch.stack(rows)
 
@@ -498,7 +499,7 @@ def test_pooling_takes_features_as_they_are(world: World) -> None:
 
 def test_pooling_none_is_maskclip(world: World) -> None:
     windows = windows_of(SMALL, SMALL)
-    backbone = Backbone.from_module(world.model, SimpleTokenizer())
+    backbone = Backbone.from_module(world.model, TOKENIZER)
     maskclip = create_method("maskclip", backbone=backbone, pad="end", positions="size")
     maskclip.encode(Vocabulary.from_names(NAMES, templates=TEMPLATES))
     assert torch.equal(world.make(pooling="none").score_windows(windows), maskclip.score_windows(windows))
@@ -560,7 +561,7 @@ def background_last(backbone: Backbone, world: World, **options: Any) -> CLIPDIN
 
 
 def test_background_with_several_texts(world: World) -> None:
-    backbone, windows = Backbone.from_module(world.model, SimpleTokenizer()), windows_of(SMALL, SMALL)
+    backbone, windows = Backbone.from_module(world.model, TOKENIZER), windows_of(SMALL, SMALL)
     off = (100 * background_last(backbone, world).score_windows(windows)).softmax(dim=1)
     delta = off.amax(dim=1).median().item()
     on = background_last(backbone, world, background="head_delta", delta=delta)
@@ -625,7 +626,7 @@ def test_conformity(world: World, pooling: str, background: str) -> None:
             finally:
                 self._vocabulary = given
 
-    backbone = Backbone.from_module(world.model, SimpleTokenizer())
+    backbone = Backbone.from_module(world.model, TOKENIZER)
     parts: dict[str, Any] = {"heads": heads_of(world.heads, "made up"), "dino": Dino(world.dino)}
     parts["found"] = Found(Dino(world.small_dino), **world.found)
     results = check_method(lambda: Ruled(backbone, pooling=pooling, background=background, **parts))  # type: ignore[arg-type]
@@ -671,7 +672,7 @@ def test_provenance(world: World) -> None:
 
 
 def test_dino_pool(world: World) -> None:
-    backbone, windows = Backbone.from_module(world.model, SimpleTokenizer()), windows_of(SMALL)
+    backbone, windows = Backbone.from_module(world.model, TOKENIZER), windows_of(SMALL)
     method = create_method("dino-pool", backbone=backbone, dino=Dino(world.dino))
     method.encode(Vocabulary.from_names(NAMES, templates=TEMPLATES))
     assert torch.equal(method.score_windows(windows), world.make(pooling="dino_v").score_windows(windows))
@@ -703,7 +704,7 @@ def test_options_that_do_not_work(world: World, options: dict[str, Any], says: s
 def test_parts_that_do_not_fit(world: World) -> None:
     with pytest.raises(UserError, match=r"patches of 8 px, the backbone of 16 px"):
         world.make(pooling="dino_v", dino=Dino(world.small_dino))
-    shallow = Backbone.from_module(random_clip(128, 4, 64), SimpleTokenizer())
+    shallow = Backbone.from_module(random_clip(128, 4, 64), TOKENIZER)
     with pytest.raises(UserError, match="layer is -5, but the backbone has 4 blocks"):
         create_method("clip-dinoiser", backbone=shallow, heads=heads_of(world.heads, "made up"), layer=-5)
 
