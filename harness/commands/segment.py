@@ -64,11 +64,15 @@ def segment_command(
     }
     if as_json:
         print_json(value)
-        return
+    else:
+        _print_report(value)
+
+
+def _print_report(value: dict[str, Any]) -> None:
     print_table("", ("class", "percent of pixels"), [(n, f"{100 * s:.1f}") for n, s in value["shares"].items()])
-    print_line(f"wrote {output}")
-    if segmenter.note:
-        print_line(f"note: {segmenter.note}")
+    print_line(f"wrote {value['picture']}")
+    if value["note"]:
+        print_line(f"note: {value['note']}")
 
 
 def _class_names(classes: str) -> list[str]:
