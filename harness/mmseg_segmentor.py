@@ -36,6 +36,7 @@ if find_spec("mmcv._ext") is None:
     sys.modules.setdefault("mmseg.models", module_from_spec(ModuleSpec("mmseg.models", loader=None, origin="stub")))
 
 
+# mmengine has no types, so its classes are Any for mypy
 @MODELS.register_module()
 class OvssSegmentor(BaseModel):  # type: ignore[misc]
     """A method under a protocol, for ``Runner.test`` and ``Runner.val``; labels equal those of ``bench run``.

@@ -135,6 +135,7 @@ def predict_together(pipelines: Sequence[Pipeline], image: Pixels, clocks: Seque
     parts = []
     for pixels, width in zip(np.array_split(small, setting.columns, axis=1), widths, strict=True):
         column = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        # mypy cannot infer a lambda whose default binds the loop's value
         fields = shared.time("segment", lambda c=column: _segment(pipelines, c))  # type: ignore[misc]
         size = (image.shape[0], width)
         finished = zip(pipelines, fields, clocks, strict=True)
