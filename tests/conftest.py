@@ -14,6 +14,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; child processes inherit it
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let yapf, which mmengine imports, write its grammar before tests run side by side.
+
+    It does so once per machine, not by rename: a second process that starts at that moment reads half a file.
+    """
+    if not hasattr(config, "workerinput"):
+        import yapf  # noqa: F401
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text features and verdicts go to a cache of the test session, never to the user's."""
