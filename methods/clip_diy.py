@@ -21,12 +21,11 @@ from torch import Tensor
 
 from . import vit
 from .backbone import Backbone
+from .clip_segmenter import ClipSegmenter
 from .dino import load_dino
 from .found import Found, load_found
 from .score_field import ScoreField
-from .segmenter import MethodInfo, Segmenter
-from .text import encode_queries
-from .vocabulary import Vocabulary
+from .segmenter import MethodInfo
 from .weights import find_weights
 from .windows import WindowGeometry, cut
 
@@ -34,7 +33,7 @@ SIDE_PX = 256
 SCALES = tuple(WindowGeometry(px, px // 2) for px in (256, 128, 64))
 
 
-class CLIPDIY(Segmenter):
+class CLIPDIY(ClipSegmenter):
     """See the module docstring for the equations.
 
     Where no background is scored (the vocabulary has none, or none with a text), S cannot tell classes apart: scores
@@ -64,13 +63,8 @@ class CLIPDIY(Segmenter):
         found: str | Found | None = None,
         dino: str | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone, self.device, self.dtype = backbone, torch.device(device), dtype
-        self.weights = vit.read_vision(backbone.model.visual, self.device, dtype)
+        super().__init__(backbone, device, dtype)
         self.found = found if isinstance(found, Found) else self._load_found(found, dino)
-        self._mean = torch.tensor(backbone.mean, device=self.device).view(3, 1, 1) * 255
-        self._std = torch.tensor(backbone.std, device=self.device).view(3, 1, 1) * 255
-        self._text: Tensor | None = None
 
     def _load_found(self, head: str | None, dino: str | None) -> Found:
         small = find_weights("dino-vits8-300ep", Path(dino) if dino else None)
@@ -80,27 +74,12 @@ class CLIPDIY(Segmenter):
     @property
     def provenance(self) -> dict[str, Any]:
         """See ``Segmenter.provenance``."""
-        return {
-            "method": self.info.name,
-            "weights": self.backbone.provenance,
-            "found": self.found.provenance,
-            "precision": str(self.dtype).removeprefix("torch."),
-        }
-
-    @property
-    def note(self) -> str:
-        """The backbone's."""
-        return self.backbone.note
+        return {**super().provenance, "found": self.found.provenance}
 
     @property
     def activated(self) -> bool:
         """See ``Segmenter.activated``."""
         return True
-
-    def encode(self, vocabulary: Vocabulary) -> None:
-        """Encode the queries once (float32, cached on disk)."""
-        super().encode(vocabulary)
-        self._text = encode_queries(self.backbone, vocabulary, self.device)
 
     def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8) -> ScoreField:  # noqa: ARG002
         """See ``Segmenter.segment``; one box that is the whole image, whatever ``geometry`` says."""
@@ -112,9 +91,8 @@ class CLIPDIY(Segmenter):
 
     @torch.inference_mode()
     def _score(self, image: Tensor) -> Tensor:
-        vocabulary = self.vocabulary  # a clear error when encode was forgotten
-        assert self._text is not None
-        maps = mean_of_scales(self._embed(cut_crops(image, self._input_px)) @ self._text.T)
+        vocabulary, text = self.vocabulary, self.text  # a clear error first when encode was forgotten
+        maps = mean_of_scales(self._embed(cut_crops(image, self._input_px)) @ text.T)
         if vocabulary.background in vocabulary.query_to_class:
             owner = torch.tensor(vocabulary.query_to_class, device=self.device).view(-1, 1, 1)
             saliency = self._saliency(image)
@@ -127,8 +105,7 @@ class CLIPDIY(Segmenter):
 
     def _embed(self, crops: Tensor) -> Tensor:
         """CLIP's image embeddings, ``(N, dim)`` float32, unit length."""
-        pixels = (crops.to(self.device).float() - self._mean) / self._std
-        tokens, _ = vit.run_trunk(self.weights, pixels.to(self.dtype))
+        tokens, _ = vit.run_trunk(self.weights, self.normalised(crops))
         tokens = vit.run_block(self.weights.blocks[-1], tokens)
         return F.normalize(vit.project(self.weights, tokens[:, 0]), dim=-1)
 

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from . import vit
 from .backbone import Backbone
+from .clip_segmenter import ClipSegmenter
 from .errors import UserError
-from .segmenter import Segmenter
-from .text import encode_queries
-from .vocabulary import Vocabulary
 from .windows import Box
 
 Similarity = Literal["qk", "qq", "kk", "vv"]
@@ -39,7 +37,7 @@ class LastBlock:
     gaussian_sigma: float | None = None
 
 
-class DenseClip(Segmenter):
+class DenseClip(ClipSegmenter):
     """Patch-text cosine similarities of a CLIP ViT whose last block is ``last_block``.
 
     ``pad`` chooses what happens to windows that are no multiple of the patch: False drops the rest and stretches the
@@ -58,39 +56,22 @@ class DenseClip(Segmenter):
         pad: bool | Literal["end"] = False,
         positions: vit.Positions = "factor",
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, device, dtype)
         if pad not in (False, True, "end") or positions not in ("factor", "size"):
             raise UserError(
                 f"pad is {pad!r}, positions is {positions!r}; pad can be false, true or end, positions factor or size"
             )
-        self.backbone, self.dtype, self.pad, self.positions = backbone, dtype, pad, positions
-        self.device = torch.device(device)
-        self.weights = vit.read_vision(backbone.model.visual, self.device, dtype)
-        self._mean = torch.tensor(backbone.mean, device=self.device).view(3, 1, 1) * 255
-        self._std = torch.tensor(backbone.std, device=self.device).view(3, 1, 1) * 255
-        self._text: Tensor | None = None
+        self.pad, self.positions = pad, positions
 
     @property
     def provenance(self) -> dict[str, Any]:
         """See ``Segmenter.provenance``."""
         return {
-            "method": self.info.name,
+            **super().provenance,
             "last_block": asdict(self.last_block),
             "pad": self.pad,
             "positions": self.positions,
-            "weights": self.backbone.provenance,
-            "precision": str(self.dtype).removeprefix("torch."),
         }
-
-    @property
-    def note(self) -> str:
-        """The backbone's."""
-        return self.backbone.note
-
-    def encode(self, vocabulary: Vocabulary) -> None:
-        """Encode the queries once (float32, cached on disk)."""
-        super().encode(vocabulary)
-        self._text = encode_queries(self.backbone, vocabulary, self.device)
 
     def cover(self, height: int, width: int) -> Box:
         """See ``Segmenter.cover``."""
@@ -114,20 +95,12 @@ class DenseClip(Segmenter):
         return self.patch_features(tokens, grid).unflatten(1, grid)
 
     def normalised(self, windows: Tensor) -> Tensor:
-        """Pixels for the image tower, padded if asked for: ``(B, 3, H, W)`` uint8 -> ``(B, 3, H', W')``.
-
-        Raises ``UserError`` for windows that are smaller than a patch.
-        """
-        pixels = (self.padded(windows).float() - self._mean) / self._std
+        """See ``ClipSegmenter.normalised``; padded if asked for, ``(B, 3, H, W)`` -> ``(B, 3, H', W')``."""
+        pixels = self._normalise(self.padded(windows))
         if self.pad is True:
             (top, bottom), (left, right) = (self._padding(side) for side in pixels.shape[2:])
             pixels = F.pad(pixels, (left, right, top, bottom))
-        if min(pixels.shape[2:]) < self.weights.patch_px:
-            raise UserError(
-                f"a window of {pixels.shape[3]}x{pixels.shape[2]} px is smaller than one patch of "
-                f"{self.weights.patch_px} px: raise short_side_px of the protocol, or leave the image out"
-            )
-        return pixels.to(self.dtype)
+        return self._whole_patches(pixels)
 
     def padded(self, windows: Tensor) -> Tensor:
         """Windows on the device, with black below and to the right if ``pad`` is "end"; uint8."""
@@ -140,9 +113,7 @@ class DenseClip(Segmenter):
     @torch.inference_mode()
     def score_features(self, features: Tensor) -> Tensor:
         """Cosines with the queries: ``(B, h, w, dim)`` -> ``(B, Q, h, w)`` float32."""
-        _ = self.vocabulary  # a clear error when encode was forgotten
-        assert self._text is not None
-        return (features.flatten(1, 2) @ self._text.T).transpose(1, 2).unflatten(2, features.shape[1:3])
+        return (features.flatten(1, 2) @ self.text.T).transpose(1, 2).unflatten(2, features.shape[1:3])
 
     def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Last block and head: ``(B, 1 + h * w, D)`` -> ``(B, h * w, dim)`` float32, unit length."""

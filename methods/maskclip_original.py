@@ -106,9 +106,8 @@ class MaskCLIPOriginal(DenseClip):
         """See ``DenseClip.normalised``; here the zeros of ``pad="end"`` come after the normalisation."""
         if self.pad != "end":
             return super().normalised(windows)
-        pixels = (windows.to(self.device).float() - self._mean) / self._std
-        bottom, right = (-side % self.weights.patch_px for side in pixels.shape[2:])
-        return F.pad(pixels, (0, right, 0, bottom)).to(self.dtype)
+        bottom, right = (-side % self.weights.patch_px for side in windows.shape[2:])
+        return F.pad(self._normalise(windows), (0, right, 0, bottom))
 
     def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """See ``DenseClip.patch_features``; for key smoothing the keys follow, ``(B, h * w, dim + D)``."""

@@ -69,14 +69,14 @@ class Segmenter(ABC):
     def score_windows(self, windows: Tensor) -> Tensor:
         """Scores of windows: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, h, w)`` float32, higher is better."""
 
-    def encode_windows(self, windows: Tensor) -> Tensor:
+    def encode_windows(self, windows: Tensor) -> Any:
         """What of ``score_windows`` does not depend on the vocabulary.  Optional, together with ``score_features``.
 
-        A method that has both is run once for several vocabularies.
+        A method that has both is run once for several vocabularies.  What is passed between them is its own affair.
         """
         raise NotImplementedError
 
-    def score_features(self, features: Tensor) -> Tensor:
+    def score_features(self, features: Any) -> Tensor:
         """The rest of ``score_windows``, from what ``encode_windows`` returned."""
         raise NotImplementedError
 

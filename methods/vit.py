@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .errors import UserError
 
 Activation = Callable[[Tensor], Tensor]
-Positions = Literal["factor", "size"]
+Positions = Literal["factor", "size", "half"]
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,17 @@ def run_block(block: Block, x: Tensor, causal: bool = False) -> Tensor:
 def position_for(vit: PositionTable, height: int, width: int, rule: Positions = "factor") -> Tensor:
     """Position embedding for a grid of ``height x width`` patches, ``(1 + height * width, D)`` float32.
 
-    As stored when the grid is the stored one.  Otherwise bicubic, no antialias, align_corners False.  The rules differ
-    in where they sample, hence in numbers.  "factor": by *scale factors* ``(height + 0.1) / side``, as the family
-    around SCLIP does (spec: training-free family, 2.3).  "size": by the target size, as CLIP-DINOiser does (spec:
-    maskclip-dinoiser, 2.1).
+    As stored when the grid is the stored one.  Otherwise interpolated, no antialias, align_corners False.  The rules
+    differ in where and how they sample, hence in numbers.  "factor": bicubic by *scale factors* ``(height + 0.1) /
+    side``, as the family around SCLIP does (spec: training-free family, 2.3).  "size": bicubic by the target size, as
+    CLIP-DINOiser does (spec: maskclip-dinoiser, 2.1).  "half": bilinear by the target size and rounded to float16,
+    whatever the grid, as CLIPer does (spec: cliper, 2).
     """
+    position = _resized_table(vit, height, width, rule)
+    return position.half().float() if rule == "half" else position
+
+
+def _resized_table(vit: PositionTable, height: int, width: int, rule: Positions) -> Tensor:
     side = vit.stored_side
     if (height, width) == (side, side):
         return vit.position
@@ -219,7 +225,7 @@ def position_for(vit: PositionTable, height: int, width: int, rule: Positions = 
     where: Any = {"size": (height, width)}
     if rule == "factor":
         where = {"scale_factor": ((height + 0.1) / side, (width + 0.1) / side)}
-    table = F.interpolate(table, **where, mode="bicubic", align_corners=False)
+    table = F.interpolate(table, **where, mode="bilinear" if rule == "half" else "bicubic", align_corners=False)
     if tuple(table.shape[2:]) != (height, width):
         raise ValueError(f"position table became {tuple(table.shape[2:])}, wanted {(height, width)}")
     return torch.cat([vit.position[:1], table.flatten(2)[0].T])

@@ -1,0 +1,35 @@
+"""Guide: a model that looks at an image and says which places belong together.
+
+Refiners of this kind work on the score field of any method: its maps, brought to the guide's grid, are pushed along the
+guide's affinities (``R S``, with R made from attention or similarity) before they become pixels.
+"""
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Affinity(Protocol):
+    """What a guide saw in one image."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the maps that ``propagate`` takes."""
+
+    def propagate(self, maps: Tensor) -> Tensor:
+        """Refined maps: ``(k, rows, columns)`` float32 -> the same shape; each map on its own, linear in the maps."""
+
+
+class Guide(Protocol):
+    """A loaded model with its options."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Weights and options that can move a number, as JSON values."""
+
+    def observe(self, image: Tensor, name: str) -> Affinity:
+        """Look at ``image``, ``(3, H, W)`` uint8 RGB at its original size.
+
+        ``name`` is the image's own name (its id in a data set): noise that the guide draws depends on it, the seed and
+        nothing else.
+        """
