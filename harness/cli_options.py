@@ -18,3 +18,4 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images 
 Option = Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE for the method; repeatable.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE changes the protocol; repeatable.")]
 Download = Annotated[bool, typer.Option(help="Fetch absent weights from the Hugging Face hub.")]
+Refine = Annotated[str | None, typer.Option(help="none, pamr, sd21, sd15, ... (as --set refine=NAME).")]

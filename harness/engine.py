@@ -91,7 +91,7 @@ def _score_image(todo: list[_Todo], image_id: str, device: str, warm: bool) -> N
         # mypy cannot infer a lambda whose defaults bind the loop's values
         samples.append(clock.time("load", lambda d=t.lane.data, i=seen: d.load(image_id, i)))  # type: ignore[misc]
     try:
-        labels = predict_together(pipelines, samples[0].image, clocks)
+        labels = predict_together(pipelines, samples[0].image, clocks, image_id)
         zipped = zip(pipelines, labels, samples, clocks, strict=True)
         scored = [pipeline.compare(label, sample, clock) for pipeline, label, sample, clock in zipped]
     except UserError as error:

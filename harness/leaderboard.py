@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..methods import UserError, find_method
+from ..methods import UserError
 from .bootstrap import indistinct_groups, paired_difference
 from .counting import Counts
 from .parts import counts_of
@@ -43,6 +43,8 @@ _PUBLISHED_WEIGHTS = {
     "hub timm/vit_base_patch16_clip_224.metaclip_2pt5b": "metaclip_fullcc ViT-B/16",
     "hub timm/vit_large_patch14_clip_224.metaclip_2pt5b": "metaclip_fullcc ViT-L/14",
 }
+# Rows with Stable Diffusion are CLIPer's, which used 2.1 base.
+_PUBLISHED_REFINEMENT = {"none": "none", "pamr": "PAMR", "sd21": "SD-refine"}
 
 
 def collect(results: Path) -> pd.DataFrame:
@@ -73,7 +75,7 @@ def collect(results: Path) -> pd.DataFrame:
                 "images_per_second": 1 / manifest["seconds_per_image"],
                 "peak_mb": manifest["peak_bytes"] / 1e6,
                 **reported(
-                    run.plan().spec.method,
+                    manifest["published"],
                     manifest["dataset"]["key"],
                     str(weights.get("source", "")).partition("@")[0],
                     manifest["setting"]["refine"],
@@ -104,22 +106,18 @@ def _label(run: Run) -> str:
     return f"{spec.method} ({options})" if options else spec.method
 
 
-def reported(method: str, dataset: str, weights: str, refine: str) -> dict[str, Any]:
-    """The value that was reported for a method, data set, weights (by origin) and refinement, with its source, or None.
+def reported(published: str | None, dataset: str, weights: str, refine: str) -> dict[str, Any]:
+    """What was reported for a method (by its name in the table), data set, weights (by origin) and refinement, or None.
 
     Of several sources the most frequent value is taken, then the first.
     """
     nothing = {"reported": None, "reported_source": None}
-    try:
-        name = find_method(method).info.published
-    except UserError:
-        return nothing
     table = _published()
     fitting = table[
-        (table["method"] == name)
+        (table["method"] == published)
         & (table["dataset"] == _PUBLISHED_NAMES.get(dataset))
         & (table["backbone"] == _PUBLISHED_WEIGHTS.get(weights))
-        & (table["postproc"] == {"none": "none", "pamr": "PAMR"}[refine])
+        & (table["postproc"] == _PUBLISHED_REFINEMENT.get(refine))
     ]
     if fitting.empty:
         return nothing

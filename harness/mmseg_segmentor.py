@@ -84,8 +84,10 @@ class OvssSegmentor(BaseModel):  # type: ignore[misc]
             options=dict(options or {}),
         )
         setting = chosen.setting(record.key)
-        if resized_by == "pipeline" and setting.columns > 1:
-            raise UserError(f"protocol {chosen.name!r} resizes parts of an image: it needs resized_by='protocol'")
+        if resized_by == "pipeline" and (setting.columns > 1 or setting.refine not in ("none", "pamr")):
+            raise UserError(
+                f"protocol {chosen.name!r} cuts or refines images at their own size: it needs resized_by='protocol'"
+            )
         self.resized_by = resized_by
         self.pipeline = Pipeline(spec.build_method(setting, allow_download), setting, record)
         self.unused = nn.Parameter(torch.zeros(()))
@@ -116,7 +118,7 @@ class OvssSegmentor(BaseModel):  # type: ignore[misc]
         pixels = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).cpu().numpy())
         size = self._size_of_file(pixels, meta)
         if self.resized_by == "protocol":
-            return self.pipeline.predict(pixels, Clock())
+            return self.pipeline.predict(pixels, Clock(), Path(meta.get("img_path", "")).stem)
         resized = torch.from_numpy(pixels).permute(2, 0, 1)
         scores = self.pipeline.method.segment(resized, self.pipeline.setting.geometry)
         return self.pipeline.finish(scores, resized, size, Clock())

@@ -71,7 +71,7 @@ def write_contact_sheet(path: Path, pipeline: Pipeline, samples: Sequence[Sample
     colours = pipeline.record.palette or class_colours(len(pipeline.record.classes))
     rows = []
     for sample in samples:
-        labels = pipeline.predict(sample.image, Clock()).cpu().numpy()
+        labels = pipeline.predict(sample.image, Clock(), sample.id).cpu().numpy()
         smooth, sharp = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
         tiles = [
             _scaled(sample.image, height_px, smooth),

@@ -12,10 +12,12 @@ from torch import Tensor
 from ..datasets import DatasetRecord, Sample
 from ..datasets.loader import Pixels
 from ..methods import ScoreField, Segmenter, UserError
+from ..methods.refine.guide import Affinity
 from .confusion_metrics import SparseConfusion, sparse
 from .counting import Counts, confusion, count_boundary, tally
-from .decoding import DecodeRule, Refiner, decode
+from .decoding import DecodeRule, Refiner, check_finite, decode
 from .protocol import Setting
+from .refinement import guide_for, refine_field, without_class
 from .resize import resize_image
 from .words import vocabulary_for
 
@@ -78,17 +80,26 @@ class Pipeline:
         vocabulary = vocabulary_for(setting, record)
         self.num_classes = len(vocabulary.classes)
         self.rule: DecodeRule = setting.rule(vocabulary.background)
+        self.guide = guide_for(setting, method)
         started = time.perf_counter()
         method.encode(vocabulary)
         self.encode_seconds = time.perf_counter() - started
 
-    def predict(self, image: Pixels, clock: Clock) -> Tensor:
-        """Label map ``(H, W)`` of an image ``(H, W, 3)`` uint8 RGB, at its own size."""
-        return predict_together([self], image, [clock])[0]
+    @property
+    def note(self) -> str:
+        """What has to be said beside its numbers: the method's note and the guide's."""
+        return "; ".join(filter(None, [self.method.note, self.guide.note if self.guide else ""]))
+
+    def predict(self, image: Pixels, clock: Clock, name: str = "") -> Tensor:
+        """Label map ``(H, W)`` of an image ``(H, W, 3)`` uint8 RGB, at its own size.
+
+        ``name`` is the image's id: noise of a guide depends on it.
+        """
+        return predict_together([self], image, [clock], name)[0]
 
     def score(self, sample: Sample, clock: Clock) -> Scored:
         """Counts of one sample."""
-        return self.compare(self.predict(sample.image, clock), sample, clock)
+        return self.compare(self.predict(sample.image, clock, sample.id), sample, clock)
 
     def compare(self, labels: Tensor, sample: Sample, clock: Clock) -> Scored:
         """Counts of a label map of one sample."""
@@ -100,13 +111,23 @@ class Pipeline:
             boundary = clock.time("count", lambda: count_boundary(labels, truth, every, ignored).first(classes))
         return Scored(tally(table).first(classes), boundary, sparse(table) if self.confusion else None)
 
-    def finish(self, scores: ScoreField, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Tensor:
-        """From the scores of the resized image ``pixels`` (3, h, w) uint8 to labels of ``size``."""
+    def finish(
+        self, scores: ScoreField, pixels: Tensor, size: tuple[int, int], clock: Clock, affinity: Affinity | None = None
+    ) -> Tensor:
+        """From the scores of the resized image ``pixels`` (3, h, w) uint8 to labels of ``size``.
+
+        ``affinity`` is what the guide saw in the image.
+        """
         rule = self.rule
         if scores.activated:
             rule = replace(rule, activation="none")
         elif self.setting.average == "probability":
             scores = replace(scores, scores=(self.setting.logit_scale * scores.scores).softmax(dim=1))
+        if affinity is not None:
+            check_finite(scores)  # NaN would spread over the image, and be dropped by a gate without a word
+            if rule.gated and rule.background is not None:
+                scores = without_class(scores, rule.background)
+            scores = clock.time("refine", lambda: refine_field(scores, affinity))
         refine = clock.time("refine", lambda: self._refiner(pixels.to(scores.scores.device), size, clock))
         before = clock.seconds["refine"]
         labels = clock.time("decode", lambda: decode(scores, size, rule, refine))
@@ -114,7 +135,7 @@ class Pipeline:
         return labels
 
     def _refiner(self, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Refiner | None:
-        if self.setting.refine == "none":
+        if self.setting.refine != "pamr":
             return None
         from ..methods.refine.pamr import Pamr
 
@@ -122,28 +143,47 @@ class Pipeline:
         return lambda maps: clock.time("refine", lambda: pamr(maps))
 
 
-def predict_together(pipelines: Sequence[Pipeline], image: Pixels, clocks: Sequence[Clock]) -> list[Tensor]:
-    """Label maps ``(H, W)`` of one image for each pipeline; it is resized and encoded once.
+def predict_together(
+    pipelines: Sequence[Pipeline], image: Pixels, clocks: Sequence[Clock], name: str = ""
+) -> list[Tensor]:
+    """Label maps ``(H, W)`` of one image for each pipeline; it is resized and encoded once, seen once by each guide.
 
     The methods of the pipelines are twins and their settings agree in ``SHARED`` (see ``check_sharing``).  What is done
     once counts on every clock: a clock says what its data set would have taken alone.
     """
-    setting, shared = pipelines[0].setting, Clock()
+    setting = pipelines[0].setting
     limits = (setting.short_side_px, setting.long_side_px, setting.resize, setting.size_multiple_px)
-    small = shared.time("resize", lambda: resize_image(image, *limits))
-    widths = [part.shape[1] for part in np.array_split(image, setting.columns, axis=1)]
+    small = _time_all(clocks, "resize", lambda: resize_image(image, *limits))
+    columns = [np.array_split(pixels, setting.columns, axis=1) for pixels in (small, image)]
     parts = []
-    for pixels, width in zip(np.array_split(small, setting.columns, axis=1), widths, strict=True):
-        column = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    for number, (pixels, original) in enumerate(zip(*columns, strict=True)):
+        column, whole = (torch.from_numpy(part.copy()).permute(2, 0, 1) for part in (pixels, original))
         # mypy cannot infer a lambda whose default binds the loop's value
-        fields = shared.time("segment", lambda c=column: _segment(pipelines, c))  # type: ignore[misc]
-        size = (image.shape[0], width)
-        finished = zip(pipelines, fields, clocks, strict=True)
-        parts.append([p.finish(field, column, size, clock) for p, field, clock in finished])
-    for clock in clocks:
-        for stage in ("resize", "segment"):
-            clock.seconds[stage] += shared.seconds[stage]
+        fields = _time_all(clocks, "segment", lambda c=column: _segment(pipelines, c))  # type: ignore[misc]
+        seen = _observe(pipelines, whole, f"{name}#{number}" if number else name, clocks)
+        zipped = zip(pipelines, fields, clocks, seen, strict=True)
+        size = (original.shape[0], original.shape[1])
+        parts.append([p.finish(field, column, size, clock, sight) for p, field, clock, sight in zipped])
     return [torch.cat(labels, dim=1) for labels in zip(*parts, strict=True)]
+
+
+def _time_all(clocks: Sequence[Clock], stage: str, work: Callable[[], T]) -> T:
+    """Run ``work`` once and add what it took to every clock."""
+    first, *others = clocks
+    before = first.seconds[stage]
+    result = first.time(stage, work)
+    for clock in others:
+        clock.seconds[stage] += first.seconds[stage] - before
+    return result
+
+
+def _observe(pipelines: Sequence[Pipeline], image: Tensor, name: str, clocks: Sequence[Clock]) -> list[Affinity | None]:
+    """What the guide of each pipeline sees in an image at its own size; equal guides are one object and look once."""
+    seen: dict[int, Affinity] = {}
+    for guide in {id(p.guide): p.guide for p in pipelines if p.guide is not None}.values():
+        theirs = [clock for p, clock in zip(pipelines, clocks, strict=True) if p.guide is guide]
+        seen[id(guide)] = _time_all(theirs, "refine", lambda g=guide: g.observe(image, name))  # type: ignore[misc]
+    return [seen.get(id(p.guide)) for p in pipelines]
 
 
 def _segment(pipelines: Sequence[Pipeline], pixels: Tensor) -> list[ScoreField]:

@@ -5,6 +5,7 @@ presets hold each method's own constants.  Values per data set stand in ``[datas
 """
 
 import hashlib
+import inspect
 import json
 import sys
 from fnmatch import fnmatchcase
@@ -14,8 +15,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..datasets import DatasetRecord
-from ..methods import UserError, WindowGeometry
+from ..methods import UserError, WindowGeometry, find_method
 from ..methods.errors import did_you_mean
+from ..methods.refine.guides import Fusion, GuideName, Noise
 from .decoding import DecodeRule
 from .resize import ResizeKind
 from .words import lint_words, vocabulary_for
@@ -84,10 +86,20 @@ class Setting(BaseModel):
     complement: bool = Field(
         default=False, description="Background is (1 - best class)^2 instead of what falls below a threshold (CLIPer)"
     )
-    refine: Literal["none", "pamr"] = Field(
+    refine: Literal["none", "pamr", GuideName] = Field(
         default="none", description="Post-processing adds several mIoU to any method; never mix rows with and without"
     )
-    refine_steps: int = Field(default=10, ge=1, description="More steps smooth more")
+    refine_steps: int = Field(default=10, ge=1, description="More steps smooth more (PAMR)")
+    refine_threshold: float = Field(
+        default=0.1, ge=0, lt=1, description="Attention below this share of its column's maximum is dropped (diffusion)"
+    )
+    refine_fusion: Fusion = Field(
+        default="chain", description="The product of the heads' attention maps reaches further than their mean"
+    )
+    refine_noise: Noise = Field(
+        default="per-image", description="A diffusion guide looks at a noised image; without noise it is another method"
+    )
+    seed: int = Field(default=0, ge=0, description="Another seed draws other noise: repeat a run to see its spread")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="Half precision flips labels of near ties"
     )
@@ -95,7 +107,7 @@ class Setting(BaseModel):
         default="mmseg", description="Whether classes that are predicted but never labelled enter the mean as 0"
     )
     method_options: dict[str, Any] = Field(
-        default_factory=dict, description="Options passed to any method, e.g. how odd sizes are padded"
+        default_factory=dict, description="Options for every method that takes them, e.g. how odd sizes are padded"
     )
     options_of: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Options of one method alone, by its name: constants of its paper"
@@ -108,8 +120,12 @@ class Setting(BaseModel):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over every value.  Together with the vocabulary's hash it decides what may be compared."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 over every value.  Together with the vocabulary's hash it decides what may be compared.
+
+        Values at their defaults are left out: a field that comes later does not change the hashes of old numbers.  So a
+        default must never change (a test holds them).
+        """
+        return hashlib.sha256(json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True).encode()).hexdigest()
 
     @property
     def geometry(self) -> WindowGeometry:
@@ -117,8 +133,14 @@ class Setting(BaseModel):
         return WindowGeometry(self.window_px, self.stride_px)
 
     def options_for(self, method: str) -> dict[str, Any]:
-        """Options that a method is made with under this protocol."""
-        return {**self.method_options, **self.options_of.get(method, {})}
+        """Options that a method is made with under this protocol.
+
+        ``logit_scale`` and ``method_options``, as far as its constructor takes them, and all of its ``options_of``.
+        Raises ``UserError`` when there is no such method.
+        """
+        taken = inspect.signature(find_method(method)).parameters
+        offered = {"logit_scale": self.logit_scale, **self.method_options}
+        return {**{k: v for k, v in offered.items() if k in taken}, **self.options_of.get(method, {})}
 
     def rule(self, background: int | None) -> DecodeRule:
         """How scores become classes.  Raises ``UserError`` for a threshold without a background class."""

@@ -77,12 +77,16 @@ class RunSpec(BaseModel):
 
 
 class Plan(BaseModel):
-    """A run's identity and its images.  ``note`` is to be printed beside every number."""
+    """A run's identity and its images.
+
+    ``note`` is to be printed beside every number; ``published`` is the method's name in the table of reported values.
+    """
 
     spec: RunSpec
     identity: dict[str, Any]
     ids: tuple[str, ...]
     note: str = ""
+    published: str | None = None
 
     @property
     def name(self) -> str:
@@ -132,7 +136,10 @@ def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset) -> Plan:
         "source_hash": source_hash(),
         "method_source_hash": foreign_hash(type(pipeline.method)),
     }
-    return Plan(spec=spec, identity=identity, ids=ids, note=pipeline.method.note or data.note)
+    if pipeline.guide is not None:
+        identity["guide"] = pipeline.guide.provenance
+    note = "; ".join(filter(None, ["" if pipeline.method.note else data.note, pipeline.note]))
+    return Plan(spec=spec, identity=identity, ids=ids, note=note, published=pipeline.method.published)
 
 
 class Run:
@@ -215,6 +222,7 @@ class Run:
         manifest = {
             "run": self.folder.name,
             "note": plan.note,
+            "published": plan.published,
             "title": data.record.title,
             **plan.identity,
             "code_version": code_version(),

@@ -1,7 +1,10 @@
-"""DINO v1 (Caron et al., ICCV 2021): a self-supervised ViT, read from its released checkpoints.
+"""DINO (Caron et al., ICCV 2021) and DINOv2 (Oquab et al., 2023): self-supervised ViTs, read from released checkpoints.
 
-The dense methods use its last block: values or keys as patch descriptors, and the attention of the class token.  Like
-CLIP's towers it is run from plain records of weights (spec: maskclip-dinoiser, 2.5).
+The dense methods use the last block: values or keys as patch descriptors, the attention of the class token, or the
+output of the final norm.  Like CLIP's towers they are run from plain records of weights (spec: maskclip-dinoiser, 2.5).
+
+DINOv2 is the same ViT with LayerScale in its blocks.  Some of its models have register tokens (Darcet et al., 2023)
+between class token and patches; they are in every attention and in nothing that comes out.
 """
 
 import re
@@ -20,16 +23,21 @@ from .errors import UserError
 
 HEAD_SIZE = 64
 NORM_EPS = 1e-6
-_LETTERS = {(384, 12): "S", (768, 12): "B"}  # (width, depth) of the released sizes
+_LETTERS = {(384, 12): "S", (768, 12): "B", (1024, 24): "L"}  # (width, depth) of the released sizes
+_MASK_TOKEN, _REGISTERS = "mask_token", "register_tokens"  # DINOv2's files have the first, which only training uses
 _PROJECTION_HEAD = ("head.mlp.", "head.last_layer.")  # only used while DINO is trained
 
 
 @dataclass(frozen=True)
 class DinoWeights:
-    """Weights of a DINO ViT.  ``position`` and the LayerNorms are float32; everything else has the working dtype."""
+    """Weights of a DINO ViT.  ``position`` and the LayerNorms are float32; everything else has the working dtype.
+
+    ``registers`` is ``(1, R, D)``, with R = 0 for the models without them.
+    """
 
     patch: vit.Affine
     class_token: Tensor
+    registers: Tensor
     position: Tensor
     blocks: tuple[vit.Block, ...]
     norm: vit.Affine
@@ -49,9 +57,9 @@ class DinoWeights:
 class LastAttention:
     """What goes into the attention of the last block, float32.
 
-    ``q``, ``k`` and ``v`` are ``(B, N, D)``: the N patches row by row, without the class token, heads concatenated.
+    ``q``, ``k`` and ``v`` are ``(B, N, D)``: the N patches row by row, no other tokens, heads concatenated.
     ``class_attention`` is ``(B, heads, N)``: the class token's attention to the patches.  Its softmax has the class
-    token itself among its keys, so the rows sum to less than 1.  ``grid`` is ``(h, w)`` with ``h * w = N``.
+    token itself (and registers) among its keys, so the rows sum to less than 1.  ``grid`` is ``(h, w)``, ``h * w = N``.
     """
 
     q: Tensor
@@ -62,11 +70,11 @@ class LastAttention:
 
 
 class Dino:
-    """A DINO ViT on ``device``.
+    """A DINO or DINOv2 ViT on ``device``.
 
-    ``state`` has the names of the released files (and of timm's ViT); it is only read.  ``source`` says where it came
-    from, ``sha256`` is its hash where it is known already.  No method keeps a graph: DINO is always a frozen teacher,
-    but what comes out may enter a loss.
+    ``state`` has the names of the released files (DINO's are timm's, too); it is only read.  ``source`` says where it
+    came from, ``sha256`` is its hash where it is known already.  No method keeps a graph: DINO is always a frozen
+    teacher, but what comes out may enter a loss.
     """
 
     mean: ClassVar[tuple[float, float, float]] = (0.485, 0.456, 0.406)
@@ -102,9 +110,11 @@ class Dino:
 
     @property
     def name(self) -> str:
-        """For example ``DINO ViT-S/8``."""
-        depth = len(self.weights.blocks)
-        return f"DINO ViT-{_LETTERS.get((self.width, depth), f'{self.width}x{depth}')}/{self.patch_px}"
+        """For example ``DINO ViT-S/8`` or ``DINOv2 ViT-B/14 with 4 registers``."""
+        depth, registers = len(self.weights.blocks), self.weights.registers.shape[1]
+        family = "DINO" if self.weights.blocks[0].scale_1 is None else "DINOv2"
+        size = _LETTERS.get((self.width, depth), f"{self.width}x{depth}")
+        return f"{family} ViT-{size}/{self.patch_px}" + (f" with {registers} registers" if registers else "")
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -127,17 +137,23 @@ class Dino:
         tokens, grid = self._run_trunk(pixels)
         q, k, v = (part.float() for part in vit.split_heads(self.weights.blocks[-1], tokens))
         attention = (q[:, :, :1] @ k.transpose(2, 3) * HEAD_SIZE**-0.5).softmax(dim=-1)
-        q, k, v = (vit.merge_heads(part[:, :, 1:]) for part in (q, k, v))
-        return LastAttention(q, k, v, attention[:, :, 0, 1:], grid)
+        first = self._first_patch
+        q, k, v = (vit.merge_heads(part[:, :, first:]) for part in (q, k, v))
+        return LastAttention(q, k, v, attention[:, :, 0, first:], grid)
 
     @torch.no_grad()
     def tokens(self, pixels: Tensor) -> Tensor:
         """Output of the final norm: ``(B, 3, H, W)`` as for ``qkv`` -> ``(B, 1 + N, D)`` float32, class token first."""
         x, _ = self._run_trunk(pixels)
-        return vit.norm(vit.run_block(self.weights.blocks[-1], x), self.weights.norm).float()
+        x = vit.norm(vit.run_block(self.weights.blocks[-1], x), self.weights.norm).float()
+        return torch.cat([x[:, :1], x[:, self._first_patch :]], dim=1)
+
+    @property
+    def _first_patch(self) -> int:
+        return 1 + self.weights.registers.shape[1]
 
     def _run_trunk(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Input of the last block, ``(B, 1 + h * w, D)``, and ``(h, w)``."""
+        """Input of the last block, ``(B, 1 + R + h * w, D)``, and ``(h, w)``."""
         x, grid = _embed(self.weights, pixels.to(self.device, self.dtype))
         for block in self.weights.blocks[:-1]:
             x = vit.run_block(block, x)
@@ -145,7 +161,9 @@ class Dino:
 
 
 def load_dino(path: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Dino:
-    """Load a DINO ViT of any size: the released file, timm's safetensors of it, or a training checkpoint's teacher.
+    """Load a DINO or DINOv2 ViT of any size: a released file, or a training checkpoint's teacher.
+
+    DINO is read from timm's safetensors, too.  DINOv2's ViT-g, whose blocks have another MLP, is not read.
 
     Raises ``UserError`` that names the file when it cannot be read or holds anything but one such ViT.
     """
@@ -156,7 +174,7 @@ def load_dino(path: Path, device: str | torch.device = "cpu", dtype: torch.dtype
 
 
 def _wanted_shapes(path: Path, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the ViT whose patch, width and depth this file has."""
+    """Every tensor of the ViT whose patch, width, depth and registers this file has."""
     patch, position = state.get("patch_embed.proj.weight"), state.get("pos_embed")
     numbers = [int(found[1]) for name in state if (found := re.match(r"blocks\.(\d+)\.", name))]
     if patch is None or patch.ndim != 4 or position is None or position.ndim != 3 or not numbers:
@@ -171,20 +189,32 @@ def _wanted_shapes(path: Path, state: Mapping[str, Tensor]) -> dict[str, tuple[i
             f"weights file {path} holds no DINO ViT: its width {width} is no multiple of {HEAD_SIZE}, or its {patches} "
             "position embeddings beside the class token's are no square grid"
         )
-    linear = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}  # in widths
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, width),
         "pos_embed": (1, 1 + patches, width),
         "patch_embed.proj.weight": (width, 3, side, side),
         "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
     }
-    norms = ["norm"]
-    for block in (f"blocks.{i}" for i in range(max(numbers) + 1)):
-        norms += [f"{block}.norm1", f"{block}.norm2"]
-        for name, (rows, columns) in linear.items():
-            shapes[f"{block}.{name}.weight"] = (rows * width, columns * width)
-            shapes[f"{block}.{name}.bias"] = (rows * width,)
-    return shapes | {f"{name}.{part}": (width,) for name in norms for part in ("weight", "bias")}
+    scaled = _MASK_TOKEN in state
+    if scaled:
+        shapes[_MASK_TOKEN] = (1, width)
+    if scaled and _REGISTERS in state:
+        shapes[_REGISTERS] = (1, *state[_REGISTERS].shape[1:2], width)
+    for i in range(max(numbers) + 1):
+        shapes |= {f"blocks.{i}.{name}": shape for name, shape in _block_shapes(width, scaled).items()}
+    return shapes
+
+
+def _block_shapes(width: int, scaled: bool) -> dict[str, tuple[int, ...]]:
+    """Tensors of one block; ``scaled`` ones have LayerScale."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, rows, columns in [("attn.qkv", 3, 1), ("attn.proj", 1, 1), ("mlp.fc1", 4, 1), ("mlp.fc2", 1, 4)]:
+        shapes[f"{name}.weight"] = (rows * width, columns * width)
+        shapes[f"{name}.bias"] = (rows * width,)
+    vectors = [f"{norm}.{part}" for norm in ("norm1", "norm2") for part in ("weight", "bias")]
+    return shapes | dict.fromkeys(vectors + ["ls1.gamma", "ls2.gamma"] * scaled, (width,))
 
 
 def _read_weights(state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> DinoWeights:
@@ -197,6 +227,9 @@ def _read_weights(state: Mapping[str, Tensor], device: torch.device, dtype: torc
         weight, bias = (state[f"{name}.{part}"].to(device, torch.float32) for part in ("weight", "bias"))
         return vit.Affine(weight, bias, NORM_EPS)
 
+    def scale(name: str) -> Tensor | None:
+        return state[name].to(device, dtype) if name in state else None
+
     def block(name: str) -> vit.Block:
         return vit.Block(
             ln_1=norm(f"{name}.norm1"),
@@ -205,8 +238,8 @@ def _read_weights(state: Mapping[str, Tensor], device: torch.device, dtype: torc
             ln_2=norm(f"{name}.norm2"),
             fc=linear(f"{name}.mlp.fc1"),
             proj=linear(f"{name}.mlp.fc2"),
-            scale_1=None,
-            scale_2=None,
+            scale_1=scale(f"{name}.ls1.gamma"),
+            scale_2=scale(f"{name}.ls2.gamma"),
             activation=F.gelu,
             heads=state["cls_token"].shape[-1] // HEAD_SIZE,
         )
@@ -215,6 +248,7 @@ def _read_weights(state: Mapping[str, Tensor], device: torch.device, dtype: torc
     return DinoWeights(
         patch=linear("patch_embed.proj"),
         class_token=state["cls_token"].to(device, dtype),
+        registers=state.get(_REGISTERS, state["cls_token"][:, :0]).to(device, dtype),
         position=state["pos_embed"][0].to(device, torch.float32),
         blocks=tuple(block(f"blocks.{i}") for i in range(depth)),
         norm=norm("norm"),
@@ -222,7 +256,7 @@ def _read_weights(state: Mapping[str, Tensor], device: torch.device, dtype: torc
 
 
 def _embed(weights: DinoWeights, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Tokens that enter the first block: ``(B, 3, H, W)`` -> ``(B, 1 + h * w, D)`` and ``(h, w)``."""
+    """Tokens that enter the first block: ``(B, 3, H, W)`` -> ``(B, 1 + R + h * w, D)`` and ``(h, w)``."""
     side = weights.patch_px
     shape = tuple(pixels.shape)
     if len(shape) != 4 or shape[1] != 3 or 0 in shape or shape[2] % side or shape[3] % side:
@@ -232,6 +266,20 @@ def _embed(weights: DinoWeights, pixels: Tensor) -> tuple[Tensor, tuple[int, int
     # a matrix product: on CUDA a convolution would be rounded to TF32 by default
     x = F.linear(cells, weights.patch.weight.flatten(1), weights.patch.bias)
     x = torch.cat([weights.class_token.expand(len(x), 1, -1), x], dim=1)
-    # DINO's own rule, which CLIP's dense methods took over: the stored table as it is, else bicubic by scale factors
-    position = vit.position_for(weights, *grid)
-    return x + position.to(x.dtype), grid
+    x = x + _position_for(weights, *grid).to(x.dtype)
+    return torch.cat([x[:, :1], weights.registers.expand(len(x), -1, -1), x[:, 1:]], dim=1), grid
+
+
+def _position_for(weights: DinoWeights, height: int, width: int) -> Tensor:
+    """Position embedding of class token and patches, ``(1 + height * width, D)`` float32.
+
+    DINO's own rule, which CLIP's dense methods took over: the stored table as it is, else bicubic by scale factors.
+    DINOv2 kept it; its models with registers are released with another one, by the target size and antialiased
+    (another cubic kernel, so that it differs where the grid grows, too).
+    """
+    side = weights.stored_side
+    if (height, width) == (side, side) or not weights.registers.shape[1]:
+        return vit.position_for(weights, height, width)
+    table = weights.position[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
+    table = F.interpolate(table, (height, width), mode="bicubic", align_corners=False, antialias=True)
+    return torch.cat([weights.position[:1], table.flatten(2)[0].T])

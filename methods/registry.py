@@ -25,6 +25,7 @@ _BUILT_IN = {
     "clip-diy": ".clip_diy:CLIPDIY",
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",
     "dino-pool": ".clip_dinoiser:DINOPool",
+    "cliper": ".cliper:CLIPer",
 }
 
 

@@ -40,6 +40,8 @@ class Segmenter(ABC):
     """
 
     info: ClassVar[MethodInfo]
+    device = torch.device("cpu")
+    """Where scores are made and decoded; a method that can run elsewhere sets its own."""
 
     def __init__(self) -> None:
         self._vocabulary: Vocabulary | None = None
@@ -100,6 +102,11 @@ class Segmenter(ABC):
     def note(self) -> str:
         """What has to be said beside every number of this method as it was built; usually nothing."""
         return ""
+
+    @property
+    def published(self) -> str | None:
+        """Name of the method, as it was built, in the table of reported values; None when there is none."""
+        return self.info.published
 
     def cover(self, height: int, width: int) -> Box:
         """Rectangle, relative to a window of this size, that the grid of ``score_windows`` stretches over."""

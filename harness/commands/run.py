@@ -28,6 +28,7 @@ def run_command(
     limit: int | None,
     workers: int,
     fresh: bool,
+    refine: str | None,
     changes: list[str],
     allow_download: bool,
     picture: Path | None,
@@ -42,7 +43,8 @@ def run_command(
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise UserError(f"--picture writes a PNG, so it must end in .png, not {picture.name!r}")
-    specs = [_spec(name.strip(), protocol, data_root, changes, asked) for name in datasets.split(",")]
+    changed = parse_options([*changes, *(f"refine={name}" for name in [refine] if name)], "--set")
+    specs = [_spec(name.strip(), protocol, data_root, changed, asked) for name in datasets.split(",")]
     data = [spec.open_data() for spec in specs]
     wanted = data[0].ids[:limit]
     _check(specs, data, wanted)
@@ -60,10 +62,10 @@ def run_command(
 
 
 def _spec(
-    name: str, protocol: str | None, data_root: Path | None, changes: list[str], asked: dict[str, Any]
+    name: str, protocol: str | None, data_root: Path | None, changes: dict[str, Any], asked: dict[str, Any]
 ) -> RunSpec:
     record = open_any(name, data_root).record
-    chosen = load_any(protocol or record.protocol).changed(**parse_options(changes, "--set"))
+    chosen = load_any(protocol or record.protocol).changed(**changes)
     backbone, weights = asked["backbone"], asked["weights"]
     fields = {
         **asked,
@@ -185,6 +187,7 @@ def _report(run: Run, data: Dataset, wanted: tuple[str, ...]) -> dict[str, Any]:
         "encode_seconds": manifest["encode_seconds"],
         "peak_bytes": manifest["peak_bytes"],
         "weights": manifest["method"].get("weights"),
+        "guide": manifest.get("guide"),
         "precision": manifest["setting"]["precision"],
         "device": manifest["environment"]["device"],
         "code_version": manifest["code_version"],
@@ -203,6 +206,10 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
         f"weights {weights.get('name', '?')} {str(weights.get('sha256', '?'))[:17]}, {report['precision']}, "
         f"{report['device']}, code {report['code_version']}"
     )
+    guide = report["guide"]
+    if guide:
+        options = ", ".join(f"{k} {v}" for k, v in guide.items() if k not in ("name", "sha256", "source"))
+        print_line(f"refined by {guide['name']} {guide['sha256'][:17]}, {options}")
     if len(runs) > 1:
         print_line("one pass over the images for all: encoding them, done once, is in the seconds of each")
     for run in runs:

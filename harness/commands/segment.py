@@ -26,13 +26,14 @@ def segment_command(
     backbone: str | None,
     weights: Path | None,
     device: str,
+    refine: str | None,
     options: list[str],
     allow_download: bool,
     as_json: bool,
 ) -> None:
     """Write the overlay and say which class takes which share of the photo."""
     names = _class_names(classes)
-    chosen = load_any(protocol)
+    chosen = load_any(protocol).changed(**({"refine": refine} if refine else {}))
     setting = chosen.setting(None)
     image = read_image(photo)
     segmenter = create_method(
@@ -46,7 +47,8 @@ def segment_command(
     )
     record = DatasetRecord(key="photo", title=photo.name, images="", labels="", classes=tuple(names))
     clock = Clock()
-    labels = Pipeline(segmenter, setting, record).predict(image, clock).cpu().numpy()
+    pipeline = Pipeline(segmenter, setting, record)
+    labels = pipeline.predict(image, clock, photo.stem).cpu().numpy()
     shares = np.bincount(labels.reshape(-1), minlength=len(names)) / labels.size
     colours = class_colours(len(names))
     try:
@@ -60,7 +62,7 @@ def segment_command(
         "protocol_hash": setting.hash,
         "shares": dict(zip(names, shares.tolist(), strict=True)),
         "seconds": sum(clock.seconds.values()),
-        "note": segmenter.note,
+        "note": pipeline.note,
     }
     if as_json:
         print_json(value)

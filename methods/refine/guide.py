@@ -27,6 +27,10 @@ class Guide(Protocol):
     def provenance(self) -> dict[str, Any]:
         """Weights and options that can move a number, as JSON values."""
 
+    @property
+    def note(self) -> str:
+        """What has to be said beside every number made with it; usually nothing."""
+
     def observe(self, image: Tensor, name: str) -> Affinity:
         """Look at ``image``, ``(3, H, W)`` uint8 RGB at its original size.
 

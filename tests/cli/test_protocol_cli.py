@@ -73,8 +73,8 @@ def test_show_without_a_data_set_prints_the_tables(bench: Command) -> None:
     assert set(load_protocol("cliper-v2").dataset) <= set(rows)
     assert rows["voc21"] == [
         "vocabulary = cliper; vocabulary_form = background-first; probability_threshold = 0.6; "
-        "class_scaling = minmax; class_gate = 0.7; options_of.cliper.attention_threshold = 0.1; "
-        "options_of.cliper.window_px = 336"
+        "class_scaling = minmax; class_gate = 0.7; refine_threshold = 0.1; "
+        "options_of.cliper.attention_threshold = 0.1; options_of.cliper.window_px = 336"
     ]
     assert "templates" not in rows["voc21"][0]  # as in the base
     unified = cells(bench("protocol", "show", "unified").out)

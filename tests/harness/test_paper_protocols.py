@@ -186,7 +186,7 @@ TRIDENT = {  # window, stride, cosine factor, negative cosines kept, threshold o
 
 @pytest.mark.parametrize("key", TRIDENT)
 def test_constants_inside_trident(key: str) -> None:
-    options = load_protocol("trident").setting(key).options_for("trident")
+    options = load_protocol("trident").setting(key).options_of["trident"]
     names = ("window_px", "stride_px", "cosine_factor", "refine_negative_cosine", "coarse_threshold")
     assert tuple(options.pop(name) for name in names) == TRIDENT[key]
     assert options == {"sam_refinement": True}
@@ -262,7 +262,8 @@ def test_cliper_v2(line: str) -> None:
     check_cliper(found, model, templates, decoding)
     assert (found.short_side_px, found.columns) == (int(size), 2 if key == "cityscapes" else 1)
     inside = {"attention_threshold": float(attention), "select_layer": int(layer), "window_px": int(window)}
-    assert found.options_for("cliper") == {"variant": "v2", **inside}
+    assert found.options_of["cliper"] == {"variant": "v2", **inside}
+    assert (found.refine, found.refine_threshold) == ("sd21", float(attention))
 
 
 @pytest.mark.parametrize("line", CLIPER_V1.strip().splitlines())
@@ -271,7 +272,8 @@ def test_cliper_v1(line: str) -> None:
     found = load_protocol("cliper-v1" if model == "B" else "cliper-v1-l14").setting(key)
     check_cliper(found, model, templates, decoding)
     assert (found.short_side_px, found.columns) == (336, 1)
-    assert found.options_for("cliper") == {"variant": "v1", "attention_threshold": 0.2, "diffusion_threshold": 0.1}
+    assert found.options_of["cliper"] == {"variant": "v1", "attention_threshold": 0.2}
+    assert (found.refine, found.refine_threshold) == ("sd21", 0.1)
 
 
 # --- other families -------------------------------------------------------------------------------------------------
@@ -296,7 +298,7 @@ def test_ovseg() -> None:
     weights = {"ade20k": 0.7, "ade847": 0.7, "context59": 0.6, "pc459": 0.6, "voc20": 0.45, "camvid": 0.7}
     for key, weight in weights.items():
         found = protocol.setting(key)
-        assert found.options_for("ovseg") == {"mask_threshold": 0.4, "ensemble_weight": weight}
+        assert found.options_of["ovseg"] == {"mask_threshold": 0.4, "ensemble_weight": weight}
         assert (found.short_side_px, found.long_side_px, found.window_px) == (640, 2560, 0)
         assert (found.resize, found.templates, found.logit_scale) == ("pillow-linear", "vild14", 100)
         assert found.vocabulary == ("detectron2" if key == "ade20k" else "official")

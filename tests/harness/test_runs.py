@@ -28,7 +28,7 @@ from ovss.harness.pipeline import STAGES, Pipeline, Scored
 from ovss.harness.protocol import load_protocol
 from ovss.harness.result import EvalResult
 from ovss.harness.runs import COUNTS, MANIFEST, METRICS, PLAN, Run, RunSpec, cost, make_plan
-from ovss.methods import MethodInfo, Segmenter, UserError
+from ovss.methods import MethodInfo, Segmenter, UserError, find_method
 
 MINI = str(Path(__file__).parents[1] / "data" / "mini" / "mini.toml")
 CLASSES = 3
@@ -512,6 +512,7 @@ def test_reported_values_stand_beside_the_same_weights_only(
         manifest["dataset"]["key"] = "voc20"
         manifest["method"]["weights"] = {**weights, "sha256": "file:00", "activation": "quick_gelu"}
         manifest["setting"]["refine"] = refine
+        manifest["published"] = find_method("maskclip").info.published
 
     edit(run.folder / MANIFEST, voc)
     frame, markdown = leaderboard(tmp_path)

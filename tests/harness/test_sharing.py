@@ -146,12 +146,19 @@ def undisturbed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
 
 @pytest.mark.parametrize("method", offline_methods())
 def test_every_method(home: Path, tmp_path: Path, method: str) -> None:
-    shared = lanes_for(tmp_path / "shared", home, THREE, method=method)
-    apart = alone(tmp_path / "alone", home, method=method)
+    scale = {"logit_scale": 40.0}  # a method that takes the scale must be given one, see below
+    spec = {"method": method, "protocol": protocol({**WINDOWS, **scale}, things20=scale)}
+    shared = lanes_for(tmp_path / "shared", home, THREE, **spec)
+    apart = alone(tmp_path / "alone", home, **spec)
     assert score(shared) == apart
     assert len({counts for counts, _ in apart}) == 3
     folders = [sorted(p.name for p in (tmp_path / t / "runs").iterdir()) for t in ("shared", "alone")]
     assert folders[0] == folders[1]  # a shared run is found again by a separate one
+
+
+def test_a_method_that_takes_the_scale_cannot_share_two(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot share a pass: the protocol gives them different method options"):
+        lanes_for(tmp_path, home, THREE, method="cliper")
 
 
 PROBABILITIES = {"average": "probability", "window_px": 48, "stride_px": 48}

@@ -1,0 +1,74 @@
+"""Refinement by a guide: the score field of any method, pushed along what belongs together in the image.
+
+    refined = R S,    S = the field's maps on the guide's grid
+
+(spec: cliper, 7).  What S holds is what the protocol averages: cosines, or probabilities.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..methods import ScoreField, Segmenter
+from ..methods.refine.guide import Affinity, Guide
+from ..methods.refine.guides import load_guide
+from ..methods.windows import Box
+from .assemble import lay_out, operator_for
+from .protocol import Setting
+
+
+def guide_for(setting: Setting, method: Segmenter) -> Guide | None:
+    """The guide of a protocol, on the device of the method; None if it has none.
+
+    Raises ``UserError`` when the guide's weights are not on this machine.
+    """
+    if setting.refine in ("none", "pamr"):
+        return None
+    options = (setting.refine_threshold, setting.refine_fusion, setting.refine_noise, setting.seed)
+    return load_guide(setting.refine, str(method.device), *options)
+
+
+def refine_field(field: ScoreField, affinity: Affinity) -> ScoreField:
+    """The refined field: one map of the whole frame per query, on the guide's grid.
+
+    Image-level scores are the mean of the largest refined and the largest coarse score of a class (spec: cliper, 7.4).
+    """
+    refined = affinity.propagate(on_grid(field, affinity.grid))
+    whole = (Box(0, 0, *field.frame),)
+    level = (_largest(refined[None], field) + _largest(field.scores, field)) / 2
+    return ScoreField(refined[None], whole, whole, field.frame, field.query_to_class, level, field.activated)
+
+
+def on_grid(field: ScoreField, grid: tuple[int, int]) -> Tensor:
+    """Maps of a field, ``(Q, *grid)`` float32.
+
+    A single grid over the whole frame is resized bilinearly in one step, as CLIPer does.  Windows are upsampled,
+    averaged in the frame and resized, as for decoding.
+    """
+    whole = (Box(0, 0, *field.frame),)
+    if field.boxes == field.covers == whole:
+        return F.interpolate(field.scores, grid, mode="bilinear", align_corners=False)[0]
+    operator = operator_for(field, grid)
+    rows, columns = (axis.matrix.to(field.scores) for axis in (operator.rows, operator.columns))
+    return torch.einsum("yi,ijq,xj->qyx", rows, lay_out(field), columns)
+
+
+def without_class(field: ScoreField, unwanted: int) -> ScoreField:
+    """The field without the queries of a class; as it is if nothing would be left.
+
+    Refinement costs as much per query as the next one: queries that a rule does not look at need none.
+    """
+    kept = [k for k, owner in enumerate(field.query_to_class) if owner != unwanted]
+    if not kept:
+        return field
+    owners = tuple(field.query_to_class[k] for k in kept)
+    level = None if field.class_scores is None else field.class_scores[: max(owners) + 1]
+    return ScoreField(field.scores[:, kept], field.boxes, field.covers, field.frame, owners, level, field.activated)
+
+
+def _largest(scores: Tensor, field: ScoreField) -> Tensor:
+    """Largest score of each class, ``(K,)``; 0 for classes without queries, which nothing reads."""
+    owner = torch.tensor(field.query_to_class, device=scores.device)
+    level = scores.new_full((field.num_classes,), float("-inf"))
+    level.scatter_reduce_(0, owner, scores.amax(dim=(0, 2, 3)), "amax")
+    return level.masked_fill(level.isneginf(), 0.0)

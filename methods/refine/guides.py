@@ -1,0 +1,49 @@
+"""Guides by name, loaded once per process."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from .guide import Guide
+
+if TYPE_CHECKING:
+    from .stable_diffusion import StableDiffusion
+
+DiffusionName = Literal["sd21", "sd15", "sd14", "tiny-sd"]
+SimilarityName = Literal["dino-b16", "dino-b8", "dinov2-b14-reg"]
+GuideName = Literal[DiffusionName, SimilarityName]
+Fusion = Literal["chain", "mean", "selection"]
+Noise = Literal["per-image", "fixed", "zero"]
+"""Where the noise of a diffusion guide comes from: seed and image name, the seed alone, or there is none."""
+
+
+@lru_cache(maxsize=4)
+def load_guide(
+    name: GuideName,
+    device: str | torch.device,
+    threshold: float = 0.1,
+    fusion: Fusion = "chain",
+    noise: Noise = "per-image",
+    seed: int = 0,
+) -> Guide:
+    """The guide called ``name``; equal arguments give the same object.
+
+    ``threshold``, ``fusion``, ``noise`` and ``seed`` are those of ``DiffusionAttention``; the others have none.
+
+    Raises ``UserError`` when its weights are not on this machine, with the command that fetches them.
+    """
+    if name in ("sd21", "sd15", "sd14", "tiny-sd"):
+        from .diffusion_attention import DiffusionAttention
+
+        return DiffusionAttention(_stable_diffusion(name, device), threshold, fusion, noise, seed)
+    from .patch_similarity import load_patch_similarity
+
+    return load_patch_similarity(name, device)
+
+
+@lru_cache(maxsize=1)
+def _stable_diffusion(name: DiffusionName, device: str | torch.device) -> "StableDiffusion":
+    from .stable_diffusion import load_stable_diffusion
+
+    return load_stable_diffusion(name, device)
