@@ -56,6 +56,7 @@ benchmarks: $(READY)  ## speed ratios against plain implementations, in one run
 	$(BIN)/python tests/benchmarks/bench_core.py
 	$(BIN)/python tests/benchmarks/bench_sharing.py
 	$(BIN)/python tests/benchmarks/bench_dinoiser.py
+	$(BIN)/python tests/benchmarks/bench_diffusion.py
 
 clean:  ## remove the virtual environment and build products
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

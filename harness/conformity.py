@@ -92,7 +92,7 @@ def _check_scores(scores: Any, windows: int, queries: int) -> None:
 
 def _check_field(field: Any, frame: tuple[int, int], queries: int) -> None:
     _require(isinstance(field, ScoreField), f"segment returned a {type(field).__name__}, not a ScoreField")
-    _check_scores(field.scores, len(field.boxes), queries)
+    _check_scores(field.dense().scores, len(field.boxes), queries)
     _require(tuple(field.frame) == frame, f"the field's frame is {tuple(field.frame)}, the image {frame}")
     seen = torch.zeros(frame, dtype=torch.bool)
     for box in field.boxes:
@@ -108,7 +108,7 @@ def _shapes(factory: Factory) -> None:
     whole = method.segment(image)
     _check_field(whole, _SIZE, _QUERIES)
     _check_field(method.segment(image, WindowGeometry(64, 32), batch_size=2), _SIZE, _QUERIES)
-    for name, scores in {"score_windows": single, "segment": whole.scores}.items():
+    for name, scores in {"score_windows": single, "segment": whole.dense().scores}.items():
         _require(scores.dtype == torch.float32, f"{name} returned {scores.dtype}, wanted torch.float32")
 
 
@@ -158,7 +158,7 @@ def _finite(factory: Factory) -> None:
     method = _encoded(factory)
     flat = torch.full((3, *_SIZE), 127, dtype=torch.uint8)
     for name, image in {"random": _image(*_SIZE), "flat": flat, "black": flat * 0}.items():
-        bad = int((~method.segment(image).scores.isfinite()).sum())
+        bad = int((~method.segment(image).dense().scores.isfinite()).sum())
         _require(bad == 0, f"{bad} scores of a {name} image are not finite")
 
 
@@ -240,7 +240,7 @@ def _encode_again(factory: Factory) -> None:
     method.segment(image)
     method.encode(second)
     _require(method.vocabulary == second, "after a second encode, vocabulary is still the first one")
-    again, fresh = method.segment(image), _encoded(factory, second).segment(image)
+    again, fresh = (m.segment(image).dense() for m in (method, _encoded(factory, second)))
     _check_field(again, _SIZE, 5)
     _require(
         again.query_to_class == second.query_to_class, "after a second encode, query_to_class is not the second one"

@@ -21,6 +21,7 @@ def decode_gated(field: ScoreField, size: tuple[int, int], rule: DecodeRule, ref
     Raises ``UserError`` for negative scores when the rule scales by class.
     """
     assert rule.background is not None
+    field = field.dense()
     level = image_scores(field, rule)
     device = field.scores.device
     owner = torch.tensor(field.query_to_class, device=device)

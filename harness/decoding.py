@@ -108,7 +108,7 @@ def decode(
         from .decode_triton import decode_cuda, supports
 
         # The kernels choose the type of labels by the classes of the queries alone.
-        if supports(rule, refine) and rule.num_classes(field) == field.num_classes:
+        if supports(rule, refine) and field.mixing is None and rule.num_classes(field) == field.num_classes:
             return decode_cuda(field, size, rule)
     check_finite(field)
     dtype = torch.uint8 if rule.num_classes(field) <= 256 else torch.int32
@@ -138,6 +138,7 @@ def decode_reference(
 ) -> Tensor:
     """The protocol, step by step, at full size (spec: datasets and protocols, 6.4).  Same contract as ``decode``."""
     check_finite(field)
+    field = field.dense()
     queries, (height, width) = field.scores.shape[1], field.frame
     total, visits = torch.zeros(queries, height, width), torch.zeros(height, width)
     for grid, box, cover in zip(field.scores.cpu(), field.boxes, field.covers, strict=True):
@@ -180,7 +181,8 @@ def _by_class(maps: Tensor, field: ScoreField, rule: DecodeRule) -> Tensor:
 
 def check_finite(field: ScoreField) -> None:
     """Raise ``UserError`` if any score is NaN or infinite: argmax would turn it into class 0 without a word."""
-    for scores, kind in ((field.scores, "scores"), (field.class_scores, "image-level scores")):
+    kinds = ((field.scores, "scores"), (field.mixing, "weights of masks"), (field.class_scores, "image-level scores"))
+    for scores, kind in kinds:
         bad = 0 if scores is None else int((~torch.isfinite(scores)).sum())
         if scores is not None and bad:
             raise UserError(
@@ -255,32 +257,36 @@ def tiles(
     order = torch.tensor(field.query_to_class, device=field.scores.device).argsort(stable=True)
     if kept is not None:
         order = order[kept[order]]
-    grids = lay_out(field)[:, :, order]
-    if refine is None:
-        yield from _row_tiles(grids, operator, order)
-    else:
-        yield from _query_tiles(grids, operator, order, refine)
+    grids = lay_out(field)
+    mixing = None if field.mixing is None else field.mixing[:, order]
+    if mixing is None:
+        grids = grids[:, :, order]
+    make_tiles = _row_tiles(grids, mixing, operator, order)
+    yield from make_tiles if refine is None else _query_tiles(grids, mixing, operator, order, refine)
 
 
-def _row_tiles(grids: Tensor, operator: Operator, order: Tensor) -> Iterator[Tile]:
+def _row_tiles(grids: Tensor, mixing: Tensor | None, operator: Operator, order: Tensor) -> Iterator[Tile]:
     """A few rows at a time, in bands of columns so narrow that the expanded grids stay below ``_EXPANDED_BYTES``."""
     rows, columns = operator.rows, operator.columns
-    line = 4 * grids.shape[2]
+    line = 4 * max(grids.shape[2], len(order))
     band = max(1, _EXPANDED_BYTES // (line * grids.shape[0]))
     for left in range(0, len(columns.places), band):
         some = slice(left, left + band)
         expanded = expand_columns(grids, Axis(columns.matrix[some], columns.places[some], columns.weights[some]))
         block = max(1, _BLOCK_BYTES // (line * expanded.shape[1]))
         for lines, values in mix_rows(expanded, rows, block):
-            yield (lines, some), order, values
+            yield (lines, some), order, values if mixing is None else values @ mixing
         del expanded  # before the next band is made
 
 
-def _query_tiles(grids: Tensor, operator: Operator, order: Tensor, refine: Refiner) -> Iterator[Tile]:
+def _query_tiles(
+    grids: Tensor, mixing: Tensor | None, operator: Operator, order: Tensor, refine: Refiner
+) -> Iterator[Tile]:
     """All pixels of a few queries at a time: a refiner needs whole maps."""
     height, width = len(operator.rows.places), len(operator.columns.places)
     chunk = max(1, _EXPANDED_BYTES // (4 * height * width))
     for some in torch.arange(len(order), device=grids.device).split(chunk):
-        expanded = expand_columns(grids[:, :, some], operator.columns)
+        chosen = grids[:, :, some] if mixing is None else grids @ mixing[:, some]
+        expanded = expand_columns(chosen, operator.columns)
         maps = next(values for _, values in mix_rows(expanded, operator.rows, height))
         yield (slice(None), slice(None)), order[some], refine(maps.permute(2, 0, 1).contiguous()).permute(1, 2, 0)

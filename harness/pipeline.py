@@ -122,6 +122,7 @@ class Pipeline:
         if scores.activated:
             rule = replace(rule, activation="none")
         elif self.setting.average == "probability":
+            scores = scores.dense()
             scores = replace(scores, scores=(self.setting.logit_scale * scores.scores).softmax(dim=1))
         if affinity is not None:
             check_finite(scores)  # NaN would spread over the image, and be dropped by a gate without a word

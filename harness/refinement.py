@@ -33,6 +33,7 @@ def refine_field(field: ScoreField, affinity: Affinity) -> ScoreField:
 
     Image-level scores are the mean of the largest refined and the largest coarse score of a class (spec: cliper, 7.4).
     """
+    field = field.dense()
     refined = affinity.propagate(on_grid(field, affinity.grid))
     whole = (Box(0, 0, *field.frame),)
     level = (_largest(refined[None], field) + _largest(field.scores, field)) / 2
@@ -63,7 +64,8 @@ def without_class(field: ScoreField, unwanted: int) -> ScoreField:
         return field
     owners = tuple(field.query_to_class[k] for k in kept)
     level = None if field.class_scores is None else field.class_scores[: max(owners) + 1]
-    return ScoreField(field.scores[:, kept], field.boxes, field.covers, field.frame, owners, level, field.activated)
+    scores = field.dense().scores[:, kept]
+    return ScoreField(scores, field.boxes, field.covers, field.frame, owners, level, field.activated)
 
 
 def _largest(scores: Tensor, field: ScoreField) -> Tensor:

@@ -71,6 +71,8 @@ def create_method(
     Raises ``UserError`` for unknown names and options, absent weights and a device that is not there.
     """
     method = find_method(name)
+    if not method.info.backbone:
+        return _create_alone(method, backbone, device, dtype, weights, options)
     if weights is not None and not isinstance(backbone, str):
         model = method.info.backbone.partition("/")[0]
         raise UserError(f"a weights file needs the name of its model, for example --backbone {model}")
@@ -82,11 +84,30 @@ def create_method(
         backbone = Backbone.from_module(backbone, tokenizer)
     elif not isinstance(backbone, Backbone):
         backbone = load_backbone(backbone or method.info.backbone, weights, allow_download)
-    parts = {"backbone": backbone, "device": find_device(device), "dtype": dtype, **options}
+    return _make(method, {"backbone": backbone, "device": find_device(device), "dtype": dtype, **options}, options)
+
+
+def _create_alone(
+    method: type[Segmenter],
+    backbone: object,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    weights: Path | None,
+    options: dict[str, Any],
+) -> Segmenter:
+    """A method whose weights are its own: a file of them may be named, a backbone may not."""
+    if backbone is not None:
+        raise UserError(f"method {method.info.name!r} has weights of its own: leave out --backbone")
+    given = {} if weights is None else {"weights": weights}
+    return _make(method, {"device": find_device(device), "dtype": dtype, **given, **options}, options)
+
+
+def _make(method: type[Segmenter], parts: dict[str, Any], options: dict[str, Any]) -> Segmenter:
     try:
         inspect.signature(method).bind(**parts)
     except TypeError as error:
-        raise UserError(f"method {name!r} does not take these options ({', '.join(options)}): {error}") from error
+        taken = ", ".join(options)
+        raise UserError(f"method {method.info.name!r} does not take these options ({taken}): {error}") from error
     return method(**parts)
 
 

@@ -1,7 +1,8 @@
 """ScoreField: class scores before they are blown up to pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from .windows import Box
@@ -21,6 +22,10 @@ class ScoreField:
 
     ``activated``: the scores are probabilities (or masks) already, which no softmax must touch again.
 
+    ``mixing`` ``(P, Q)`` float32, or None.  With it ``scores`` are P planes, ``(W, P, h, w)``, and the score of query q
+    is ``sum over p of scores[:, p] * mixing[p, q]``: masks, and how well each fits each query.  Decoding never makes
+    the sum at full size for all queries at once; ``dense`` makes it on the grid.
+
     Turning a field into pixels is the job of ``ovss.harness.decode`` alone.
     """
 
@@ -31,12 +36,16 @@ class ScoreField:
     query_to_class: tuple[int, ...]
     class_scores: Tensor | None = None
     activated: bool = False
+    mixing: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 4 or not len(self.boxes) == len(self.covers) == self.scores.shape[0]:
             raise ValueError(f"scores {tuple(self.scores.shape)} do not fit {len(self.boxes)} windows")
-        if self.scores.shape[1] != len(self.query_to_class):
-            raise ValueError(f"{self.scores.shape[1]} planes for {len(self.query_to_class)} queries")
+        planes, queries = self.scores.shape[1], len(self.query_to_class)
+        if self.mixing is not None and self.mixing.shape != (planes, queries):
+            raise ValueError(f"mixing {tuple(self.mixing.shape)} does not mix {planes} planes into {queries} queries")
+        if self.mixing is None and planes != queries:
+            raise ValueError(f"{planes} planes for {queries} queries")
         if self.class_scores is not None and self.class_scores.shape != (self.num_classes,):
             raise ValueError(f"class scores {tuple(self.class_scores.shape)} for {self.num_classes} classes")
 
@@ -44,3 +53,9 @@ class ScoreField:
     def num_classes(self) -> int:
         """Number of classes that queries speak for, counted up to the highest."""
         return max(self.query_to_class) + 1
+
+    def dense(self) -> "ScoreField":
+        """The same field with one plane per query."""
+        if self.mixing is None:
+            return self
+        return replace(self, scores=torch.einsum("wphx,pq->wqhx", self.scores, self.mixing), mixing=None)

@@ -20,7 +20,8 @@ class MethodInfo:
     """What tables say about a method.
 
     ``published`` is its name in the table of reported values, None when nothing comparable was reported.  ``backbone``
-    is used on real data sets when the user names none.  ``offline``: runs with nothing but the embedded tiny-clip.
+    is used on real data sets when the user names none; "" says that the method has weights of its own and takes no
+    backbone.  ``offline``: runs with nothing but what is embedded.
     """
 
     name: str
@@ -66,6 +67,11 @@ class Segmenter(ABC):
         other = copy(self)
         vars(other).update({k: copy(v) for k, v in vars(self).items() if isinstance(v, (list, dict, set))})
         return other
+
+    @property
+    def query_to_class(self) -> tuple[int, ...]:
+        """Class of each plane of ``score_windows``: the vocabulary's, unless a method adds planes."""
+        return self.vocabulary.query_to_class
 
     @abstractmethod
     def score_windows(self, windows: Tensor) -> Tensor:
@@ -139,7 +145,7 @@ class Segmenter(ABC):
         """The product with the texts is computed for each vocabulary by itself: its shape decides how it rounds."""
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise ValueError(f"segment takes (3, H, W) uint8, not {tuple(image.shape)} {image.dtype}")
-        owners = [method.vocabulary.query_to_class for method in methods]
+        owners = [method.query_to_class for method in methods]
         height, width = image.shape[1:]
         boxes = geometry.boxes(height, width)
         windows = cut(image, boxes)

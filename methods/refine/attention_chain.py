@@ -117,10 +117,14 @@ def _attention(q: Tensor, k: Tensor) -> Iterator[tuple[slice, Tensor]]:
 def _full_float32() -> Iterator[None]:
     """Products in float32 as float32, whatever the process allows elsewhere (TF32 on a GPU, bfloat16 on a CPU).
 
-    Both the switch of the process and those of the backends are put back: either may have been set without the other.
+    The switch of the process and those of the backends are put back; the latter decide, and may be set by themselves.
     """
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before, each = torch.get_float32_matmul_precision(), [b.fp32_precision for b in backends]
+    each = [backend.fp32_precision for backend in backends]
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch will not tell while a backend allows more than the process does, which is the default
+        before = "highest"
     torch.set_float32_matmul_precision("highest")
     try:
         yield

@@ -29,8 +29,9 @@ class Pamr:
     """PAMR with the affinities of one image.
 
     ``image`` is ``(3, h, w)`` uint8 RGB, the resized input of the method; it is normalised with ``mean`` and ``std``
-    (of RGB in [0, 1]) and resized to ``size``, (height, width) of the output, bilinearly (align_corners False).  The
-    affinities take ``8 * len(dilations)`` float32 maps of ``size`` on the image's device.
+    (of RGB in [0, 1]), padded with zeros by ``padding`` (left, right, top, bottom) px, and resized to ``size``, (height,
+    width) of the output, bilinearly with ``align_corners``.  The affinities take ``8 * len(dilations)`` float32 maps of
+    ``size`` on the image's device.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class Pamr:
         std: Sequence[float] = CLIP_STD,
         steps: int = 10,
         dilations: tuple[int, ...] = (8, 16),
+        align_corners: bool = False,
+        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> None:
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise ValueError(f"Pamr takes (3, h, w) uint8, not {tuple(image.shape)} {image.dtype}")
@@ -48,8 +51,9 @@ class Pamr:
             raise ValueError(f"Pamr needs steps >= 0 and dilations >= 1, not {steps} and {dilations}")
         self.size, self.steps, self.dilations = size, steps, dilations
         centre, spread = (torch.tensor(tuple(v), device=image.device).view(3, 1, 1) for v in (mean, std))
-        pixels = (image.float() / 255 - centre) / spread
-        pixels = _resize_axis(_resize_axis(pixels, 1, size[0]), 2, size[1])
+        pixels = F.pad((image.float() / 255 - centre) / spread, padding)
+        for axis, side in enumerate(size, start=1):
+            pixels = _resize_axis(pixels, axis, side, align_corners)
         self.affinity = affinity(pixels, dilations)
 
     @torch.no_grad()
@@ -119,15 +123,19 @@ def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
     return torch.stack([-(d.abs() / scale).mean(dim=0) for d in differences()]).softmax(dim=0)
 
 
-def _resize_axis(x: Tensor, axis: int, size: int) -> Tensor:
-    """Bilinear along one axis (align_corners False), as ``a + (b - a) * t``.
+def _resize_axis(x: Tensor, axis: int, size: int, align_corners: bool) -> Tensor:
+    """Bilinear along one axis, as ``a + (b - a) * t``.
 
     In this form flat regions stay exactly flat.  The weights of ``F.interpolate`` leave noise of one rounding there,
     different for each number of threads, which the deviation of about 1e-7 in the denominator blows up to a difference
     of 0.7 in the affinities.
     """
     source = x.shape[axis]
-    position = ((torch.arange(size, dtype=torch.float64) + 0.5) * source / size - 0.5).clamp(min=0)
+    position = torch.arange(size, dtype=torch.float64)
+    if align_corners:
+        position *= (source - 1) / max(size - 1, 1)
+    else:
+        position = ((position + 0.5) * source / size - 0.5).clamp(min=0)
     low = position.floor().long().clamp(max=source - 1)
     share = (position - low).float().to(x.device).view([-1 if k == axis else 1 for k in range(x.ndim)])
     below = x.index_select(axis, low.to(x.device))

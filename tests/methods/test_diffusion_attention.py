@@ -112,7 +112,8 @@ def test_blocks_of_any_size(
 
 
 VISIBLE = 1e-2  # a thousand times what is allowed above; the smallest difference is 0.026, of the 1e-5
-# The 1e-5 below the sum of a row is not among them: sums are at least the threshold, unless they are 0.
+# The 1e-5 beside the sum of a row is not among them: sums are 0 or at least the threshold, so that it moves a result by
+# 1e-4 at most in each map.  Without it, zero rows are no numbers (below).
 WRONG = {
     "transposed": Rules(transposed=True),
     "maximum over keys": Rules(maximum_over="keys"),
@@ -243,8 +244,10 @@ def test_maps_that_do_not_fit(maps: Tensor) -> None:
 
 @pytest.fixture
 def _precision() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.fp32_precision
     yield
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.fp32_precision = before
 
 
 @pytest.mark.usefixtures("_precision")
@@ -265,6 +268,22 @@ def test_full_float32_whatever_the_process_allows(before: str, monkeypatch: pyte
     assert set(within) == {("highest", "ieee", "ieee")}
     assert torch.get_float32_matmul_precision() == before
     assert [b.fp32_precision for b in backends] == switches
+
+
+@pytest.mark.usefixtures("_precision")
+def test_a_backend_that_was_switched_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.15 then refuses to say what the process allows."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    within, attention = [], attention_chain._attention
+
+    def spy(q: Tensor, k: Tensor) -> Any:
+        within.append(torch.backends.cuda.matmul.fp32_precision)
+        return attention(q, k)
+
+    monkeypatch.setattr(attention_chain, "_attention", spy)
+    chain_of(16).propagate(torch.rand(2, 4, 4))
+    assert set(within) == {"ieee"}
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 # ---- latent and noise
