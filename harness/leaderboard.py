@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..methods import UserError
+from ..methods.weights import licences
 from .bootstrap import indistinct_groups, paired_difference
 from .counting import Counts
 from .parts import counts_of
@@ -55,10 +56,13 @@ def collect(results: Path) -> pd.DataFrame:
     rows = []
     for run in list_runs(results):
         manifest, metrics = run.manifest(), run.metrics()
-        weights = manifest["method"].get("weights") or {}
+        weights, described = manifest["method"].get("weights") or {}, manifest["described"]
         rows.append(
             {
                 "method": _label(run),
+                "training_free": described["training_free"],
+                "trained_on": described["trained_on"],
+                "licences": "; ".join(f"{k}: {v}" for k, v in licences(run.plan().spec.method).items()),
                 "dataset": manifest["dataset"]["key"],
                 "split": manifest["dataset"]["split"],
                 "protocol": manifest["protocol"]["name"],
@@ -75,7 +79,7 @@ def collect(results: Path) -> pd.DataFrame:
                 "images_per_second": 1 / manifest["seconds_per_image"],
                 "peak_mb": manifest["peak_bytes"] / 1e6,
                 **reported(
-                    manifest["published"],
+                    described["published"],
                     manifest["dataset"]["key"],
                     str(weights.get("source", "")).partition("@")[0],
                     manifest["setting"]["refine"],

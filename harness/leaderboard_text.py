@@ -31,7 +31,8 @@ def markdown(frame: pd.DataFrame) -> str:
         "Written by `bench leaderboard`; do not edit.  mIoU in percent with its 95 % bootstrap interval over images; "
         "*to the best* is the paired difference on the same images.  "
         "Methods of one *group* cannot be told apart from the best of the group (paired bootstrap, Holm-corrected).  "
-        "*Reported* values are those of the named source, under its own protocol, not ours.",
+        "*Reported* values are those of the named source, under its own protocol, not ours.  "
+        "Training-free methods and trained ones stand apart; groups and differences are over both.",
     ]
     newest = newest_runs(frame.itertuples())
     for protocol in sorted({_section(r) for r in newest}):
@@ -97,22 +98,9 @@ def _markdown_column(rows: list[Any]) -> list[str]:
         "",
         f"Protocol hash `{first.protocol_hash}`.",
         "",
-        "| method | mIoU [95 %] | to the best [95 %] | group | reported | images/s | peak MB | backbone | precision |",
-        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for r in rows:
-        told = "" if pd.isna(r.reported) else f"{r.reported:.1f} ({r.reported_source})"
-        group = "" if pd.isna(r.group) else f"{r.group:.0f}"
-        cells = [
-            r.method,
-            with_interval(r.miou, bounds_of(r)),
-            _behind(r),
-            group,
-            told,
-            f"{r.images_per_second:.1f}",
-            f"{r.peak_mb:.0f}",
-        ]
-        lines.append("| " + " | ".join([*cells, r.backbone, r.precision]) + " |")
+    for heading, free in (("Training-free", True), ("Trained", False)):
+        lines += _table(heading, [r for r in rows if r.training_free == free])
     for note in sorted({r.note for r in rows if r.note}):
         whose = [r.method for r in rows if r.note == note]
         lines += ["", f"*{note}*" if len(whose) == len(rows) else f"*{', '.join(whose)}: {note}*"]
@@ -125,6 +113,33 @@ def _markdown_column(rows: list[Any]) -> list[str]:
     ]
     lines += [f"| {r.method} | {r.weights[:17]} | {r.device} | {r.code} | {r.vocabulary[:8]} | {r.run} |" for r in rows]
     return [*lines, "", "</details>"]
+
+
+def _table(heading: str, rows: list[Any]) -> list[str]:
+    """Rows of one kind, best first; nothing if there are none."""
+    if not rows:
+        return []
+    lines = [
+        f"**{heading}**",
+        "",
+        "| method | mIoU [95 %] | to the best [95 %] | group | reported | images/s | peak MB | backbone | precision "
+        "| trained on | licences |",
+        "|---" * 11 + "|",
+    ]
+    for r in rows:
+        told = "" if pd.isna(r.reported) else f"{r.reported:.1f} ({r.reported_source})"
+        cells = [
+            r.method,
+            with_interval(r.miou, bounds_of(r)),
+            _behind(r),
+            "" if pd.isna(r.group) else f"{r.group:.0f}",
+            told,
+            f"{r.images_per_second:.1f}",
+            f"{r.peak_mb:.0f}",
+            *(r.backbone, r.precision, r.trained_on, r.licences),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def latex(frame: pd.DataFrame) -> str:

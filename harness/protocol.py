@@ -187,7 +187,7 @@ class Protocol(BaseModel):
         return Setting(**{k: v for table in (self.base, *tables) for k, v in table.items()})
 
     def changed(self, **values: Any) -> "Protocol":
-        """A copy with other values for every data set, named ``<name>*``; itself if there is nothing to change.
+        """A copy with other values for every data set, named ``<name>*``; itself if that changes nothing.
 
         Raises ``UserError`` for unknown fields and values out of range.
         """
@@ -195,7 +195,9 @@ class Protocol(BaseModel):
             return self
         tables = {key: {**table, **values} for key, table in self.dataset.items()}
         fields = {**self.model_dump(), "name": f"{self.name}*", "base": {**self.base, **values}, "dataset": tables}
-        return _validated(fields, f"changing {', '.join(values)} of protocol {self.name!r}")
+        other = _validated(fields, f"changing {', '.join(values)} of protocol {self.name!r}")
+        same = all(other.setting(key) == self.setting(key) for key in (None, *self.dataset))
+        return self if same else other
 
 
 def list_protocols() -> list[str]:

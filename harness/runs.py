@@ -35,6 +35,7 @@ from .provenance import code_version, environment, foreign_hash, source_hash
 from .result import EvalResult
 
 PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
+DESCRIBED = ("title", "training_free", "trained_on", "published")
 
 
 class RunSpec(BaseModel):
@@ -79,14 +80,15 @@ class RunSpec(BaseModel):
 class Plan(BaseModel):
     """A run's identity and its images.
 
-    ``note`` is to be printed beside every number; ``published`` is the method's name in the table of reported values.
+    ``note`` is to be printed beside every number; ``described`` are fields of the method's ``MethodInfo``, as it was
+    built.
     """
 
     spec: RunSpec
     identity: dict[str, Any]
     ids: tuple[str, ...]
     note: str = ""
-    published: str | None = None
+    described: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -139,7 +141,8 @@ def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset) -> Plan:
     if pipeline.guide is not None:
         identity["guide"] = pipeline.guide.provenance
     note = "; ".join(filter(None, ["" if pipeline.method.note else data.note, pipeline.note]))
-    return Plan(spec=spec, identity=identity, ids=ids, note=note, published=pipeline.method.published)
+    described = {k: getattr(pipeline.method.described, k) for k in DESCRIBED}
+    return Plan(spec=spec, identity=identity, ids=ids, note=note, described=described)
 
 
 class Run:
@@ -222,7 +225,7 @@ class Run:
         manifest = {
             "run": self.folder.name,
             "note": plan.note,
-            "published": plan.published,
+            "described": plan.described,
             "title": data.record.title,
             **plan.identity,
             "code_version": code_version(),

@@ -12,6 +12,7 @@ row of the paper's ablation is a value of ``pooling`` and ``background``.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
@@ -148,6 +149,15 @@ class CLIPDINOiser(DenseClip):
             "key_norm": self.key_norm,
             **{name: part.provenance for name, part in parts.items() if part is not None},
         }
+
+    @property
+    def described(self) -> MethodInfo:
+        """See ``Segmenter.described``: without heads nothing was trained, and the embedded ones saw scenes only."""
+        if self.heads is None:
+            return replace(self.info, training_free=True, trained_on=DINOPool.info.trained_on, published=None)
+        if self.backbone.name == TINY_CLIP:
+            return replace(self.info, trained_on="two convolutions on scenes of `shapes` without labels")
+        return self.info
 
     @property
     def activated(self) -> bool:

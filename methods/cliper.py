@@ -30,7 +30,7 @@ Sun et al., ICCV 2025, arXiv:2411.13836, in the form of the released code (spec:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -158,11 +158,11 @@ class CLIPer(ClipSegmenter):
         }
 
     @property
-    def published(self) -> str | None:
-        """See ``Segmenter.published``; values of v1 and of ablations are not in the table."""
-        if self.variant == "v1" or not (self.fusion and self.propagate) or self.attention != "fused":
-            return None
-        return "CLIPer (sliding)" if self.window_px else self.info.published
+    def described(self) -> MethodInfo:
+        """See ``Segmenter.described``; values of v1 and of ablations are not in the table."""
+        as_published = self.variant == "v2" and self.fusion and self.propagate and self.attention == "fused"
+        name = "CLIPer (sliding)" if self.window_px else self.info.published
+        return replace(self.info, published=name if as_published else None)
 
     @property
     def activated(self) -> bool:

@@ -110,9 +110,9 @@ class Segmenter(ABC):
         return ""
 
     @property
-    def published(self) -> str | None:
-        """Name of the method, as it was built, in the table of reported values; None when there is none."""
-        return self.info.published
+    def described(self) -> MethodInfo:
+        """``info`` of the method as it was built: options may change what it has seen, or what it compares with."""
+        return self.info
 
     def cover(self, height: int, width: int) -> Box:
         """Rectangle, relative to a window of this size, that the grid of ``score_windows`` stretches over."""

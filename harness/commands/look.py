@@ -14,6 +14,7 @@ from ...methods import MethodInfo, UserError, find_method, list_methods
 from ...methods.backbone import TINY_CLIP, TINY_CLIP_FOLDER, list_backbones
 from ...methods.errors import did_you_mean
 from ...methods.files import cache_folder
+from ...methods.weights import licences
 from ..bootstrap import paired_difference
 from ..ceiling import grid_ceiling
 from ..metrics import precision, recall
@@ -57,7 +58,8 @@ def _method_row(name: str) -> dict[str, Any]:
         "title": info.title,
         "training-free": "yes" if info.training_free else "no",
         "trained on": info.trained_on,
-        "default backbone": info.backbone,
+        "default backbone": info.backbone or "its own weights",
+        "further weights (licence)": "; ".join(f"{name} ({text})" for name, text in licences(name).items()) or "none",
         "paper": info.paper,
     }
 

@@ -324,3 +324,10 @@ def test_no_resize_gives_the_image_itself() -> None:
     image = picture(50, 60)
     assert resize_image(image, 0) is image
     assert np.array_equal(resize_image(image, 50), image)
+
+
+def test_a_change_to_the_same_values_is_no_change() -> None:
+    cliper = load_protocol("cliper-v2")
+    assert cliper.changed(refine="sd21", columns=1) is not cliper  # Cityscapes has two columns
+    assert cliper.changed(refine="sd21") is cliper
+    assert cliper.changed(refine="none").name == "cliper-v2*"

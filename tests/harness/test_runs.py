@@ -512,7 +512,7 @@ def test_reported_values_stand_beside_the_same_weights_only(
         manifest["dataset"]["key"] = "voc20"
         manifest["method"]["weights"] = {**weights, "sha256": "file:00", "activation": "quick_gelu"}
         manifest["setting"]["refine"] = refine
-        manifest["published"] = find_method("maskclip").info.published
+        manifest["described"]["published"] = find_method("maskclip").info.published
 
     edit(run.folder / MANIFEST, voc)
     frame, markdown = leaderboard(tmp_path)

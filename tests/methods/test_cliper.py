@@ -398,7 +398,7 @@ def test_provenance_tells_options_apart() -> None:
     ],
 )
 def test_published_name_is_that_of_the_configuration(options: dict[str, Any], name: str | None) -> None:
-    assert CLIPer(Backbone.from_module(make_model(), TOKENIZER), **options).published == name
+    assert CLIPer(Backbone.from_module(make_model(), TOKENIZER), **options).described.published == name
 
 
 FACTORIES: dict[str, Callable[[], CLIPer]] = {
