@@ -56,7 +56,9 @@ class DinoiserHeads:
     def affinity(self, inner: Tensor, grid: tuple[int, int]) -> Tensor:
         """Cosines of the projected patches, ``(B, N, N)``."""
         maps = F.pad(inner.transpose(1, 2).unflatten(2, grid), (1, 1, 1, 1), mode="replicate")
-        with torch.backends.cudnn.flags(allow_tf32=False):  # else a GPU rounds to TF32 by default
+        cudnn = torch.backends.cudnn
+        # else a GPU rounds to TF32 by default; whatever is not passed on would be switched off
+        with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
             projected = F.conv2d(maps, self.obj_weight, self.obj_bias).flatten(2)
         unit = projected / projected.norm(dim=1, keepdim=True)
         return unit.transpose(1, 2) @ unit

@@ -26,6 +26,10 @@ _BUILT_IN = {
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",
     "dino-pool": ".clip_dinoiser:DINOPool",
     "cliper": ".cliper:CLIPer",
+    "ovseg": ".ovseg:OVSeg",
+    "tcl": ".tcl:TCL",
+    "groupvit": ".groupvit:GroupViT",
+    "segclip": ".segclip:SegCLIP",
 }
 
 

@@ -25,15 +25,19 @@ _BATCH = 256
 
 
 def encode_queries(
-    backbone: Backbone, vocabulary: Vocabulary, device: torch.device, cache: Path | None = None
+    backbone: Backbone,
+    vocabulary: Vocabulary,
+    device: torch.device,
+    cache: Path | None = None,
+    unit_prompts: bool = True,
 ) -> Tensor:
     """Query embeddings ``(Q, dim)`` float32, unit length.
 
-    Each template is filled with the query and encoded, embeddings are normalised, averaged over templates, and
-    normalised again.  The result is kept in ``cache`` (default: the user's cache folder), keyed by weights,
-    tokenizer, templates, queries and kind of device.
+    Each template is filled with the query and encoded, embeddings are normalised (unless ``unit_prompts`` is False),
+    averaged over templates, and normalised again.  The result is kept in ``cache`` (default: the user's cache folder),
+    keyed by weights, tokenizer, templates, queries, ``unit_prompts`` and kind of device.
     """
-    path = (cache or cache_folder() / "text") / f"{_cache_key(backbone, vocabulary, device)}.safetensors"
+    path = (cache or cache_folder() / "text") / f"{_cache_key(backbone, vocabulary, device, unit_prompts)}.safetensors"
     try:
         return safetensors.torch.load(path.read_bytes())["queries"].to(device)
     except OSError:  # absent, or the folder cannot be used at all
@@ -41,7 +45,7 @@ def encode_queries(
     except (safetensors.SafetensorError, KeyError):
         logging.getLogger(__name__).warning("%s is damaged and will be made again", path)
     prompts = [template.format(query) for query in vocabulary.queries for template in vocabulary.templates]
-    features = encode_prompts(backbone, prompts, device)
+    features = (encode_prompts if unit_prompts else prompt_features)(backbone, prompts, device)
     mean = features.view(len(vocabulary.queries), len(vocabulary.templates), -1).mean(dim=1)
     queries = F.normalize(mean, dim=-1)
     try:
@@ -51,16 +55,21 @@ def encode_queries(
     return queries
 
 
-@torch.inference_mode()
 def encode_prompts(backbone: Backbone, prompts: list[str], device: torch.device) -> Tensor:
     """Normalised text features of prompts, ``(N, dim)`` float32, in the given order."""
+    return F.normalize(prompt_features(backbone, prompts, device), dim=-1)
+
+
+@torch.inference_mode()
+def prompt_features(backbone: Backbone, prompts: list[str], device: torch.device) -> Tensor:
+    """Text features of prompts as the tower gives them, ``(N, dim)`` float32, in the given order."""
     tokens = backbone.tokenizer(prompts)
     tower = _CausalTower(backbone.model, device) if _is_causal(backbone.model) else _PaddedTower(backbone.model, device)
     lengths = tokens.argmax(dim=1) + 1  # the end-of-text token has the largest id
     order = lengths.argsort(stable=True)
     features = [tower(tokens[rows], int(lengths[rows].max())) for rows in order.split(_BATCH)]
     out = torch.empty(len(prompts), features[0].shape[1], device=device)
-    out[order.to(device)] = F.normalize(torch.cat(features).float(), dim=-1)
+    out[order.to(device)] = torch.cat(features).float()
     return out
 
 
@@ -106,7 +115,7 @@ class _PaddedTower:
         return features.to(self.device)
 
 
-def _cache_key(backbone: Backbone, vocabulary: Vocabulary, device: torch.device) -> str:
+def _cache_key(backbone: Backbone, vocabulary: Vocabulary, device: torch.device, unit_prompts: bool) -> str:
     tokenizer = backbone.tokenizer
     probe = tokenizer(["A photo of 3 zebra-crossings, naïve!"])
     fields = [
@@ -118,5 +127,6 @@ def _cache_key(backbone: Backbone, vocabulary: Vocabulary, device: torch.device)
         vocabulary.templates,
         vocabulary.queries,
         device.type,
+        *([] if unit_prompts else ["prompts not normalised"]),
     ]
     return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

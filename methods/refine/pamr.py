@@ -29,9 +29,9 @@ class Pamr:
     """PAMR with the affinities of one image.
 
     ``image`` is ``(3, h, w)`` uint8 RGB, the resized input of the method; it is normalised with ``mean`` and ``std``
-    (of RGB in [0, 1]), padded with zeros by ``padding`` (left, right, top, bottom) px, and resized to ``size``, (height,
-    width) of the output, bilinearly with ``align_corners``.  The affinities take ``8 * len(dilations)`` float32 maps of
-    ``size`` on the image's device.
+    (of RGB in [0, 1]), padded with zeros by ``padding`` (left, right, top, bottom) px, and resized bilinearly to
+    ``size``, (height, width) of the output.  The affinities take ``8 * len(dilations)`` float32 maps of ``size`` on the
+    image's device.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ SETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff",
 PRESETS = (
     *("tcl", "maskclip", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip"),
     *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
+    *("tcl-original", "groupvit", "segclip"),
 )
 METHOD_OPTIONS = {"clearclip": {"pad": True}, "tcl": {"pad": "end", "positions": "size"}}
 NAMED = [(name, key) for name in PRESETS for key in load_protocol(name).dataset]
@@ -197,9 +198,26 @@ def test_background_rules_of_tcl_and_clip_dinoiser() -> None:
     for key in SETS:
         rule = "head_delta" if key in ("voc21", "coco_object") else "none"
         assert protocol.setting(key).options_of["clip-dinoiser"] == {"background": rule}
-        constant = {"background_score": 0.4, "pamr": True} if key in ("voc21", "context60", "coco_object") else {}
-        assert protocol.setting(key).options_of.get("tcl", {}) == constant
+        own = load_protocol("tcl-original").setting(key)
+        scored = key in ("voc21", "context60", "coco_object")
+        assert own.probability_threshold == (0.4 if scored else 0.0)
+        assert own.background_words == ("none" if scored else "official")
+        assert own.options_of == {"tcl": {"pamr": True}}
         assert protocol.setting(key).options_for("sclip") == METHOD_OPTIONS["tcl"]
+
+
+def test_background_thresholds_of_groupvit_and_segclip() -> None:
+    values = {"voc21": (0.95, 0.80), "context60": (0.35, 0.25), "coco_object": (0.95, 0.65)}
+    geometry = {"groupvit": (448, 448, 224), "segclip": (224, 224, 224)}
+    for number, name in enumerate(geometry):
+        protocol = load_protocol(name)
+        assert set(protocol.dataset) == set(values)
+        for key, thresholds in values.items():
+            found = protocol.setting(key)
+            assert (found.short_side_px, found.window_px, found.stride_px) == geometry[name]
+            assert found.options_for(name) == {"background_threshold": thresholds[number]}
+            assert (found.background_words, found.probability_threshold, found.templates) == ("none", 0, "simple")
+        assert protocol.setting("voc20").options_for(name) == {}
 
 
 # --- CLIPer ---------------------------------------------------------------------------------------------------------

@@ -4,16 +4,31 @@ from typing import Any
 
 import torch
 
+from ovss.methods import Segmenter, create_method, find_method
 from ovss.methods.backbone import Backbone
 from ovss.methods.dino import Dino
 from ovss.methods.dinoiser_heads import heads_of
 from ovss.methods.found import Found
 
+from .group_parts import groupvit_parts, segclip_parts
+from .ovseg_parts import random_ovseg
+from .tcl_parts import random_tcl
 from .test_dino import random_state
 
 
+def make_with_random_parts(name: str, backbone: Backbone, **options: Any) -> Segmenter:
+    """A listed method without a checkpoint; ``backbone`` goes to those that take one."""
+    taken = backbone if find_method(name).info.backbone else None
+    return create_method(name, taken, **{**random_parts(name, backbone), **options})
+
+
 def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
-    """Options with which ``create_method(name, backbone)`` needs no checkpoint."""
+    """Options with which ``create_method(name, backbone)`` needs no checkpoint; for methods with weights of their own
+    ``create_method(name)``.
+    """
+    own = {"ovseg": random_ovseg, "tcl": random_tcl, "groupvit": groupvit_parts, "segclip": segclip_parts}
+    if name in own:
+        return {"weights": own[name]()}
     visual = backbone.model.visual
     width, patch = visual.conv1.out_channels, visual.conv1.kernel_size[0]
     if name == "clip-dinoiser":

@@ -1,5 +1,6 @@
 """One image, several vocabularies: the same fields as one call each, and no override is passed by."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -19,15 +20,13 @@ from ovss.methods import (
     UserError,
     Vocabulary,
     WindowGeometry,
-    create_method,
     find_method,
     list_methods,
 )
 from ovss.methods.clip_dinoiser import CLIPDINOiser
-from ovss.methods.dense_clip import DenseClip
 from ovss.methods.maskclip import MaskCLIP
 
-from .random_parts import random_parts
+from .random_parts import make_with_random_parts
 
 INFO = MethodInfo("made-up", "Made up", "nobody, never")
 WORDS = (["cat", "sofa, couch", "sky"], ["dog", "a red car", "tree", "road, street, lane", "moon"])
@@ -60,6 +59,7 @@ def together(make: Callable[[], Segmenter], *image: Any, **more: Any) -> list[Sc
 
 def assert_same(found: list[ScoreField], alone: list[ScoreField]) -> None:
     assert len(found) == len(alone) == 2
+    found, alone = ([field.dense() for field in fields] for fields in (found, alone))
     for ours, theirs in zip(found, alone, strict=True):
         assert torch.equal(ours.scores, theirs.scores)  # bit for bit
         assert (ours.boxes, ours.covers, ours.frame) == (theirs.boxes, theirs.covers, theirs.frame)
@@ -90,12 +90,11 @@ PLACES = {
 @pytest.mark.parametrize("name", list_methods(plugins=False))
 def test_together_is_the_same_as_alone(backbone: Backbone, name: str, place: str, pad: bool) -> None:
     size, geometry, batch = PLACES[place]
-    options = {**random_parts(name, backbone), **({"pad": True} if pad else {})}
     if pad and not takes_pad(name):
         pytest.skip("pad=true is an option of the dense-CLIP family")
 
     def make() -> Segmenter:
-        return create_method(name, backbone, **options)
+        return make_with_random_parts(name, backbone, **({"pad": True} if pad else {}))
 
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     alone = [encoded(make(), k).segment(image, geometry, batch) for k in (0, 1)]
@@ -104,30 +103,26 @@ def test_together_is_the_same_as_alone(backbone: Backbone, name: str, place: str
 
 def takes_pad(name: str) -> bool:
     method = find_method(name)
-    return issubclass(method, DenseClip) and not issubclass(method, CLIPDINOiser)
+    return "pad" in inspect.signature(method).parameters and not issubclass(method, CLIPDINOiser)
 
 
 @pytest.mark.parametrize("name", list_methods(plugins=False))
 def test_windows_are_encoded_once(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    sizes: dict[str, list[int]] = {"encode_windows": [], "score_features": []}
+    calls = {"encode_windows": 0, "score_features": 0}
     kind = find_method(name)
-    if not issubclass(kind, DenseClip):
-        pytest.skip("this method has no halves")
-    home = CLIPDINOiser if issubclass(kind, CLIPDINOiser) else DenseClip
-
-    def counted(called: str) -> None:
+    if not kind._is_split() or kind.segment is not Segmenter.segment:
+        pytest.skip("this method has no halves, or sees an image in its own way")
+    for called in calls:
+        home: Any = next(c for c in kind.__mro__ if called in vars(c))
         original = getattr(home, called)
 
-        def call(self: DenseClip, given: Tensor) -> Tensor:
-            sizes[called].append(len(given))
+        def call(self: Segmenter, given: Any, called: str = called, original: Any = original) -> Any:
+            calls[called] += 1
             return original(self, given)
 
         monkeypatch.setattr(home, called, call)
-
-    for called in sizes:
-        counted(called)
-    together(lambda: create_method(name, backbone, **random_parts(name, backbone)), IMAGE, GEOMETRY, batch_size=3)
-    assert sizes == {"encode_windows": [3, 1], "score_features": [3, 3, 1, 1]}  # four windows, two vocabularies
+    together(lambda: make_with_random_parts(name, backbone), IMAGE, GEOMETRY, batch_size=3)
+    assert calls == {"encode_windows": 2, "score_features": 4}  # four windows in two chunks, two vocabularies
 
 
 # --- methods of others ------------------------------------------------------------------------------------------------
