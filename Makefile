@@ -44,12 +44,17 @@ regress: $(READY)  ## compare every offline method with the committed baselines
 	$(BIN)/bench regress
 
 leaderboard: $(READY)  ## run all methods on the embedded data set and write results/LEADERBOARD.md
-	for method in clip maskclip maskclip-value sclip clearclip naclip clip-dinoiser maskclip-original cliper; do \
+	for method in clip maskclip maskclip-value sclip clearclip naclip clip-dinoiser maskclip-original cliper \
+	    ovseg-tf clip-s4-like; do \
 	  $(BIN)/bench run --method $$method --dataset shapes || exit 1; done
 	for variant in pooling=none pooling=clip_keys gamma=0.2; do \
 	  $(BIN)/bench run --method clip-dinoiser --dataset shapes --option $$variant || exit 1; done
 	for variant in prompt_denoising=0.5 key_smoothing=1.0; do \
 	  $(BIN)/bench run --method maskclip-original --dataset shapes --option $$variant || exit 1; done
+	for variant in proposer=clip-clusters fast=F2; do \
+	  $(BIN)/bench run --method ovseg-tf --dataset shapes --option $$variant || exit 1; done
+	$(BIN)/bench run --method clip-s4-like --dataset shapes --option classifier=text
+	$(BIN)/bench run --method cliper --dataset shapes --refine tiny-sd
 	$(BIN)/bench leaderboard
 
 benchmarks: $(READY)  ## speed ratios against plain implementations, in one run
@@ -57,6 +62,7 @@ benchmarks: $(READY)  ## speed ratios against plain implementations, in one run
 	$(BIN)/python tests/benchmarks/bench_sharing.py
 	$(BIN)/python tests/benchmarks/bench_dinoiser.py
 	$(BIN)/python tests/benchmarks/bench_diffusion.py
+	$(BIN)/python tests/benchmarks/bench_ovseg.py
 
 clean:  ## remove the virtual environment and build products
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -160,3 +160,22 @@ def train_clip_dinoiser(
     from .commands.train import train_clip_dinoiser_command
 
     train_clip_dinoiser_command(data, output, recipe, backbone, weights, device, seed, stop_after, allow_download)
+
+
+@train_app.command("clip-s4")
+def train_clip_s4(
+    data: Annotated[str, typer.Option(help="shapes, or any folder of images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the training; goes on with what it holds.")],
+    recipe: Annotated[str | None, typer.Option(help="photos or tiny (default: by --data).")] = None,
+    initial: Annotated[Path | None, typer.Option(help="torchvision's ResNet-50 of ImageNet, for photos.")] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of weights, picks and views.")] = 0,
+    stop_after: Annotated[int | None, typer.Option(min=1, help="Stop at this iteration; go on another time.")] = None,
+    allow_download: Download = False,
+) -> None:
+    """Train the encoder of clip-s4-like without labels; stops and resumes (the tiny one: minutes on a CPU)."""
+    from .commands.train_clip_s4 import train_clip_s4_command
+
+    train_clip_s4_command(data, output, recipe, initial, backbone, weights, device, seed, stop_after, allow_download)

@@ -26,10 +26,12 @@ _BUILT_IN = {
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",
     "dino-pool": ".clip_dinoiser:DINOPool",
     "cliper": ".cliper:CLIPer",
+    "ovseg-tf": ".ovseg_tf:OVSegTF",
     "ovseg": ".ovseg:OVSeg",
     "tcl": ".tcl:TCL",
     "groupvit": ".groupvit:GroupViT",
     "segclip": ".segclip:SegCLIP",
+    "clip-s4-like": ".clip_s4:CLIPS4Like",
 }
 
 

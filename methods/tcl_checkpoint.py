@@ -163,7 +163,7 @@ def load_tcl(path: Path, sizes: TclSizes = TclSizes()) -> TclModel:
     state = {name: _scalar(name, tensor) for name, tensor in state.items() if not _is_unused(name)}
     clip = sizes.make_clip()
     check_keys(path, state, _shapes(clip, any(name.endswith(".conv.bias") for name in state)))
-    return model_of(state, clip, f"file {path.name}", f"file:{file_sha256(path)}")
+    return model_of(state, clip, f"file {path.name}", file_sha256(path))
 
 
 def model_of(state: Mapping[str, Tensor], clip: Any, source: str, sha256: str) -> TclModel:

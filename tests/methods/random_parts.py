@@ -13,6 +13,7 @@ from ovss.methods.found import Found
 from .group_parts import groupvit_parts, segclip_parts
 from .ovseg_parts import random_ovseg
 from .tcl_parts import random_tcl
+from .test_clip_s4 import random_weights as random_s4_weights
 from .test_dino import random_state
 
 
@@ -26,11 +27,15 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
     """Options with which ``create_method(name, backbone)`` needs no checkpoint; for methods with weights of their own
     ``create_method(name)``.
     """
-    own = {"ovseg": random_ovseg, "tcl": random_tcl, "groupvit": groupvit_parts, "segclip": segclip_parts}
-    if name in own:
-        return {"weights": own[name]()}
     visual = backbone.model.visual
     width, patch = visual.conv1.out_channels, visual.conv1.kernel_size[0]
+    own = {"ovseg": random_ovseg, "tcl": random_tcl, "groupvit": groupvit_parts, "segclip": segclip_parts}
+    if name == "clip-s4-like":
+        return {"encoder": random_s4_weights(visual.proj.shape[1])}
+    if name == "ovseg-tf":
+        return {"scale": 2000.0, "min_size": 2000}  # few superpixels: fast
+    if name in own:
+        return {"weights": own[name]()}
     if name == "clip-dinoiser":
         generator = torch.Generator().manual_seed(0)
         shapes = {
