@@ -44,7 +44,6 @@ _PUBLISHED_WEIGHTS = {
     "hub timm/vit_base_patch16_clip_224.metaclip_2pt5b": "metaclip_fullcc ViT-B/16",
     "hub timm/vit_large_patch14_clip_224.metaclip_2pt5b": "metaclip_fullcc ViT-L/14",
 }
-# Rows with Stable Diffusion are CLIPer's, which used 2.1 base.
 _PUBLISHED_REFINEMENT = {"none": "none", "pamr": "PAMR", "sd21": "SD-refine"}
 
 
@@ -57,12 +56,13 @@ def collect(results: Path) -> pd.DataFrame:
     for run in list_runs(results):
         manifest, metrics = run.manifest(), run.metrics()
         weights, described = manifest["method"].get("weights") or {}, manifest["described"]
+        setting, guide = manifest["setting"], manifest.get("guide") or {}
         rows.append(
             {
                 "method": _label(run),
                 "training_free": described["training_free"],
                 "trained_on": described["trained_on"],
-                "licences": "; ".join(f"{k}: {v}" for k, v in licences(run.plan().spec.method).items()),
+                "licences": "; ".join(f"{k}: {v}" for k, v in _licences(run.plan().spec.method, setting).items()),
                 "dataset": manifest["dataset"]["key"],
                 "split": manifest["dataset"]["split"],
                 "protocol": manifest["protocol"]["name"],
@@ -82,11 +82,12 @@ def collect(results: Path) -> pd.DataFrame:
                     described["published"],
                     manifest["dataset"]["key"],
                     str(weights.get("source", "")).partition("@")[0],
-                    manifest["setting"]["refine"],
+                    _published_refinement(setting),
                 ),
                 "backbone": weights.get("name", "none"),
                 "weights": weights.get("sha256", "none"),
-                "precision": manifest["setting"]["precision"],
+                "precision": setting["precision"],
+                "guide": " ".join(str(guide[k]) for k in ("name", "sha256", "precision")) if guide else "",
                 "device": manifest["environment"]["device"],
                 "code": manifest["code_version"],
                 "vocabulary": manifest["vocabulary_hash"],
@@ -110,8 +111,8 @@ def _label(run: Run) -> str:
     return f"{spec.method} ({options})" if options else spec.method
 
 
-def reported(published: str | None, dataset: str, weights: str, refine: str) -> dict[str, Any]:
-    """What was reported for a method (by its name in the table), data set, weights (by origin) and refinement, or None.
+def reported(published: str | None, dataset: str, weights: str, refinement: str | None) -> dict[str, Any]:
+    """What was reported for a method and a refinement (by their names in the table), data set and weights (by origin).
 
     Of several sources the most frequent value is taken, then the first.
     """
@@ -121,13 +122,24 @@ def reported(published: str | None, dataset: str, weights: str, refine: str) -> 
         (table["method"] == published)
         & (table["dataset"] == _PUBLISHED_NAMES.get(dataset))
         & (table["backbone"] == _PUBLISHED_WEIGHTS.get(weights))
-        & (table["postproc"] == _PUBLISHED_REFINEMENT.get(refine))
+        & (table["postproc"] == refinement)
     ]
     if fitting.empty:
         return nothing
     value = Counter(fitting["miou"]).most_common(1)[0][0]
     source = fitting[fitting["miou"] == value].iloc[0]["source"]
     return {"reported": float(value), "reported_source": source}
+
+
+def _published_refinement(setting: dict[str, Any]) -> str | None:
+    """What reported rows call the refinement; those with Stable Diffusion are CLIPer's: 2.1 base, a chain, noised."""
+    if setting["refine"] == "sd21" and (setting["refine_fusion"], setting["refine_noise"]) != ("chain", "per-image"):
+        return None
+    return _PUBLISHED_REFINEMENT.get(setting["refine"])
+
+
+def _licences(method: str, setting: dict[str, Any]) -> dict[str, str]:
+    return licences(method) | licences(setting["refine"])
 
 
 @cache
@@ -150,7 +162,7 @@ def column_of(row: Any) -> tuple[str, ...]:
 
 def entry_of(row: Any) -> tuple[str, ...]:
     """What makes a line of a table."""
-    return (row.method, row.backbone, row.weights, row.precision)
+    return (row.method, row.backbone, row.weights, row.precision, row.guide)
 
 
 def newest_runs(rows: Iterable[Any]) -> list[Any]:

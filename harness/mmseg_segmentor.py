@@ -118,10 +118,21 @@ class OvssSegmentor(BaseModel):  # type: ignore[misc]
         pixels = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).cpu().numpy())
         size = self._size_of_file(pixels, meta)
         if self.resized_by == "protocol":
-            return self.pipeline.predict(pixels, Clock(), Path(meta.get("img_path", "")).stem)
+            return self.pipeline.predict(pixels, Clock(), self._image_id(meta))
         resized = torch.from_numpy(pixels).permute(2, 0, 1)
         scores = self.pipeline.method.segment(resized, self.pipeline.setting.geometry)
         return self.pipeline.finish(scores, resized, size, Clock())
+
+    def _image_id(self, meta: Mapping[str, Any]) -> str:
+        """The image's id in the data set, as ``bench run`` has it: noise of a guide depends on it."""
+        path = str(meta.get("img_path") or "")
+        if not path and self.pipeline.guide is not None:
+            raise UserError(
+                "an image arrives without img_path, on which the noise of a guide depends: keep it in meta_keys"
+            )
+        record = self.pipeline.record
+        _, _, below = path.rpartition(f"/{record.images}/") if record.images else path.rpartition("/")
+        return below.removesuffix(record.image_suffix)
 
     def _size_of_file(self, pixels: Pixels, meta: Mapping[str, Any]) -> tuple[int, int]:
         """(height, width) of the labels; checks what the config's pipeline did to the image."""

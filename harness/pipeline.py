@@ -12,12 +12,13 @@ from torch import Tensor
 from ..datasets import DatasetRecord, Sample
 from ..datasets.loader import Pixels
 from ..methods import ScoreField, Segmenter, UserError
+from ..methods.clip_segmenter import ClipSegmenter
 from ..methods.refine.guide import Affinity
 from .confusion_metrics import SparseConfusion, sparse
 from .counting import Counts, confusion, count_boundary, tally
 from .decoding import DecodeRule, Refiner, check_finite, decode
 from .protocol import Setting
-from .refinement import guide_for, refine_field, without_class
+from .refinement import guide_for, refine_field, stretched, without_class
 from .resize import resize_image
 from .words import vocabulary_for
 
@@ -81,6 +82,7 @@ class Pipeline:
         self.num_classes = len(vocabulary.classes)
         self.rule: DecodeRule = setting.rule(vocabulary.background)
         self.guide = guide_for(setting, method)
+        _check_multiple(setting, method)
         started = time.perf_counter()
         method.encode(vocabulary)
         self.encode_seconds = time.perf_counter() - started
@@ -128,7 +130,9 @@ class Pipeline:
             check_finite(scores)  # NaN would spread over the image, and be dropped by a gate without a word
             if rule.gated and rule.background is not None:
                 scores = without_class(scores, rule.background)
-            scores = clock.time("refine", lambda: refine_field(scores, affinity))
+            scores = clock.time("refine", lambda: refine_field(scores, affinity, size))
+        elif self.setting.upsample == "direct":
+            scores = stretched(scores, size)
         refine = clock.time("refine", lambda: self._refiner(pixels.to(scores.scores.device), size, clock))
         before = clock.seconds["refine"]
         labels = clock.time("decode", lambda: decode(scores, size, rule, refine))
@@ -142,6 +146,16 @@ class Pipeline:
 
         pamr = Pamr(pixels, size, steps=self.setting.refine_steps)
         return lambda maps: clock.time("refine", lambda: pamr(maps))
+
+
+def _check_multiple(setting: Setting, method: Segmenter) -> None:
+    """Raise ``UserError`` for sides that the protocol rounds to whole patches of another backbone."""
+    multiple, patch = setting.size_multiple_px, method.weights.patch_px if isinstance(method, ClipSegmenter) else 1
+    if multiple % patch:
+        raise UserError(
+            f"the protocol rounds sides to multiples of {multiple} px, the backbone has patches of {patch} px: parts "
+            f"of the image would be lost.  Choose the protocol of this backbone, or --set size_multiple_px={patch}"
+        )
 
 
 def predict_together(

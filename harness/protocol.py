@@ -56,6 +56,10 @@ class Setting(BaseModel):
     average: Literal["score", "probability"] = Field(
         default="score", description="Averaging scores before the softmax does not commute with averaging probabilities"
     )
+    upsample: Literal["frame", "direct"] = Field(
+        default="frame",
+        description="Grids that cover the image go to the output by way of the resized image, or at once: edges move",
+    )
     vocabulary: str = Field(
         default="official", description="Words are the largest single factor: 12 to 22 mIoU on VOC21"
     )

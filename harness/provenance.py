@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 _ROOMS = Path(__file__).resolve().parent.parent
-_PACKAGES = ("ovss-bench", "torch", "open_clip_torch", "numpy", "opencv-python", "pillow", "pyarrow")
+_PACKAGES = (
+    *("ovss-bench", "torch", "torchvision", "open_clip_torch", "transformers", "diffusers"),
+    *("numpy", "opencv-python", "pillow", "scikit-image", "pyarrow"),
+)
 
 
 @lru_cache

@@ -5,6 +5,8 @@
 (spec: cliper, 7).  What S holds is what the protocol averages: cosines, or probabilities.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,16 +30,25 @@ def guide_for(setting: Setting, method: Segmenter) -> Guide | None:
     return load_guide(setting.refine, str(method.device), *options)
 
 
-def refine_field(field: ScoreField, affinity: Affinity) -> ScoreField:
-    """The refined field: one map of the whole frame per query, on the guide's grid.
+def refine_field(field: ScoreField, affinity: Affinity, size: tuple[int, int]) -> ScoreField:
+    """The refined field: one map of the whole image per query, on the guide's grid.
 
-    Image-level scores are the mean of the largest refined and the largest coarse score of a class (spec: cliper, 7.4).
+    The guide saw the image at its own ``size``, so that is the frame of the new field.  Image-level scores are the mean
+    of the largest refined and the largest coarse score of a class (spec: cliper, 7.4).
     """
     field = field.dense()
     refined = affinity.propagate(on_grid(field, affinity.grid))
-    whole = (Box(0, 0, *field.frame),)
+    whole = (Box(0, 0, *size),)
     level = (_largest(refined[None], field) + _largest(field.scores, field)) / 2
-    return ScoreField(refined[None], whole, whole, field.frame, field.query_to_class, level, field.activated)
+    return ScoreField(refined[None], whole, whole, size, field.query_to_class, level, field.activated)
+
+
+def stretched(field: ScoreField, size: tuple[int, int]) -> ScoreField:
+    """The field with ``size`` as its frame, if it is one grid over the whole frame: decoding then resizes it once."""
+    if not field.boxes == field.covers == (Box(0, 0, *field.frame),):
+        return field
+    whole = (Box(0, 0, *size),)
+    return replace(field, boxes=whole, covers=whole, frame=size)
 
 
 def on_grid(field: ScoreField, grid: tuple[int, int]) -> Tensor:

@@ -254,9 +254,9 @@ def _not_here(entry: WeightEntry, located: FoundWeights | None) -> str:
     )
 
 
-def licences(method: str) -> dict[str, str]:
-    """Checkpoints that a method may need beside CLIP's, each with the licence of its weights."""
-    entries = (e for e in list_weights().values() if method in e.used_by and not e.name.startswith("clip-vit-"))
+def licences(user: str) -> dict[str, str]:
+    """Checkpoints that a method or a guide may need beside CLIP's, each with the licence of its weights."""
+    entries = (e for e in list_weights().values() if user in e.used_by and not e.name.startswith("clip-vit-"))
     return {entry.name: entry.licence for entry in entries}
 
 

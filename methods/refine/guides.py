@@ -37,6 +37,11 @@ def load_guide(
         from .diffusion_attention import DiffusionAttention
 
         return DiffusionAttention(_stable_diffusion(name, device), threshold, fusion, noise, seed)
+    return _patch_similarity(name, device)
+
+
+@lru_cache(maxsize=1)
+def _patch_similarity(name: SimilarityName, device: str | torch.device) -> Guide:
     from .patch_similarity import load_patch_similarity
 
     return load_patch_similarity(name, device)

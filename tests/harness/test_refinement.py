@@ -93,9 +93,9 @@ def test_a_refined_field_by_hand() -> None:
         def propagate(self, maps: Tensor) -> Tensor:
             return maps / 2
 
-    refined = refine_field(coarse, Half(grid=(1, 2)))
+    refined = refine_field(coarse, Half(grid=(1, 2)), (30, 40))
     assert torch.equal(refined.scores, scores / 2)
-    assert refined.boxes == refined.covers == (Box(0, 0, 10, 20),) and refined.frame == (10, 20)
+    assert refined.boxes == refined.covers == (Box(0, 0, 30, 40),) and refined.frame == (30, 40)
     assert refined.query_to_class == (0, 2, 2) and refined.activated is False
     assert refined.class_scores is not None  # (0.4 + 0.8) / 2, no query, (0.3 + 0.6) / 2
     assert refined.class_scores.tolist() == pytest.approx([0.6, 0.0, 0.45])
@@ -116,16 +116,43 @@ def test_the_guide_sees_the_image_at_its_own_size_and_by_name(monkeypatch: pytes
     labels = make(monkeypatch, guide, short_side_px=16).predict(image, clock, "photo")
     assert guide.seen == [((3, 30, 40), "photo")]
     assert clock.seconds["refine"] > 0
-    coarse = field_of(guide.maps[0][None], (16, 21), (0, 1, 2))
-    moved = field_of(guide.maps[0].roll(1, dims=2)[None], (16, 21), (0, 1, 2))
+    coarse = field_of(guide.maps[0][None], (30, 40), (0, 1, 2))
+    moved = field_of(guide.maps[0].roll(1, dims=2)[None], (30, 40), (0, 1, 2))
     assert torch.equal(labels, decode_reference(moved, (30, 40)))
     assert not torch.equal(labels, decode_reference(coarse, (30, 40)))
 
 
 def test_columns_are_seen_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    guide = Shift()
-    make(monkeypatch, guide, short_side_px=16, columns=2).predict(np.zeros((30, 41, 3), np.uint8), Clock(), "photo")
+    """Each part by its own name, its labels where it was: the bright half of an image is class 1."""
+    image = np.zeros((30, 41, 3), np.uint8)
+    image[:, 21:] = 255
+
+    class Bright(Shift):
+        def observe(self, image: Tensor, name: str) -> "Shift":
+            self.bright = bool(image.float().mean() > 127)
+            return super().observe(image, name)
+
+        def propagate(self, maps: Tensor) -> Tensor:
+            return torch.stack([maps[0] * 0 + (0.0 if self.bright else 1.0), maps[1] * 0 + 0.5, maps[2] * 0])
+
+    guide = Bright()
+    labels = make(monkeypatch, guide, short_side_px=16, columns=2).predict(image, Clock(), "photo")
     assert guide.seen == [((3, 30, 21), "photo"), ((3, 30, 20), "photo#1")]
+    assert (labels[:, :21] == 0).all() and (labels[:, 21:] == 1).all()
+
+
+def test_a_grid_goes_to_the_output_at_once_or_by_way_of_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(Columns, "score_windows", lambda self, windows: scores)
+    image, sizes = np.zeros((75, 100, 3), np.uint8), {"frame": [(64, 85), (75, 100)], "direct": [(75, 100)]}
+    found = {}
+    for upsample, steps in sizes.items():
+        maps = scores
+        for size in steps:
+            maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        found[upsample] = make(monkeypatch, None, short_side_px=64, upsample=upsample).predict(image, Clock())
+        assert torch.equal(found[upsample].long(), maps[0].argmax(dim=0))
+    assert not torch.equal(found["frame"], found["direct"])
 
 
 def test_one_guide_looks_once_for_all_data_sets_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:

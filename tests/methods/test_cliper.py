@@ -150,7 +150,10 @@ WINDOWS = {
 def test_windows(size: tuple[int, int], windows: dict[str, int], options: dict[str, Any]) -> None:
     agree(make_model(), make_image(*size), **windows, **options)
     assert (
-        error(wanted(make_model(), make_image(*size), **options), wanted(make_model(), make_image(*size), **windows))
+        error(
+            wanted(make_model(), make_image(*size), **options),
+            wanted(make_model(), make_image(*size), **options, **windows),
+        )
         > 1e-3
     )
 
