@@ -15,8 +15,7 @@ from ..datasets import find_record
 from ..methods import UserError
 from ..methods.clip_s4_model import EncoderSpec
 from ..methods.errors import did_you_mean
-from . import dinoiser_recipe
-from .dinoiser_recipe import Augment, Jitter, Rate
+from .dinoiser_recipe import Augment, Jitter
 
 
 @dataclass(frozen=True)
@@ -105,20 +104,9 @@ class Recipe:
         return self.epochs * self.per_epoch
 
     @property
-    def pictures(self) -> dinoiser_recipe.Recipe:
-        """What ``dinoiser_images`` has to know to draw the pictures; rates have no part in that."""
-        square = Augment(self.picture_px, (1.0, 1.0), flip=0.0, jitter=Jitter(0.0))
-        return dinoiser_recipe.Recipe(
-            self.name,
-            self.pick,
-            self.count,
-            self.batch,
-            self.epochs,
-            affinity=Rate(0.0),
-            saliency=Rate(0.0),
-            augment=None if self.pick == "scenes" else square,
-            backbone=self.backbone,
-        )
+    def augment(self) -> Augment | None:
+        """How a photo becomes the square of ``picture_px``; the views are distorted later."""
+        return None if self.pick == "scenes" else Augment(self.picture_px, (1.0, 1.0), flip=0.0, jitter=Jitter(0.0))
 
     def known_names(self) -> list[str]:
         """Names of the known classes."""

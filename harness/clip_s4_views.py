@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..datasets.shapes import Stream
 from .clip_s4_recipe import Superpixels, Views
-from .dinoiser_images import augmented
 from .dinoiser_recipe import Augment
+from .training_images import augmented
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from rich.console import Console
 
@@ -13,6 +14,11 @@ _PLAIN_EVERY_SECONDS = 15.0
 def console() -> Console:
     """Where everything that is not a result goes."""
     return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_record(record: dict[str, Any]) -> None:
+    """A line of a training's log."""
+    console().print("  ".join(f"{k} {v}" for k, v in record.items()))
 
 
 @contextmanager

@@ -8,17 +8,10 @@ The clipped cosine is the logit itself, as in the released code (spec: maskclip-
 cannot fall below 0.313 for a pair that belongs together and 0.693 for one that does not, and a negative cosine gets no
 gradient.  CLIP is frozen; the features I are those of the method's own walk.
 
-A folder of a training holds ``last.pt``, the released format; ``state.pt``, from which the same command goes on; and
-``log.jsonl``.  On a CPU a training that was stopped, or killed, ends with the same bits as one that was not.
+The result is ``last.pt``, the released format.
 """
 
-import io
 import json
-import math
-import pickle
-import time
-from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,21 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..datasets import open_dataset
-from ..methods import UserError
-from ..methods.backbone import Backbone
 from ..methods.clip_dinoiser import CLIPDINOiser
 from ..methods.dinoiser_heads import AFFINITY_WIDTH, NEST, DinoiserHeads, heads_of
-from ..methods.files import store
-from .dinoiser_images import Images
 from .dinoiser_recipe import Recipe
 from .dinoiser_teachers import Teachers, look
-from .evaluation import evaluate
 from .provenance import source_hash
+from .training import Record, check_losses, torch_bytes
+from .training_images import SHAPES, Images, voc_home
 
-Record = dict[str, Any]
-VALIDATION_SCENES = 30
-STATE, HEADS, LOG = "state.pt", "last.pt", "log.jsonl"
+HEADS = "last.pt"
 
 
 def initial_heads(width: int, seed: int, device: torch.device) -> DinoiserHeads:
@@ -78,8 +65,8 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, model: CLIPDINOiser, teachers: Teachers, seed: int = 0) -> None:
         self.recipe, self.model, self.teachers, self.seed = recipe, model, teachers, seed
-        self.iteration = 0
-        self.heads = initial_heads(model.weights.class_token.shape[-1], seed, model.device)
+        self.device, self.iteration = model.device, 0
+        self.heads = initial_heads(model.weights.class_token.shape[-1], seed, self.device)
         groups = {
             "affinity": [self.heads.obj_weight, self.heads.obj_bias],
             "saliency": [self.heads.bkg_weight, self.heads.bkg_bias],
@@ -100,6 +87,9 @@ class Trainer:
             "teachers": self.teachers.provenance,
         }
 
+    def prepare(self, images: Images) -> None:
+        """Nothing has to be there before the first step."""
+
     def step(self, rgb: Tensor) -> dict[str, float]:
         """One update on ``(B, 3, H, W)`` float32 RGB in [0, 1]; returns the loss of every head that is trained.
 
@@ -113,11 +103,7 @@ class Trainer:
         if rates["saliency"]:
             losses["saliency"] = saliency_loss(self.heads, seen.inner, self.teachers.objects(seen))
         values = {name: float(loss.detach()) for name, loss in losses.items()}
-        if not all(map(math.isfinite, values.values())):
-            raise UserError(
-                f"the loss is not finite in iteration {self.iteration} ({values}): training stops here, and the last "
-                "checkpoint is sound.  Look for broken images or weights, or lower the learning rate of the recipe"
-            )
+        check_losses(values, self.iteration)
         for group, rate in zip(self.optimiser.param_groups, rates.values(), strict=True):
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)  # a head without a loss has no gradient, so the step leaves it alone
@@ -156,97 +142,14 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimizer"])
         self.iteration = state["iteration"]
 
-
-def score_on_scenes(backbone: Backbone, device: str, gamma: float) -> Callable[[DinoiserHeads], float]:
-    """A function that scores heads: mIoU in percent on a few scenes of ``shapes:val``, protocol ``tiny``."""
-    scenes = open_dataset("shapes:val")
-
-    def score(heads: DinoiserHeads) -> float:
-        return evaluate(CLIPDINOiser(backbone, device, heads=heads, gamma=gamma), scenes, limit=VALIDATION_SCENES).miou
-
-    return score
+    def results(self, about: Record) -> dict[str, bytes]:  # noqa: ARG002
+        """The released format, which has no place for what the heads were trained on."""
+        epoch = self.iteration // self.recipe.per_epoch
+        return {HEADS: torch_bytes({"epoch": epoch, NEST: self.trained().state})}
 
 
-def train(
-    output: Path,
-    trainer: Trainer,
-    images: Images,
-    stop_after: int | None = None,
-    validate: Callable[[DinoiserHeads], float] | None = None,
-    report: Callable[[Record], None] = lambda record: None,
-    advance: Callable[[int], None] = lambda count: None,
-) -> None:
-    """Train to the end of the recipe, or up to iteration ``stop_after``.
-
-    Goes on where an earlier training in ``output`` stopped.  ``report`` gets each line of the log, ``advance`` the
-    number of iterations newly done, ``validate`` the heads at every checkpoint; it returns a mIoU in percent.
-
-    Raises ``UserError`` when ``output`` holds something else or another training.
-    """
-    total = trainer.recipe.iterations
-    last = total if stop_after is None else min(stop_after, total)
-    about = {**trainer.provenance, "images": images.provenance}
-    records = _resume(output, trainer, about)
-    advance(trainer.iteration)
-    started, since = time.perf_counter(), trainer.iteration
-    sums: dict[str, float] = {}
-    with closing(images.batches(since)) as batches:
-        for _, rgb in zip(range(since, last), batches, strict=False):
-            for name, loss in trainer.step(rgb).items():
-                sums[name] = sums.get(name, 0.0) + loss
-            advance(1)
-            if trainer.iteration % trainer.recipe.saved_every and trainer.iteration != last:
-                continue
-            record: Record = {"iteration": trainer.iteration, "iterations": total}
-            record |= {name: round(value / (trainer.iteration - since), 5) for name, value in sums.items()}
-            if validate is not None:
-                record["val_miou"] = round(validate(trainer.trained()), 2)
-            record["seconds"] = round(time.perf_counter() - started, 1)
-            started, since, sums = time.perf_counter(), trainer.iteration, {}
-            records.append(record)
-            report(record)
-            _save(output, trainer, about, records)
-
-
-def _save(output: Path, trainer: Trainer, about: Record, records: list[Record]) -> None:
-    """The state first: what a kill leaves out here is written again when the training goes on."""
-    lines = [json.dumps(record) for record in records]
-    store(output / STATE, _torch_bytes({**trainer.state(), "about": json.dumps(about), "log": lines}))
-    _save_results(output, trainer, lines)
-
-
-def _save_results(output: Path, trainer: Trainer, lines: list[str]) -> None:
-    epoch = trainer.iteration // trainer.recipe.per_epoch
-    store(output / HEADS, _torch_bytes({"epoch": epoch, NEST: trainer.trained().state}))
-    store(output / LOG, "".join(f"{line}\n" for line in lines).encode())
-
-
-def _torch_bytes(value: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-def _resume(output: Path, trainer: Trainer, about: Record) -> list[Record]:
-    """Lines of the log so far; the first says what is trained, on what and where."""
-    path = output / STATE
-    if not path.exists():
-        if output.exists() and (not output.is_dir() or any(not p.name.startswith(".") for p in output.iterdir())):
-            raise UserError(f"{output} is not empty and holds no {STATE} to go on from: choose another with --output")
-        machine = {"device": str(trainer.model.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        return [{**about, **machine}]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        before = json.loads(state["about"])
-        differing = [name for name in about if before.get(name) != json.loads(json.dumps(about[name]))]
-        if not differing:
-            trainer.resume(state)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove {output}, or choose another with --output") from error
-    if differing:
-        raise UserError(
-            f"{output} holds another training: {', '.join(differing)} differ.  Choose another folder with --output, or "
-            "repeat the command that began it"
-        )
-    _save_results(output, trainer, state["log"])
-    return [json.loads(line) for line in state["log"]]
+def default_recipe(data: str) -> str:
+    """Name of the recipe that goes with ``--data``."""
+    if data == SHAPES:
+        return "tiny"
+    return "voc1464" if voc_home(Path(data)) else "in1k-1000"

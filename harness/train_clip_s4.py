@@ -7,17 +7,9 @@ It looks at the picture before it is augmented; its features are then cut like t
 of CLIP segment features is made (means over superpixels, since the encoder has no segments yet) and kept: prototypes of
 known names come from it, and at test time those of new ones.
 
-A folder of a training holds ``clip_s4.safetensors``, for ``--option encoder=``; ``state.pt``, from which the same
-command goes on; and ``log.jsonl``.  On a CPU a training that was stopped, or killed, ends with the same bits as one
-that was not.
+The result is ``clip_s4.safetensors``, for ``--option encoder=``.
 """
 
-import io
-import json
-import math
-import pickle
-import time
-from collections.abc import Callable
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import asdict
@@ -27,28 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..datasets import open_dataset
 from ..datasets.shapes import Stream
 from ..methods import UserError, Vocabulary
-from ..methods.backbone import Backbone
 from ..methods.checkpoints import check_keys, read_tensors
-from ..methods.clip_s4 import CLIPS4Like
 from ..methods.clip_s4_model import PixelEncoder, S4Weights, cluster, dump_weights, segment_means, top_prototypes
-from ..methods.files import store
 from ..methods.maskclip_value import MaskCLIPValue
 from ..methods.text import encode_queries
 from .clip_s4_losses import contrast_loss, embedding_loss, find_segments, moved, pseudo_labels, semantic_loss
 from .clip_s4_recipe import Recipe
 from .clip_s4_views import View, draw_view, recoloured, sample, superpixels
-from .dinoiser_images import Images
-from .evaluation import evaluate
 from .provenance import source_hash
+from .training import Record, check_losses
+from .training_images import Images
 
-Record = dict[str, Any]
-VALIDATION_SCENES = 30
-STATE, WEIGHTS, LOG = "state.pt", "clip_s4.safetensors", "log.jsonl"
+WEIGHTS = "clip_s4.safetensors"
 MOMENTUM = 0.9
-_VIEWS, _UNKNOWN = 3, 4  # keys of the random streams; 1 and 2 are those of dinoiser_images
+_VIEWS, _UNKNOWN = 3, 4  # keys of the random streams; 1 and 2 are those of training_images
 LOSSES = ("contrast", "embedding", "semantic")
 
 
@@ -132,11 +118,7 @@ class Trainer:
             semantic_loss(means, chosen, prototypes, recipe.tau),
         )
         values = {name: float(loss.detach()) for name, loss in zip(LOSSES, losses, strict=True)}
-        if not all(map(math.isfinite, values.values())):
-            raise UserError(
-                f"the loss is not finite in iteration {self.iteration} ({values}): training stops here, and the last "
-                "checkpoint is sound.  Look for broken images or weights, or lower the learning rate of the recipe"
-            )
+        check_losses(values, self.iteration)
         self._update(sum((w * loss for w, loss in zip(recipe.loss_weights, losses, strict=True)), torch.zeros(())))
         self.unknown = moved(prototypes, targets, chosen, recipe.keep)[len(self.known) :]
         self.iteration += 1
@@ -184,6 +166,13 @@ class Trainer:
         self._find_known()
         self.iteration = state["iteration"]
 
+    def results(self, about: Record) -> dict[str, bytes]:
+        """Encoder and pool, with ``about`` and the command that makes the same again."""
+        data = about["images"]["data"].partition(":")[0]
+        command = f"bench train clip-s4 --data {data} --recipe {self.recipe.name} --seed {self.seed}"
+        header = {**about, "command": command, "iterations": self.iteration, "code": source_hash()}
+        return {WEIGHTS: dump_weights(self.trained(), header)}
+
 
 def initial_encoder(recipe: Recipe, dim: int, seed: int, initial: Path | None) -> PixelEncoder:
     """PyTorch's default initialisation, the trunk from torchvision's file ``initial`` where the recipe's is a ResNet.
@@ -201,97 +190,3 @@ def initial_encoder(recipe: Recipe, dim: int, seed: int, initial: Path | None) -
         check_keys(initial, state, {k: tuple(t.shape) for k, t in encoder.trunk.state_dict().items()})
         encoder.trunk.load_state_dict(state)
     return encoder
-
-
-def score_on_scenes(backbone: Backbone, device: str) -> Callable[[S4Weights], float]:
-    """A function that scores weights: mIoU in percent on a few scenes of ``shapes:val``, protocol ``tiny``."""
-    scenes = open_dataset("shapes:val")
-
-    def score(weights: S4Weights) -> float:
-        return evaluate(CLIPS4Like(backbone, device, encoder=weights), scenes, limit=VALIDATION_SCENES).miou
-
-    return score
-
-
-def train(
-    output: Path,
-    trainer: Trainer,
-    images: Images,
-    stop_after: int | None = None,
-    validate: Callable[[S4Weights], float] | None = None,
-    report: Callable[[Record], None] = lambda record: None,
-    advance: Callable[[int], None] = lambda count: None,
-) -> None:
-    """Train to the end of the recipe, or up to iteration ``stop_after``.
-
-    Goes on where an earlier training in ``output`` stopped.  ``report`` gets each line of the log, ``advance`` the
-    number of iterations newly done, ``validate`` the weights at every checkpoint; it returns a mIoU in percent.
-
-    Raises ``UserError`` when ``output`` holds something else or another training.
-    """
-    total = trainer.recipe.iterations
-    last = total if stop_after is None else min(stop_after, total)
-    about = {**trainer.provenance, "images": images.provenance}
-    records = _begin(output, trainer, images, about)
-    advance(trainer.iteration)
-    started, since = time.perf_counter(), trainer.iteration
-    sums = dict.fromkeys(LOSSES, 0.0)
-    with closing(images.batches(since)) as batches:
-        for _, rgb in zip(range(since, last), batches, strict=False):
-            for name, loss in trainer.step(rgb).items():
-                sums[name] += loss
-            advance(1)
-            if trainer.iteration % trainer.recipe.saved_every and trainer.iteration != last:
-                continue
-            record: Record = {"iteration": trainer.iteration, "iterations": total}
-            record |= {name: round(value / (trainer.iteration - since), 5) for name, value in sums.items()}
-            if validate is not None:
-                record["val_miou"] = round(validate(trainer.trained()), 2)
-            record["seconds"] = round(time.perf_counter() - started, 1)
-            started, since, sums = time.perf_counter(), trainer.iteration, dict.fromkeys(LOSSES, 0.0)
-            records.append(record)
-            report(record)
-            _save(output, trainer, about, records)
-
-
-def _save(output: Path, trainer: Trainer, about: Record, records: list[Record]) -> None:
-    """The state first: what a kill leaves out here is written again when the training goes on."""
-    lines = [json.dumps(record) for record in records]
-    buffer = io.BytesIO()
-    torch.save({**trainer.state(), "about": json.dumps(about), "log": lines}, buffer)
-    store(output / STATE, buffer.getvalue())
-    _save_results(output, trainer, about, lines)
-
-
-def _save_results(output: Path, trainer: Trainer, about: Record, lines: list[str]) -> None:
-    data = about["images"]["data"].partition(":")[0]
-    command = f"bench train clip-s4 --data {data} --recipe {trainer.recipe.name} --seed {trainer.seed}"
-    header = {**about, "command": command, "iterations": trainer.iteration, "code": source_hash()}
-    store(output / WEIGHTS, dump_weights(trainer.trained(), header))
-    store(output / LOG, "".join(f"{line}\n" for line in lines).encode())
-
-
-def _begin(output: Path, trainer: Trainer, images: Images, about: Record) -> list[Record]:
-    """Lines of the log so far; the first says what is trained, on what and where."""
-    path = output / STATE
-    if not path.exists():
-        if output.exists() and (not output.is_dir() or any(not p.name.startswith(".") for p in output.iterdir())):
-            raise UserError(f"{output} is not empty and holds no {STATE} to go on from: choose another with --output")
-        trainer.prepare(images)
-        machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        return [{**about, **machine}]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        before = json.loads(state["about"])
-        differing = [name for name in about if before.get(name) != json.loads(json.dumps(about[name]))]
-        if not differing:
-            trainer.resume(state)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove {output}, or choose another with --output") from error
-    if differing:
-        raise UserError(
-            f"{output} holds another training: {', '.join(differing)} differ.  Choose another folder with --output, or "
-            "repeat the command that began it"
-        )
-    _save_results(output, trainer, about, state["log"])
-    return [json.loads(line) for line in state["log"]]

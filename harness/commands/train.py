@@ -2,10 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from ...methods import UserError
-from ..progress import console, progress
+from ..progress import print_record, progress
 from ..tables import print_line
 
 
@@ -19,12 +18,7 @@ def train_tiny_clip_command(output: Path, device: str, seed: int, workers: int, 
     if output.exists() and any(output.iterdir()):
         raise UserError(f"folder {output} is not empty: choose another with --output")
     recipe = dataclasses.replace(SHIPPED, seed=seed)
-    screen = console()
-
-    def report(record: dict[str, Any]) -> None:
-        screen.print("  ".join(f"{k} {v}" for k, v in record.items()))
-
-    train(output, recipe if scale == 1.0 else recipe.scaled(scale), device, workers, report)
+    train(output, recipe if scale == 1.0 else recipe.scaled(scale), device, workers, print_record)
     print_line(f"wrote {output}; try it by copying it over methods/tiny_clip")
 
 
@@ -41,27 +35,25 @@ def train_clip_dinoiser_command(
 ) -> None:
     """Train the heads, or go on with it; a line for every checkpoint."""
     from ...methods.backbone import TINY_CLIP, load_backbone
-    from ...methods.clip_dinoiser import TINY_HEADS
+    from ...methods.clip_dinoiser import TINY_HEADS, CLIPDINOiser
     from ...methods.files import store
     from ...methods.registry import find_device
-    from ..dinoiser_images import default_recipe, find_images
     from ..dinoiser_recipe import find_recipe
     from ..dinoiser_teachers import frozen_model, teachers_for
-    from ..train_clip_dinoiser import HEADS, Trainer, score_on_scenes, train
+    from ..train_clip_dinoiser import HEADS, Trainer, default_recipe
+    from ..training import score_on_scenes, train
+    from ..training_images import find_images
 
     chosen = find_recipe(recipe or default_recipe(data))
     images = find_images(data, chosen, seed)
     base = load_backbone(backbone or chosen.backbone, weights, allow_download)
     model = frozen_model(chosen, base, find_device(device))
     trainer = Trainer(chosen, model, teachers_for(chosen, model), seed)
-    validate = score_on_scenes(base, device, chosen.gamma) if chosen.pick == "scenes" else None
-    screen = console()
-
-    def report(record: dict[str, Any]) -> None:
-        screen.print("  ".join(f"{k} {v}" for k, v in record.items()))
-
+    validate = None
+    if chosen.pick == "scenes":
+        validate = score_on_scenes(lambda: CLIPDINOiser(base, device, heads=trainer.trained(), gamma=chosen.gamma))
     with progress("train clip-dinoiser", chosen.iterations) as advance:
-        train(output, trainer, images, stop_after, validate, report, advance)
+        train(output, trainer, images, stop_after, validate, print_record, advance)
     if trainer.iteration < chosen.iterations:
         print_line(f"stopped after {trainer.iteration} of {chosen.iterations} iterations; the same command goes on")
     elif base.name == TINY_CLIP:

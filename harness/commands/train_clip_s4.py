@@ -1,9 +1,8 @@
 """``bench train clip-s4``."""
 
 from pathlib import Path
-from typing import Any
 
-from ..progress import console, progress
+from ..progress import print_record, progress
 from ..tables import print_line
 
 
@@ -21,25 +20,23 @@ def train_clip_s4_command(
 ) -> None:
     """Train the encoder, or go on with it; a line for every checkpoint."""
     from ...methods.backbone import TINY_CLIP, load_backbone
-    from ...methods.clip_s4 import TINY_S4
+    from ...methods.clip_s4 import TINY_S4, CLIPS4Like
     from ...methods.maskclip_value import MaskCLIPValue
     from ...methods.registry import find_device
     from ..clip_s4_recipe import find_recipe
-    from ..dinoiser_images import SHAPES, find_images
-    from ..train_clip_s4 import WEIGHTS, Trainer, score_on_scenes, train
+    from ..train_clip_s4 import WEIGHTS, Trainer
+    from ..training import score_on_scenes, train
+    from ..training_images import SHAPES, find_images
 
     chosen = find_recipe(recipe or ("tiny" if data == SHAPES else "photos"))
-    images = find_images(data, chosen.pictures, seed)
+    images = find_images(data, chosen, seed)
     base = load_backbone(backbone or chosen.backbone, weights, allow_download)
     trainer = Trainer(chosen, MaskCLIPValue(base, find_device(device)), seed, initial)
-    validate = score_on_scenes(base, device) if chosen.pick == "scenes" else None
-    screen = console()
-
-    def report(record: dict[str, Any]) -> None:
-        screen.print("  ".join(f"{k} {v}" for k, v in record.items()))
-
+    validate = None
+    if chosen.pick == "scenes":
+        validate = score_on_scenes(lambda: CLIPS4Like(base, device, encoder=trainer.trained()))
     with progress("train clip-s4", chosen.iterations) as advance:
-        train(output, trainer, images, stop_after, validate, report, advance)
+        train(output, trainer, images, stop_after, validate, print_record, advance)
     file = output / WEIGHTS
     if trainer.iteration < chosen.iterations:
         print_line(f"stopped after {trainer.iteration} of {chosen.iterations} iterations; the same command goes on")

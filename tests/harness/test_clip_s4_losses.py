@@ -215,8 +215,8 @@ def test_superpixels_keep_to_the_regions_of_a_scene() -> None:
 
 def test_recipes_are_found_and_follow_their_schedule() -> None:
     tiny, photos = find_recipe("tiny"), find_recipe("photos")
-    assert tiny.iterations == tiny.count // tiny.batch and tiny.pictures.iterations == tiny.iterations
-    assert 30000 <= photos.iterations <= 30100 and photos.pictures.augment is not None
+    assert tiny.iterations == tiny.count // tiny.batch and tiny.augment is None
+    assert 30000 <= photos.iterations <= 30100 and photos.augment is not None
     assert photos.views.crop_px // photos.encoder.stride == 28
     assert len(photos.known_names()) == 171 and tiny.known_names()[:3] == ["grass", "sand", "brick"]
     how = Optimiser("sgd", 0.02, 0.0)

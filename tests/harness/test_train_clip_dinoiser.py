@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from ovss.datasets import DataError
 from ovss.datasets.shapes import Stream, make_scene
-from ovss.harness import dinoiser_recipe, train_clip_dinoiser
+from ovss.harness import dinoiser_recipe, training
 from ovss.harness.cli import main
-from ovss.harness.dinoiser_images import Photos, Scenes, augmented, default_recipe, find_images
 from ovss.harness.dinoiser_recipe import RECIPES, Augment, Jitter, Rate, Recipe
 from ovss.harness.dinoiser_teachers import DinoFound, Seen, TinyWorld, look, patch_descriptor, teachers_for
-from ovss.harness.train_clip_dinoiser import Trainer, affinity_loss, initial_heads, saliency_loss, train
+from ovss.harness.train_clip_dinoiser import Trainer, affinity_loss, default_recipe, initial_heads, saliency_loss
+from ovss.harness.training import train
+from ovss.harness.training_images import Photos, Scenes, augmented, find_images
 from ovss.methods import Backbone, UserError
 from ovss.methods.backbone import load_backbone
 from ovss.methods.clip_dinoiser import TINY_HEADS, CLIPDINOiser
@@ -546,7 +547,7 @@ def test_command_trains_resumes_and_tells_where(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(RECIPES, "tiny", SHORT)
-    monkeypatch.setattr(train_clip_dinoiser, "VALIDATION_SCENES", 2)
+    monkeypatch.setattr(training, "VALIDATION_SCENES", 2)
     call = ["train", "clip-dinoiser", "--data", "shapes", "--output", str(tmp_path / "out"), "--seed", "3"]
     assert bench(monkeypatch, *call, "--stop-after", "4") == 0
     out, err = capsys.readouterr()

@@ -18,15 +18,16 @@ from torch import Tensor
 
 from ovss.datasets import open_dataset
 from ovss.datasets.shapes import CLASS_NAMES, Stream, make_scene
-from ovss.harness import train_clip_s4
+from ovss.harness import train_clip_s4, training
 from ovss.harness.cli import main
 from ovss.harness.clip_s4_losses import contrast_loss, embedding_loss, find_segments, semantic_loss
 from ovss.harness.clip_s4_recipe import RECIPES, Optimiser, Recipe, Views
 from ovss.harness.clip_s4_views import superpixels
-from ovss.harness.dinoiser_images import Scenes, find_images
 from ovss.harness.dinoiser_recipe import Jitter
 from ovss.harness.evaluation import evaluate
-from ovss.harness.train_clip_s4 import Trainer, initial_encoder, train
+from ovss.harness.train_clip_s4 import Trainer, initial_encoder
+from ovss.harness.training import train
+from ovss.harness.training_images import Scenes, find_images
 from ovss.methods import UserError
 from ovss.methods.backbone import load_backbone
 from ovss.methods.clip_s4 import TINY_S4, CLIPS4Like
@@ -59,7 +60,7 @@ def teacher() -> MaskCLIPValue:
 
 
 def scenes(seed: int = 0, recipe: Recipe = SHORT) -> Scenes:
-    return Scenes(recipe.pictures, seed)
+    return Scenes(recipe, seed)
 
 
 def trainer_on(teacher: MaskCLIPValue, recipe: Recipe = SHORT, seed: int = 0) -> Trainer:
@@ -217,7 +218,7 @@ def test_stopped_interrupted_and_killed_trainings_end_with_the_same_bytes(
     assert state_of(interrupted)["iteration"] == 3
     train(interrupted, trainer_on(teacher), scenes())
     process = multiprocessing.get_context("fork").Process(
-        target=train, args=(killed, trainer_on(teacher), Slow(SHORT.pictures, 0)), daemon=True
+        target=train, args=(killed, trainer_on(teacher), Slow(SHORT, 0)), daemon=True
     )
     process.start()
     while not (killed / "log.jsonl").exists():
@@ -254,7 +255,7 @@ def test_training_on_photos_stops_and_resumes(teacher: MaskCLIPValue, tmp_path: 
         epochs=2,
         optimiser=Optimiser("sgd", 0.01, 1e-4),
     )
-    images = find_images(str(folder), recipe.pictures, 0)
+    images = find_images(str(folder), recipe, 0)
     train(tmp_path / "whole", trainer_on(teacher, recipe), images)
     for until in (3, None):
         train(tmp_path / "parts", trainer_on(teacher, recipe), images, stop_after=until)
@@ -301,7 +302,7 @@ def test_command_trains_resumes_and_tells_where(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(RECIPES, "tiny", SHORT)
-    monkeypatch.setattr(train_clip_s4, "VALIDATION_SCENES", 2)
+    monkeypatch.setattr(training, "VALIDATION_SCENES", 2)
     call = ["train", "clip-s4", "--data", "shapes", "--output", str(tmp_path / "out"), "--seed", "3"]
     assert bench(monkeypatch, *call, "--stop-after", "4") == 0
     out, err = capsys.readouterr()

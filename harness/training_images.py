@@ -1,4 +1,4 @@
-"""Images that CLIP-DINOiser's heads are trained on: photos of a folder, or scenes of the tiny world.
+"""Images that CLIP-DINOiser's heads and clip-s4-like's encoder are trained on: photos, or scenes of the tiny world.
 
 What iteration ``i`` gets depends on the recipe, the seed and ``i`` alone, never on what was drawn before: a training
 that was stopped needs no random state to go on.
@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from ..datasets.loader import read_image
 from ..datasets.shapes import Stream, make_scene
 from ..methods import UserError
-from .dinoiser_recipe import Augment, Jitter, Recipe
+from .dinoiser_recipe import Augment, Jitter
 
 SHAPES = "shapes"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -32,6 +32,38 @@ VOC_LIST, VOC_IMAGES = "ImageSets/Segmentation/train.txt", "JPEGImages"
 VOC_PLACES = ("", "VOC2012", "VOCdevkit/VOC2012")
 _ORDER, _AUGMENT = 1, 2  # keys of the random streams
 _AHEAD = 2
+
+
+class Recipe(Protocol):
+    """What a recipe of either training says of its images; ``dinoiser_recipe.Recipe`` tells what the fields mean."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def pick(self) -> Literal["all", "with-replacement", "scenes"]:
+        """Which images make an epoch."""
+
+    @property
+    def count(self) -> int:
+        """Images of an epoch."""
+
+    @property
+    def batch(self) -> int:
+        """Images of an iteration."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Iterations of an epoch."""
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the whole training."""
+
+    @property
+    def augment(self) -> Augment | None:
+        """What is done to a photo; None for scenes, which stay as they are."""
 
 
 class Images(Protocol):
@@ -177,13 +209,6 @@ def find_images(data: str, recipe: Recipe, seed: int) -> Images:
     voc = voc_home(folder)
     files = _voc_files(voc) if voc else _files_below(folder)
     return Photos(recipe, seed, voc or folder, files)
-
-
-def default_recipe(data: str) -> str:
-    """Name of the recipe that goes with ``--data``."""
-    if data == SHAPES:
-        return "tiny"
-    return "voc1464" if voc_home(Path(data)) else "in1k-1000"
 
 
 def voc_home(folder: Path) -> Path | None:
