@@ -46,7 +46,7 @@ def lay_out(field: ScoreField) -> Tensor:
     rows, columns = len(_spans(field, 0)), len(_spans(field, 1))
     _, queries, h, w = field.scores.shape
     grids = field.scores.view(rows, columns, queries, h, w)
-    return grids.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, queries)
+    return grids.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, queries).contiguous()
 
 
 def _check_order(field: ScoreField) -> None:

@@ -150,7 +150,9 @@ class Pipeline:
 
 def _check_multiple(setting: Setting, method: Segmenter) -> None:
     """Raise ``UserError`` for sides that the protocol rounds to whole patches of another backbone."""
-    multiple, patch = setting.size_multiple_px, method.weights.patch_px if isinstance(method, ClipSegmenter) else 1
+    if not isinstance(method, ClipSegmenter) or type(method).segment is not Segmenter.segment:
+        return  # a method that cuts the image in its own way
+    multiple, patch = setting.size_multiple_px, method.weights.patch_px
     if multiple % patch:
         raise UserError(
             f"the protocol rounds sides to multiples of {multiple} px, the backbone has patches of {patch} px: parts "
@@ -203,8 +205,8 @@ def _observe(pipelines: Sequence[Pipeline], image: Tensor, name: str, clocks: Se
 
 def _segment(pipelines: Sequence[Pipeline], pixels: Tensor) -> list[ScoreField]:
     methods, geometry = [p.method for p in pipelines], pipelines[0].setting.geometry
-    if len(methods) == 1 or type(methods[0]).segment is not Segmenter.segment:  # a method may have its own way
-        return [method.segment(pixels, geometry) for method in methods]
+    if len(methods) == 1:
+        return [methods[0].segment(pixels, geometry)]
     return methods[0].segment_with(methods, pixels, geometry)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 _ROOMS = Path(__file__).resolve().parent.parent
 _PACKAGES = (
     *("ovss-bench", "torch", "torchvision", "open_clip_torch", "transformers", "diffusers"),
-    *("numpy", "opencv-python", "pillow", "scikit-image", "pyarrow"),
+    *("numpy", "opencv-python", "scipy", "pillow", "scikit-image", "pyarrow"),
 )
 
 

@@ -66,6 +66,10 @@ class RunSpec(BaseModel):
         """The method with its parts loaded."""
         import torch
 
+        reserved = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"} & self.options.keys()
+        if reserved:
+            names = ", ".join(sorted(reserved))
+            raise UserError(f"--option cannot set {names}: there are --backbone, --weights, --device for that")
         return create_method(
             self.method,
             backbone=self.backbone,

@@ -13,6 +13,7 @@ The result is ``clip_s4.safetensors``, for ``--option encoder=``.
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from ..datasets.shapes import Stream
 from ..methods import UserError, Vocabulary
-from ..methods.checkpoints import check_keys, read_tensors
+from ..methods.checkpoints import check_keys, file_sha256, read_tensors
 from ..methods.clip_s4_model import PixelEncoder, S4Weights, cluster, dump_weights, segment_means, top_prototypes
 from ..methods.maskclip_value import MaskCLIPValue
 from ..methods.text import encode_queries
@@ -45,6 +46,7 @@ class Trainer:
         self.recipe, self.teacher, self.seed = recipe, teacher, seed
         self.device, self.iteration = teacher.device, 0
         self.encoder = initial_encoder(recipe, teacher.weights.projection.shape[1], seed, initial).to(self.device)
+        self.initial_sha256 = None if initial is None else file_sha256(initial)
         how = recipe.optimiser
         parameters = list(self.encoder.parameters())
         self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(parameters, how.rate, weight_decay=how.decay)
@@ -61,6 +63,8 @@ class Trainer:
             "seed": self.seed,
             "backbone": self.teacher.backbone.provenance,
             "teacher": self.teacher.info.name,
+            "initial": self.initial_sha256,
+            "scikit-image": version("scikit-image"),
         }
 
     def prepare(self, images: Images) -> None:

@@ -13,6 +13,8 @@ Weights: ``nvidia/groupvit-gcc-yfcc`` and ``nvidia/groupvit-gcc-redcaps`` on the
 Those are under the NVIDIA Source Code License (non-commercial); the licence of the converted ones is unknown.
 """
 
+import hashlib
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -147,7 +149,11 @@ def _find(checkpoint: Checkpoint, given: str | Path | None) -> Path:
 
 
 def _sha256(weights: GroupViTWeights) -> str:
-    return f"file:{weights.file_sha256}" if weights.file_sha256 else f"state:{state_sha256(weights.state)}"
+    """Over tensors and configuration, which does not show in the tensors' shapes as a whole."""
+    config = hashlib.sha256(json.dumps(dict(weights.config), sort_keys=True).encode()).hexdigest()[:16]
+    if weights.file_sha256:
+        return f"file:{weights.file_sha256}+{config}"
+    return f"state:{state_sha256(weights.state)}+{config}"
 
 
 class _TextTower(nn.Module):
@@ -174,7 +180,7 @@ def _text_side(model: Any, weights: GroupViTWeights) -> Backbone:
         weights.source,
         IMAGENET_MEAN,
         IMAGENET_STD,
-        file_sha256=weights.file_sha256,
+        file_sha256=_sha256(weights).partition(":")[2],
     )
 
 

@@ -57,7 +57,7 @@ class OVSeg(ClipSegmenter):
     """See the module docstring for the equations.
 
     It has its own weights, CLIP included, and is not training-free.  ``weights`` is the file of a released checkpoint,
-    the catalogue's name of one (see ``CHECKPOINTS``), or what ``read_ovseg`` returned; default: Swin-B and ViT-L/14.
+    or what ``read_ovseg`` returned; without it ``checkpoint`` is looked for, one of ``CHECKPOINTS``.
     Sizes are recognised by the tensors.  The licence of code and weights is CC BY-NC 4.0: no commercial use.
 
     ``mask_threshold`` and ``ensemble_weight`` are those of Swin-B on ADE20K; results are sensitive to both, and the
@@ -90,6 +90,7 @@ class OVSeg(ClipSegmenter):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: str | Path | OVSegParts | None = None,
+        checkpoint: str = "ovseg-swinb-vitl14",
         mask_threshold: float = 0.4,
         ensemble_weight: float = 0.7,
         ensemble: bool = True,
@@ -97,7 +98,10 @@ class OVSeg(ClipSegmenter):
         crop_batch: int = 64,
     ) -> None:
         _check_options(mask_threshold, ensemble_weight, crop_batch)
-        parts = weights if isinstance(weights, OVSegParts) else read_ovseg(_find(weights))
+        if checkpoint not in CHECKPOINTS:
+            raise UserError(f"checkpoint is {checkpoint!r}; allowed are {', '.join(CHECKPOINTS)}")
+        given = Path(weights) if isinstance(weights, (str, Path)) else None
+        parts = weights if isinstance(weights, OVSegParts) else read_ovseg(find_weights(checkpoint, given))
         super().__init__(_backbone(parts), device, dtype)
         self.mask_threshold, self.ensemble_weight, self.ensemble = mask_threshold, ensemble_weight, ensemble
         self.mask_prompts, self.crop_batch = mask_prompts, crop_batch
@@ -177,13 +181,6 @@ class OVSeg(ClipSegmenter):
         batches = zip(crops.to(self.dtype).split(self.crop_batch), crop_masks.split(self.crop_batch), strict=True)
         parts = [embed_crops(self.weights, self._prompts, *batch) for batch in batches]
         return SeenProposals(found.masks, embeddings, torch.cat(parts), valid)
-
-
-def _find(weights: str | Path | None) -> Path:
-    """The file of a checkpoint, by its name in the catalogue or its path."""
-    if str(weights) in CHECKPOINTS:
-        return find_weights(str(weights))
-    return find_weights(CHECKPOINTS[0], Path(weights) if weights else None)
 
 
 def _backbone(parts: OVSegParts) -> Backbone:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets import Dataset, check_samples
-from ...methods import UserError
+from ...methods import UserError, find_method
 from ...methods.backbone import TINY_CLIP
 from ...methods.files import cache_folder
 from ..engine import Lane, work_in_processes, work_through
@@ -67,11 +67,12 @@ def _spec(
     record = open_any(name, data_root).record
     chosen = load_any(protocol or record.protocol).changed(**changes)
     backbone, weights = asked["backbone"], asked["weights"]
+    tiny = record.key == "shapes" and weights is None and bool(find_method(asked["method"]).info.backbone)
     fields = {
         **asked,
         "dataset": _absolute(name),
         "protocol": chosen,
-        "backbone": backbone or (TINY_CLIP if record.key == "shapes" and weights is None else None),
+        "backbone": backbone or (TINY_CLIP if tiny else None),
         "weights": str(weights.resolve()) if weights else None,
         "data_root": str(data_root.resolve()) if data_root else None,
         "options": parse_options(asked["options"], "--option"),

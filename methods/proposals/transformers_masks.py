@@ -4,6 +4,7 @@ Trained with masks of COCO (or of whatever the folder says): labels of their cla
 class-agnostic, and a method with them is not training-free (spec: ovseg-segclip-clips4, 1.10).
 """
 
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any, ClassVar
@@ -114,6 +115,7 @@ def load_pretrained(model_class: str, folder: Path) -> Any:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hash of a folder's weights file."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
-    return file_sha256(files[-1])
+    """Hash over the names and contents of a folder's configurations and weights, whichever of them are read."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin"))
+    named = "".join(f"{path.name} {file_sha256(path)}\n" for path in files)
+    return hashlib.sha256(named.encode()).hexdigest()

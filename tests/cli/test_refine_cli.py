@@ -64,3 +64,11 @@ def test_absent_weights_are_found_out_before_any_work(bench: Command, tmp_path: 
 def test_unknown_guide(bench: Command) -> None:
     ended = bench("run", "-m", "maskclip", "-d", "shapes", "--refine", "sd3")
     assert ended.code == 2 and "refine" in ended.err and "'sd21'" in ended.err and "Traceback" not in ended.err
+
+
+def test_a_method_with_weights_of_its_own_gets_no_backbone(bench: Command) -> None:
+    """Not even the default of the embedded data: what is missing is its weights."""
+    ended = bench("run", "-m", "tcl", "-d", "shapes")
+    assert ended.code == 2 and "bench weights fetch tcl" in ended.err
+    ended = bench("run", "-m", "maskclip", "-d", "shapes", "--option", "weights=x")
+    assert ended.code == 2 and "--option cannot set weights" in ended.err

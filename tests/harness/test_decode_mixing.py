@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ovss.harness.assemble import lay_out
 from ovss.harness.decoding import DecodeRule, decode, decode_reference
 from ovss.harness.refinement import without_class
 from ovss.methods import ScoreField, UserError
@@ -63,6 +64,11 @@ def test_with_a_refiner() -> None:
 
     field = masks(0)
     assert torch.equal(decode(field, (33, 41), refine=blur), decode(field.dense(), (33, 41), refine=blur))
+
+
+def test_planes_of_one_window_are_laid_out_in_memory() -> None:
+    """Columns are gathered again and again: each would copy the whole grid."""
+    assert lay_out(masks(0)).is_contiguous() and lay_out(masks(0, windows=True)).is_contiguous()
 
 
 def test_many_queries_of_few_masks() -> None:

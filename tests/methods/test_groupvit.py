@@ -14,7 +14,14 @@ from torch import Tensor
 from ovss.harness import conformity
 from ovss.methods import UserError, Vocabulary
 from ovss.methods.groupvit import IMAGENET_MEAN, IMAGENET_STD, GroupViT
-from ovss.methods.groupvit_checkpoint import build_model, from_original, load_groupvit, original_name, tensor_shapes
+from ovss.methods.groupvit_checkpoint import (
+    GroupViTWeights,
+    build_model,
+    from_original,
+    load_groupvit,
+    original_name,
+    tensor_shapes,
+)
 
 from .group_parts import SMALL_GROUPVIT, groupvit_parts, to_original
 from .test_segclip import make_windows, scores_of
@@ -239,8 +246,6 @@ def write_folder(folder: Path, state: dict[str, Tensor], config: Any = SMALL_GRO
     folder.mkdir(parents=True)
     torch.save(state, folder / "pytorch_model.bin")
     (folder / "config.json").write_text(json.dumps({"model_type": "groupvit", **config}))
-    for name in ("vocab.json", "merges.txt"):
-        (folder / name).write_text("{}")
     return folder
 
 
@@ -342,3 +347,12 @@ def test_background_and_tiny_windows() -> None:
     assert (scores[:, :2].amax(1) < 0.95)[scores[:, 2] == 1].all()
     with pytest.raises(UserError, match="smaller than one patch"):
         method.score_windows(make_windows(1, 64, 9))
+
+
+def test_another_configuration_is_another_model() -> None:
+    """Heads do not show in shapes, but in scores: they belong to the hash, and to that of the cached texts."""
+    parts = groupvit_parts()
+    heads = {"num_attention_heads": 2 * SMALL_GROUPVIT["vision_config"].get("num_attention_heads", 4)}
+    config = {**SMALL_GROUPVIT, "vision_config": {**SMALL_GROUPVIT["vision_config"], **heads}}
+    other = GroupViTWeights(config, parts.state)
+    assert GroupViT(weights=parts).provenance["weights"] != GroupViT(weights=other).provenance["weights"]

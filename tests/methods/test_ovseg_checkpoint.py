@@ -104,14 +104,16 @@ def test_a_file_is_found_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     known = OVSeg(weights=random_ovseg())
     known.encode(vocabulary)
     wanted = known.segment(image)
-    for weights in (None, "ovseg-swinb-vitl14", tmp_path / "ovseg-swinb-vitl14", str(tmp_path / "other" / "mine.pt")):
+    for weights in (None, tmp_path / "ovseg-swinb-vitl14", str(tmp_path / "other" / "mine.pt")):
         method = OVSeg(weights=weights)
         method.encode(vocabulary)
         found = method.segment(image)
         assert torch.equal(found.scores, wanted.scores) and torch.equal(found.mixing, wanted.mixing)  # type: ignore[arg-type]
     assert method.provenance["weights"]["source"] == "file mine.pt"
     with pytest.raises(UserError, match="bench weights fetch ovseg-r101c-vitb16"):
-        OVSeg(weights="ovseg-r101c-vitb16")
+        OVSeg(checkpoint="ovseg-r101c-vitb16")
+    with pytest.raises(UserError, match="allowed are ovseg-swinb-vitl14, ovseg-r101c-vitb16"):
+        OVSeg(checkpoint="ovseg")
 
 
 def _refused(path: Path, state: object) -> str:
