@@ -19,6 +19,7 @@ from ..methods.weights import licences
 from .bootstrap import indistinct_groups, paired_difference
 from .counting import Counts
 from .parts import counts_of
+from .protocol import changes_of
 from .runs import Run, list_runs
 
 _PUBLISHED = Path(__file__).parent / "published.csv"
@@ -67,6 +68,7 @@ def collect(results: Path) -> pd.DataFrame:
                 "split": manifest["dataset"]["split"],
                 "protocol": manifest["protocol"]["name"],
                 "protocol_hash": manifest["protocol"]["hash"],
+                "changed": changes_of(run.plan().spec.protocol, manifest["dataset"]["key"]),
                 "miou": math.nan if metrics["miou"] is None else metrics["miou"],
                 "low": metrics["interval"][0] if metrics["interval"] else None,
                 "high": metrics["interval"][1] if metrics["interval"] else None,

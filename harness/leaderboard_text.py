@@ -38,7 +38,8 @@ def markdown(frame: pd.DataFrame) -> str:
     for protocol in sorted({_section(r) for r in newest}):
         rows = [r for r in newest if _section(r) == protocol]
         columns = sorted({column_of(r) for r in rows})
-        parts += ["", f"## Protocol `{protocol}`", "", *_matrix(rows, columns)]
+        changed = [f"Changed by hand: `{rows[0].changed}`.", ""] if rows[0].changed else []
+        parts += ["", f"## Protocol `{protocol}`", "", *changed, *_matrix(rows, columns)]
         for column in columns:
             parts += ["", *_markdown_column([r for r in rows if column_of(r) == column])]
     return "\n".join(parts) + "\n"

@@ -277,6 +277,16 @@ def diff_settings(a: Setting, b: Setting) -> list[tuple[str, Any, Any, str]]:
     ]
 
 
+def changes_of(protocol: Protocol, dataset: str) -> str:
+    """What was changed by hand in a protocol called ``NAME*``, as ``--set`` takes it; empty for any other."""
+    try:
+        original = load_protocol(protocol.name.removesuffix("*")) if protocol.name.endswith("*") else protocol
+    except UserError:
+        return ""  # a file of the user's, which is not here
+    rows = diff_settings(original.setting(dataset), protocol.setting(dataset))
+    return ", ".join(f"{field}={value}" for field, _, value, _ in rows)
+
+
 def lint_setting(setting: Setting, record: DatasetRecord) -> list[tuple[str, str]]:
     """Findings ``(level, text)`` for a protocol on a data set, including those of its words."""
     found = lint_words(setting, record)

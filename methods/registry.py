@@ -114,7 +114,13 @@ def _make(method: type[Segmenter], parts: dict[str, Any], options: dict[str, Any
     except TypeError as error:
         taken = ", ".join(options)
         raise UserError(f"method {method.info.name!r} does not take these options ({taken}): {error}") from error
-    return method(**parts)
+    try:
+        return method(**parts)
+    except TypeError as error:
+        if not options:
+            raise
+        given = ", ".join(f"{k}={v!r}" for k, v in options.items())
+        raise UserError(f"method {method.info.name!r} cannot use these options ({given}): {error}") from error
 
 
 def find_device(name: str | torch.device) -> torch.device:

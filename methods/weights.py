@@ -187,6 +187,8 @@ def find_weights(name: str, given: Path | None = None) -> Path:
     entry = find_entry(name)
     if given is not None and given.is_file() and len(entry.files) == 1:
         return given
+    if given is not None and not given.exists():
+        raise UserError(f"{given} does not exist: of the weights {name!r}, {entry.wanted} is expected there")
     if given is not None:
         found = found_in(entry, "given", given)
         if found.missing:
@@ -248,9 +250,10 @@ def _not_here(entry: WeightEntry, located: FoundWeights | None) -> str:
     places += [f"the Hugging Face cache ({', '.join(entry.repositories)})"] if entry.hub else []
     looked = f"{entry.wanted} was looked for in {', '.join(places)}"
     looked += f"; {located.folder} lacks {', '.join(located.missing)}" if located else ""
+    how = "says how to get them" if entry.steps else "fetches them"
     return (
-        f"weights {entry.name!r} ({entry.title}) are not on this machine: {looked}.  Runs never download: let\n"
-        f"  bench weights fetch {entry.name}\n{'say how to get' if entry.steps else 'fetch'} them once, or name a copy"
+        f"weights {entry.name!r} ({entry.title}) are not on this machine: {looked}.  Runs never download.\n"
+        f"  bench weights fetch {entry.name}\n{how}; or put a copy into ${MIRROR}/{entry.name}"
     )
 
 

@@ -21,7 +21,7 @@ from ..metrics import precision, recall
 from ..mmseg_config import open_any
 from ..parts import counts_of
 from ..progress import progress
-from ..protocol import list_protocols, load_protocol
+from ..protocol import changes_of, list_protocols, load_protocol
 from ..provenance import code_version, package_version
 from ..runs import PLAN, Run, list_runs
 from ..tables import megabytes, percent, print_json, print_line, print_table, with_interval
@@ -59,7 +59,7 @@ def _method_row(name: str) -> dict[str, Any]:
         "training-free": "yes" if info.training_free else "no",
         "trained on": info.trained_on,
         "default backbone": info.backbone or "its own weights",
-        "further weights (licence)": "; ".join(f"{name} ({text})" for name, text in licences(name).items()) or "none",
+        "further weights": "; ".join(f"{weights}: {text}" for weights, text in licences(name).items()) or "none",
         "paper": info.paper,
     }
 
@@ -125,13 +125,16 @@ def show_command(name: str, results: Path, as_json: bool) -> None:
         return
     print_table(run.folder.name, ("class", "IoU", "precision", "recall", "images"), _class_rows(run, metrics))
     print_table("", ("metric", "value"), [(k, percent(v)) for k, v in metrics.items() if isinstance(v, float)])
+    changed = changes_of(run.plan().spec.protocol, manifest["dataset"]["key"])
     rows = [
         ("mIoU [95 %]", with_interval(metrics["miou"], metrics["interval"])),
         ("classes averaged", metrics["classes_averaged"]),
         ("images", f"{manifest['images']} of {manifest['planned']}"),
         ("protocol", f"{manifest['protocol']['name']} {manifest['protocol']['hash'][:16]}"),
         ("vocabulary", manifest["vocabulary_hash"][:16]),
+        *([("changed by hand", changed)] if changed else []),
         ("weights", _weights(manifest)),
+        *([("refined by", ", ".join(f"{k} {v}" for k, v in manifest["guide"].items()))] if "guide" in manifest else []),
         ("device", f"{manifest['environment']['device']}, {manifest['setting']['precision']}"),
         ("code", manifest["code_version"]),
         ("seconds per image", f"{manifest['seconds_per_image']:.4f}"),
@@ -242,6 +245,8 @@ _MODULES = {
     "open_clip_torch": "open_clip",
     "transformers": "transformers",
     "diffusers": "diffusers",
+    "torchvision": "torchvision",
+    "scikit-image": "skimage",
     "mmsegmentation": "mmseg",
     "mmengine": "mmengine",
     "mmcv-lite": "mmcv",

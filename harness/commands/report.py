@@ -15,19 +15,21 @@ def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
     if as_json:
         print_json(json.loads(frame.to_json(orient="records")))
         return
-    ordered = frame.sort_values(["protocol", "dataset", "miou"], ascending=[True, True, False])
+    order = ["protocol", "changed", "dataset", "training_free", "miou"]
+    ordered = frame.sort_values(order, ascending=[True, True, True, False, False])
     rows = [
         (
-            r.protocol,
+            f"{r.protocol} {r.changed}".strip(),
             r.dataset,
             r.method,
+            "no" if r.training_free else "yes",
             with_interval(r.miou, bounds_of(r)),
             f"{r.images_per_second:.1f}",
             r.images,
         )
         for r in ordered.itertuples()
     ]
-    print_table("", ("protocol", "data set", "method", "mIoU [95 %]", "images/s", "images"), rows)
+    print_table("", ("protocol", "data set", "method", "trained", "mIoU [95 %]", "images/s", "images"), rows)
     for note in sorted({n for n in frame["note"] if n}):
         print_line(f"note: {note}")
     print_line(f"wrote {output} and {output.stem}.csv, .json, .tex beside it")

