@@ -53,57 +53,58 @@ def collect(results: Path) -> pd.DataFrame:
 
     Of several runs that differ in code or device only, all stay: the table shows the newest one, exports show all.
     """
-    rows = []
-    for run in list_runs(results):
-        manifest, metrics = run.manifest(), run.metrics()
-        weights, described = manifest["method"].get("weights") or {}, manifest["described"]
-        setting, guide = manifest["setting"], manifest.get("guide") or {}
-        rows.append(
-            {
-                "method": _label(run),
-                "training_free": described["training_free"],
-                "trained_on": described["trained_on"],
-                "licences": "; ".join(f"{k}: {v}" for k, v in _licences(run.plan().spec.method, setting).items()),
-                "dataset": manifest["dataset"]["key"],
-                "split": manifest["dataset"]["split"],
-                "protocol": manifest["protocol"]["name"],
-                "protocol_hash": manifest["protocol"]["hash"],
-                "changed": changes_of(run.plan().spec.protocol, manifest["dataset"]["key"]),
-                "miou": math.nan if metrics["miou"] is None else metrics["miou"],
-                "low": metrics["interval"][0] if metrics["interval"] else None,
-                "high": metrics["interval"][1] if metrics["interval"] else None,
-                "group": None,
-                "behind": None,
-                "behind_low": None,
-                "behind_high": None,
-                "images": manifest["images"],
-                "complete": metrics["complete"],
-                "images_per_second": 1 / manifest["seconds_per_image"],
-                "peak_mb": manifest["peak_bytes"] / 1e6,
-                **reported(
-                    described["published"],
-                    manifest["dataset"]["key"],
-                    str(weights.get("source", "")).partition("@")[0],
-                    _published_refinement(setting),
-                ),
-                "backbone": weights.get("name", "none"),
-                "weights": weights.get("sha256", "none"),
-                "precision": setting["precision"],
-                "guide": " ".join(str(guide[k]) for k in ("name", "sha256", "precision")) if guide else "",
-                "device": manifest["environment"]["device"],
-                "code": manifest["code_version"],
-                "vocabulary": manifest["vocabulary_hash"],
-                "images_sha256": manifest["images_sha256"],
-                "dataset_hash": manifest["dataset"]["hash"],
-                "finished": manifest["finished"],
-                "note": manifest["note"],
-                "run": run.folder.name,
-            }
-        )
+    rows = [_row(run) for run in list_runs(results)]
     if not rows:
         raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`")
     frame = pd.DataFrame(rows).sort_values(["finished", "run"], ascending=False, ignore_index=True)
     return _with_comparisons(frame, results)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """A run as a row, before it is compared with others."""
+    manifest, metrics = run.manifest(), run.metrics()
+    weights, described = manifest["method"].get("weights") or {}, manifest["described"]
+    setting, guide = manifest["setting"], manifest.get("guide") or {}
+    return {
+        "method": _label(run),
+        "training_free": described["training_free"],
+        "trained_on": described["trained_on"],
+        "licences": "; ".join(f"{k}: {v}" for k, v in _licences(run.plan().spec.method, setting).items()),
+        "dataset": manifest["dataset"]["key"],
+        "split": manifest["dataset"]["split"],
+        "protocol": manifest["protocol"]["name"],
+        "protocol_hash": manifest["protocol"]["hash"],
+        "changed": changes_of(run.plan().spec.protocol, manifest["dataset"]["key"]),
+        "miou": math.nan if metrics["miou"] is None else metrics["miou"],
+        "low": metrics["interval"][0] if metrics["interval"] else None,
+        "high": metrics["interval"][1] if metrics["interval"] else None,
+        "group": None,
+        "behind": None,
+        "behind_low": None,
+        "behind_high": None,
+        "images": manifest["images"],
+        "complete": metrics["complete"],
+        "images_per_second": 1 / manifest["seconds_per_image"],
+        "peak_mb": manifest["peak_bytes"] / 1e6,
+        **reported(
+            described["published"],
+            manifest["dataset"]["key"],
+            str(weights.get("source", "")).partition("@")[0],
+            _published_refinement(setting),
+        ),
+        "backbone": weights.get("name", "none"),
+        "weights": weights.get("sha256", "none"),
+        "precision": setting["precision"],
+        "guide": " ".join(str(guide[k]) for k in ("name", "sha256", "precision")) if guide else "",
+        "device": manifest["environment"]["device"],
+        "code": manifest["code_version"],
+        "vocabulary": manifest["vocabulary_hash"],
+        "images_sha256": manifest["images_sha256"],
+        "dataset_hash": manifest["dataset"]["hash"],
+        "finished": manifest["finished"],
+        "note": manifest["note"],
+        "run": run.folder.name,
+    }
 
 
 def _label(run: Run) -> str:

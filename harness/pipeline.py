@@ -199,6 +199,7 @@ def _observe(pipelines: Sequence[Pipeline], image: Tensor, name: str, clocks: Se
     seen: dict[int, Affinity] = {}
     for guide in {id(p.guide): p.guide for p in pipelines if p.guide is not None}.values():
         theirs = [clock for p, clock in zip(pipelines, clocks, strict=True) if p.guide is guide]
+        # as in predict_together: the default binds the loop's value
         seen[id(guide)] = _time_all(theirs, "refine", lambda g=guide: g.observe(image, name))  # type: ignore[misc]
     return [seen.get(id(p.guide)) for p in pipelines]
 

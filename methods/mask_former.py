@@ -221,4 +221,5 @@ class _FrozenNorm(nn.Module):
             self.register_buffer(name, torch.full((width,), value))
 
     def forward(self, x: Tensor) -> Tensor:
+        # mypy takes registered buffers for modules
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-5)  # type: ignore[arg-type]

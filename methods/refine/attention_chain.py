@@ -119,6 +119,7 @@ def _full_float32() -> Iterator[None]:
 
     The switch of the process and those of the backends are put back; the latter decide, and may be set by themselves.
     """
+    # torch has no types for the second
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     each = [backend.fp32_precision for backend in backends]
     try:
