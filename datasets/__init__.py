@@ -3,6 +3,7 @@
 from .catalog import dataset_keys, find_record, list_datasets, open_dataset
 from .checks import check_samples
 from .dataset import Dataset, Sample
+from .dependence import clusters_of
 from .errors import DataError, Problem
 from .read_record import read_record
 from .record import DatasetRecord
@@ -14,6 +15,7 @@ __all__ = [
     "Problem",
     "Sample",
     "check_samples",
+    "clusters_of",
     "dataset_keys",
     "find_record",
     "list_datasets",

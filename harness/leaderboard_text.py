@@ -9,18 +9,19 @@ import pandas as pd
 
 from ..datasets import list_datasets
 from ..methods.files import store
-from .leaderboard import collect, column_of, entry_of, newest_runs
+from .leaderboard import Leaderboard, collect, column_of, entry_of, newest_runs
 from .tables import with_interval
 
 
-def write_leaderboard(results: Path, output: Path) -> pd.DataFrame:
-    """Write ``output`` (Markdown) and the same frame as .csv, .json and .tex beside it; returns the frame."""
-    frame = collect(results)
+def write_leaderboard(results: Path, output: Path) -> Leaderboard:
+    """Write ``output`` (Markdown) and the same frame as .csv, .json and .tex beside it; returns what was collected."""
+    found = collect(results)
+    frame = found.frame
     store(output, markdown(frame).encode())
     store(output.with_suffix(".csv"), frame.to_csv(index=False).encode())
     store(output.with_suffix(".json"), (frame.to_json(orient="records", indent=2) + "\n").encode())
     store(output.with_suffix(".tex"), latex(frame).encode())
-    return frame
+    return found
 
 
 def markdown(frame: pd.DataFrame) -> str:
