@@ -7,7 +7,6 @@ is remembered by size, time and record, so that the next check of the same data 
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 
 from .dataset import Dataset
 from .errors import DataError, Problem
+from .files import clean_temporaries, write_atomically
 from .record import HealthCheck
 
 Values = list[int]
@@ -143,10 +143,8 @@ class _Memory:
     def save(self) -> None:
         if self.path is None or not self.changed:
             return
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        clean_temporaries(self.path.parent)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self.good))
-            temporary.replace(self.path)
+            write_atomically(self.path, json.dumps(self.good).encode())
         except OSError as error:
             logging.getLogger(__name__).warning("checked files cannot be remembered in %s: %s", self.path.parent, error)
