@@ -1,7 +1,8 @@
 """Data sets: one catalogue, one loader, class lists and checks.  Nothing here knows methods or metrics."""
 
 from .catalog import dataset_keys, find_record, list_datasets, open_dataset
-from .checks import check_samples
+from .census import Census
+from .checks import Checked, check_samples, set_digest
 from .dataset import Dataset, Sample
 from .dependence import clusters_of
 from .errors import DataError, Problem
@@ -9,6 +10,8 @@ from .read_record import read_record
 from .record import DatasetRecord
 
 __all__ = [
+    "Census",
+    "Checked",
     "DataError",
     "Dataset",
     "DatasetRecord",
@@ -21,4 +24,5 @@ __all__ = [
     "list_datasets",
     "open_dataset",
     "read_record",
+    "set_digest",
 ]

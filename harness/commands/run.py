@@ -11,7 +11,7 @@ from ...methods.backbone import TINY_CLIP
 from ...methods.files import cache_folder
 from ..engine import Lane, work_in_processes, work_through
 from ..mmseg_config import PREFIX, load_any, open_any
-from ..pipeline import Pipeline, check_sharing
+from ..pipeline import check_sharing
 from ..plan import Plan, RunSpec, build_pipelines, make_plan
 from ..progress import progress
 from ..protocol import Setting, lint_setting

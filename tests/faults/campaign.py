@@ -101,9 +101,7 @@ class World:
         return {str(p.relative_to(self.results)): p.read_bytes() for p in kept}
 
 
-def _in_child(
-    world: World, out: Path, err: Path, count: Path, arguments: tuple[str, ...], fault: Fault | None
-) -> None:
+def _in_child(world: World, out: Path, err: Path, count: Path, arguments: tuple[str, ...], fault: Fault | None) -> None:
     """Never returns."""
     code = 1
     try:
@@ -247,7 +245,7 @@ def campaign(quick: int | None, seed: int = 0) -> Findings:
     """Everything; ``quick`` is how many operations of each kind, and how many damages, are tried."""
     import ovss.harness.commands.look
     import ovss.harness.commands.report
-    import ovss.harness.commands.run  # noqa: F401 - for the children
+    import ovss.harness.commands.run
     import ovss.harness.leaderboard_text  # noqa: F401
 
     rng, findings = random.Random(seed), Findings()
