@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from ..datasets import clusters_of
 from ..methods import UserError
-from ..methods.files import store
+from ..methods.files import clean_temporaries, store
 from . import parts
 from .manifest import Manifest, images_sha256, make_manifest, read_manifest
 from .plan import Plan, read_plan
@@ -60,6 +60,8 @@ class Run:
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.parts_folder, ignore_errors=True)
         self._make_folders()
+        for folder in (self.folder, self.parts_folder):
+            clean_temporaries(folder)
         store(self.folder / PLAN, plan.sealed())
         parts.set_aside_damaged(self.parts_folder)
 

@@ -22,6 +22,7 @@ from .files import cache_folder, write_atomically
 from .vocabulary import Vocabulary
 
 _BATCH = 256
+_SEAL = "key and sha256"
 _UNIT_TOLERANCE = 1e-4
 """How far from 1 the length of a stored feature may be: float32 rounding stays below 1e-6."""
 
@@ -56,7 +57,7 @@ def encode_queries(
 
 def _bank_bytes(path: Path, queries: Tensor) -> bytes:
     """A file of text features that says which they are and what their bytes are."""
-    return safetensors.torch.save({"queries": queries}, {"key": path.stem, "sha256": _sha256(queries)})
+    return safetensors.torch.save({"queries": queries}, {_SEAL: _seal(path, queries)})
 
 
 def _read_bank(path: Path, count: int) -> Tensor | None:
@@ -72,7 +73,7 @@ def _read_bank(path: Path, count: int) -> Tensor | None:
         queries, metadata = torch.empty(0), {}
     if (
         queries.dtype == torch.float32
-        and metadata == {"key": path.stem, "sha256": _sha256(queries)}
+        and metadata == {_SEAL: _seal(path, queries)}
         and queries.ndim == 2
         and len(queries) == count
         and bool(queries.isfinite().all())
@@ -83,8 +84,9 @@ def _read_bank(path: Path, count: int) -> Tensor | None:
     return None
 
 
-def _sha256(values: Tensor) -> str:
-    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
+def _seal(path: Path, queries: Tensor) -> str:
+    """Whose features they are and the SHA-256 of their bytes; one entry: safetensors keeps no order of several."""
+    return f"{path.stem} {hashlib.sha256(queries.contiguous().numpy().tobytes()).hexdigest()}"
 
 
 def encode_prompts(backbone: Backbone, prompts: list[str], device: torch.device) -> Tensor:

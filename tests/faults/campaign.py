@@ -33,6 +33,9 @@ from ovss.methods import MethodInfo, Segmenter
 class Levels(Segmenter):
     info = MethodInfo("levels", "Levels", "nobody, never", backbone="")
 
+    def __init__(self, device, dtype):
+        super().__init__()
+
     @property
     def provenance(self):
         return {"method": "levels"}
@@ -118,7 +121,7 @@ def _in_child(world: World, out: Path, err: Path, count: Path, arguments: tuple[
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a child must say what happened, whatever it was
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -170,6 +173,8 @@ def interrupt(world: World, every: Callable[[int], list[int]], findings: Finding
     """Disturb a run at each operation, then let it finish."""
     world.clean()
     whole = world.run()
+    if whole.code:
+        raise RuntimeError(whole.err)
     truth, files = json.loads(whole.out)["miou"], world.files()
     for kind in ("kill", "ENOSPC", "EIO"):
         for at in every(whole.operations):
