@@ -16,8 +16,8 @@ import numpy as np
 
 from .dataset import Dataset
 from .errors import DataError, Problem
-from .files import clean_temporaries, write_atomically
 from .record import HealthCheck
+from .writing import clean_temporaries, write_atomically
 
 Values = list[int]
 """Values that occur in a label, after loading, sorted."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from .errors import DataError, Problem
-from .files import clean_temporaries, put_in_place, write_atomically
+from .writing import clean_temporaries, put_in_place, write_atomically
 
 Advance = Callable[[int, int], None]
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, Problem
-from ..files import clean_temporaries, write_atomically
+from ..writing import clean_temporaries, write_atomically
 from .job import Job, Options
 
 MANIFEST = "prepared.json"
