@@ -1,13 +1,16 @@
 """Data sets: one catalogue, one loader, class lists and checks.  Nothing here knows methods or metrics."""
 
 from .catalog import dataset_keys, find_record, list_datasets, open_dataset
-from .checks import check_samples
+from .census import Census
+from .checks import Checked, check_samples, set_digest
 from .dataset import Dataset, Sample
 from .errors import DataError, Problem
 from .read_record import read_record
 from .record import DatasetRecord
 
 __all__ = [
+    "Census",
+    "Checked",
     "DataError",
     "Dataset",
     "DatasetRecord",
@@ -19,4 +22,5 @@ __all__ = [
     "list_datasets",
     "open_dataset",
     "read_record",
+    "set_digest",
 ]

@@ -14,17 +14,34 @@ from numpy.typing import NDArray
 
 from . import shapes
 from .errors import DataError, Problem
-from .loader import Labels, Pixels, read_image, read_label
+from .loader import Labels, Pixels, label_digest, read_image_file, read_label
 from .record import PREPARED, DatasetRecord
 
 
 @dataclass(frozen=True)
 class Sample:
-    """``image`` (H, W, 3) uint8 RGB and ``label`` (H, W) uint8 or uint16, of the same height and width."""
+    """``image`` (H, W, 3) uint8 RGB and ``label`` (H, W) uint8 or uint16, of the same height and width.
+
+    ``image_sha256`` is that of the image file's bytes, ``label_sha256`` that of shape and class indices as scored
+    (``loader.label_digest``), so two forms of the same labels agree.  Procedural data has neither: key, split and code
+    decide it.
+    """
 
     id: str
     image: Pixels
     label: Labels
+    image_sha256: str = ""
+    label_sha256: str = ""
+
+    @property
+    def digest(self) -> str:
+        """What was read, in short; "" for procedural data."""
+        return digest_of(self.image_sha256, self.label_sha256)
+
+
+def digest_of(image_sha256: str, label_sha256: str) -> str:
+    """Digest of a sample: the halves of both sums, or "" where there is neither."""
+    return f"{image_sha256[:32]}:{label_sha256[:32]}" if image_sha256 or label_sha256 else ""
 
 
 class Dataset(ABC):
@@ -47,8 +64,8 @@ class Dataset(ABC):
         return self.record.expected_images or len(self.ids)
 
     @abstractmethod
-    def load(self, image_id: str, image: Pixels | None = None) -> Sample:
-        """One sample.  ``image`` are its pixels, if the caller has them already.
+    def load(self, image_id: str, seen: Sample | None = None) -> Sample:
+        """One sample.  ``seen`` is that of the same image file in another data set, if the caller has it already.
 
         Raises ``DataError`` that names the file.
         """
@@ -167,13 +184,16 @@ class FolderDataset(Dataset):
         label = self.labels / f"{image_id}{self.record.label_suffix}"
         return self.images / f"{image_id}{self.record.image_suffix}", label
 
-    def load(self, image_id: str, image: Pixels | None = None) -> Sample:
+    def load(self, image_id: str, seen: Sample | None = None) -> Sample:
         """See ``Dataset.load``."""
         image_path, label_path = self.files(image_id)
         problems: list[Problem] = []
-        label = None
+        image, sha256 = (seen.image, seen.image_sha256) if seen else (None, "")
+        label: Labels | None = None
         try:
-            image = read_image(image_path) if image is None else image
+            if image is None:
+                file = read_image_file(image_path)
+                image, sha256 = file.pixels, file.sha256
         except DataError as error:
             problems += error.problems
         try:
@@ -182,11 +202,19 @@ class FolderDataset(Dataset):
             problems += error.problems
         if image is None or label is None:
             raise DataError(f"sample {image_id} cannot be read:", problems)
-        if image.shape[:2] != label.shape:
-            what = f"the label is {label.shape[1]}x{label.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
-            fix = "They must be equal: check for swapped folders, resized copies and EXIF orientation"
-            raise DataError("a label does not fit its image:", [Problem(label_path, what, fix)])
-        return Sample(image_id, image, label)
+        misfit = size_problem(label_path, label.shape, image.shape)
+        if misfit:
+            raise DataError("a label does not fit its image:", [misfit])
+        return Sample(image_id, image, label, sha256, label_digest(label))
+
+
+def size_problem(label_path: Path, label: tuple[int, ...], image: tuple[int, ...]) -> Problem | None:
+    """Finding if a label and its image differ in (height, width)."""
+    if label[:2] == image[:2]:
+        return None
+    what = f"the label is {label[1]}x{label[0]}, its image {image[1]}x{image[0]}"
+    fix = "They must be equal: check for swapped folders, resized copies and EXIF orientation"
+    return Problem(label_path, what, fix)
 
 
 class ShapesDataset(Dataset):
@@ -214,7 +242,7 @@ class ShapesDataset(Dataset):
         """``<split>_00000`` and so on."""
         return tuple(f"{self.split}_{i:05d}" for i in range(self.COUNTS[self.split]))
 
-    def load(self, image_id: str, image: Pixels | None = None) -> Sample:  # noqa: ARG002
+    def load(self, image_id: str, seen: Sample | None = None) -> Sample:  # noqa: ARG002
         """Draw the scene."""
         scene = shapes.make_scene(self.split, int(image_id.rpartition("_")[2]))
         return Sample(image_id, scene.image, scene.label)

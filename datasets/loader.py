@@ -1,30 +1,73 @@
 """Reading images and labels: one rule for every data set (spec: datasets and protocols, section 2)."""
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from .errors import DataError, Problem
+from .files import UNREADABLE, RefusedError, opened_image, read_content
 from .record import DatasetRecord
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+"""Tag of EXIF; the orientations that exchange height and width."""
+_ROWS = 256
+"""Rows of a label that are hashed at a time, so that a large one needs no second copy."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """What an image file holds: SHA-256 of its bytes, size after its EXIF orientation, and that orientation (1: none).
+
+    ``pixels`` are there if they were asked for.
+    """
+
+    sha256: str
+    height: int
+    width: int
+    orientation: int
+    pixels: Pixels | None = None
 
 
 def read_image(path: Path) -> Pixels:
     """RGB pixels ``(H, W, 3)`` uint8; grey images become three equal channels, EXIF orientation is applied.
 
-    Raises ``DataError`` for a file that is missing, truncated or no image.
+    Raises ``DataError`` for a file that is missing, truncated, no image or larger than ``files.MAX_PIXELS``.
+    """
+    pixels = read_image_file(path).pixels
+    assert pixels is not None
+    return pixels
+
+
+def read_image_file(path: Path, decode: bool = True) -> ImageFile:
+    """The image file, read once; without ``decode`` only its bytes are hashed and its header is looked at.
+
+    Raises ``DataError`` as ``read_image`` does; a file cut short is noticed by decoding only.
     """
     try:
-        with Image.open(path) as image:
+        content = read_content(path)
+        with opened_image(content) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {image.mode} has more than 8 bits per channel; convert it to 8 bits first")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            orientation = int(image.getexif().get(_ORIENTATION, 1))
+            width, height = image.size if orientation not in _TURNED else image.size[::-1]
+            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB")) if decode else None
+    except UNREADABLE as error:
         raise DataError("an image cannot be read:", [_unreadable(path, error)]) from error
+    return ImageFile(hashlib.sha256(content).hexdigest(), height, width, orientation, pixels)
+
+
+def label_digest(label: Labels) -> str:
+    """SHA-256 of the shape and the class indices as 16-bit little-endian numbers, whatever type holds them."""
+    digest = hashlib.sha256(f"{label.shape[0]}x{label.shape[1]}\n".encode())
+    for start in range(0, label.shape[0], _ROWS):
+        digest.update(np.ascontiguousarray(label[start : start + _ROWS], "<u2").data)
+    return digest.hexdigest()
 
 
 def read_label(path: Path, record: DatasetRecord) -> Labels:
@@ -34,9 +77,9 @@ def read_label(path: Path, record: DatasetRecord) -> Labels:
     value that is neither a class nor ``ignore_index``.
     """
     try:
-        with Image.open(path) as image:
+        with opened_image(read_content(path)) as image:
             stored = _stored_values(path, image, record)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError("a label cannot be read:", [_unreadable(path, error)]) from error
     label = _shifted(_renamed(path, stored, record), record)
     wrong = (label >= len(record.classes)) & (label != record.ignore_index)
@@ -108,4 +151,6 @@ def _shown(values: list[int]) -> str:
 def _unreadable(path: Path, error: Exception) -> Problem:
     if isinstance(error, FileNotFoundError):
         return Problem(path, "the file does not exist", "Check the data root")
+    if isinstance(error, RefusedError):
+        return Problem(path, str(error), error.fix)
     return Problem(path, f"the file cannot be decoded ({error})", "Copy or download it again")

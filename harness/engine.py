@@ -87,7 +87,7 @@ def _score_image(todo: list[_Todo], image_id: str, device: str, warm: bool) -> N
     pipelines = [t.lane.pipeline for t in todo]
     samples: list[Sample] = []
     for t, clock in zip(todo, clocks, strict=True):
-        seen = samples[0].image if samples else None
+        seen = samples[0] if samples else None
         # mypy cannot infer a lambda whose defaults bind the loop's values
         samples.append(clock.time("load", lambda d=t.lane.data, i=seen: d.load(image_id, i)))  # type: ignore[misc]
     try:

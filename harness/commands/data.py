@@ -51,7 +51,8 @@ def check_command(name: str, data_root: Path | None, fast: bool, expect: int | N
     dataset = open_any(name, data_root)
     ids = dataset.ids[:: max(1, -(-len(dataset.ids) // _FAST))] if fast else dataset.ids
     with progress(f"checking {dataset.record.key}", len(ids)) as advance:
-        problems, warnings = find_problems(dataset, ids, cache_folder() / "checked", advance)
+        found = find_problems(dataset, ids, cache_folder() / "checked", advance, others=False)
+    problems, warnings = found.problems, found.warnings
     if len(dataset.ids) != (expect or dataset.planned):
         (problems if expect else warnings).append(_other_number(dataset, expect))
     report = {

@@ -88,8 +88,8 @@ def _check(specs: list[RunSpec], data: list[Dataset], wanted: tuple[str, ...]) -
     for setting, d in zip(settings, data, strict=True):
         _warn(d, setting)
     for d in data:
-        with progress(f"checking {d.record.key}", len(wanted)) as advance:
-            for warning in check_samples(d, wanted, cache_folder() / "checked", advance):
+        with progress(f"checking {d.record.key}", len(d.ids)) as advance:
+            for warning in check_samples(d, wanted, cache_folder() / "checked", advance).warnings:
                 sys.stderr.write(f"warning: {warning}\n")
 
 

@@ -250,7 +250,7 @@ def test_labels_are_those_of_each_pipeline(home: Path, tmp_path: Path) -> None:
     for lane, labels in zip(lanes, together, strict=True):
         assert torch.equal(labels, lane.pipeline.predict(sample.image, Clock()))
         assert labels.shape == sample.image.shape[:2]
-    assert lanes[1].data.load("0", sample.image).image is sample.image  # handed on, not read again
+    assert lanes[1].data.load("0", sample).image is sample.image  # handed on, not read again
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
