@@ -117,20 +117,20 @@ def decode(
 
         return decode_gated(field, size, rule, refine).to(dtype)
     scale = rule.logit_scale if rule.probability_threshold and rule.activation == "softmax" else None
-    best = _Best(field, size)
+    best = _Best(field, size, dtype, scale)
     for place, queries, values in tiles(field, size, refine):
-        best.update(place, queries, values, scale)
-    labels = best.labels()
+        best.update(place, queries, values)
+    labels = best.labels
     if rule.area_threshold:
         assert rule.background is not None
         best = _without_small_classes(field, size, rule, refine, best)
         # Where even the best has lost, no query speaks for the background.
-        labels = best.labels().masked_fill_(best.value.isneginf(), rule.background)
+        labels = best.labels.masked_fill_(best.value.isneginf(), rule.background)
     if rule.probability_threshold:
         assert rule.background is not None
-        probability = best.value if rule.activation == "none" else 1 / best.total
-        labels[probability < rule.probability_threshold] = rule.background
-    return labels.to(dtype)
+        probability = best.value if rule.activation == "none" else best.total.reciprocal_()
+        labels.masked_fill_(probability < rule.probability_threshold, rule.background)
+    return labels
 
 
 def decode_reference(
@@ -192,52 +192,49 @@ def check_finite(field: ScoreField) -> None:
 
 
 class _Best:
-    """Running best query of every pixel, over tiles of rows or of queries.
+    """Class of the running best query of every pixel, ``labels``, over tiles of rows or of queries.
 
     ``total`` is the sum of ``exp(scale * (score - best score))`` over all queries, so ``1 / total`` is the softmax
-    probability of the best one.
+    probability of the best one; it is kept if ``scale`` is given.  Large photos are why nothing here has 8 bytes per pixel.
     """
 
-    def __init__(self, field: ScoreField, size: tuple[int, int]) -> None:
+    def __init__(self, field: ScoreField, size: tuple[int, int], dtype: torch.dtype, scale: float | None) -> None:
         device = field.scores.device
-        self.query_to_class = torch.tensor(field.query_to_class, device=device)
+        self.class_of = torch.tensor(field.query_to_class, device=device, dtype=dtype)
         self.value = torch.full(size, float("-inf"), device=device)
-        self.query = torch.zeros(size, dtype=torch.long, device=device)
-        self.total = torch.zeros(size, device=device)
+        self.labels = torch.full(size, field.query_to_class[0], dtype=dtype, device=device)
+        self.total = torch.zeros(size if scale is not None else 0, device=device)
+        self.scale = scale
 
-    def update(self, place: Place, queries: Tensor, values: Tensor, scale: float | None) -> None:
-        """Take in ``values`` (rows, columns, k) of ``queries`` (k,); ``scale`` asks for the softmax total too."""
+    def update(self, place: Place, queries: Tensor, values: Tensor) -> None:
+        """Take in ``values`` (rows, columns, k) of ``queries`` (k,)."""
         value, index = values.max(dim=-1)
         old, better = self.value[place], value > self.value[place]
         new = torch.where(better, value, old)
-        if scale is not None:
+        if self.scale is not None:
             # Online softmax: totals are relative to the best score so far.
-            shrunk = self.total[place] * torch.exp(scale * (old - new)).nan_to_num(0.0)
-            self.total[place] = shrunk + torch.exp(scale * (values - new[..., None])).sum(dim=-1)
-        self.query[place] = torch.where(better, queries[index], self.query[place])
+            shrunk = self.total[place] * torch.exp(self.scale * (old - new)).nan_to_num(0.0)
+            self.total[place] = shrunk + torch.exp(self.scale * (values - new[..., None])).sum(dim=-1)
+        self.labels[place] = torch.where(better, self.class_of[queries][index], self.labels[place])
         self.value[place] = new
-
-    def labels(self) -> Tensor:
-        """Class of the best query, ``(H, W)`` int64."""
-        return self.query_to_class[self.query]
 
 
 def _without_small_classes(
     field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None, first: _Best
 ) -> _Best:
     """A second pass over the scores in which only the classes that pass the area rule may win."""
-    allowed = _large_classes(first.labels(), rule.num_classes(field), rule)
-    second = _Best(field, size)
+    allowed = _large_classes(first.labels, rule.num_classes(field), rule)
+    second = _Best(field, size, first.labels.dtype, None)
     for place, queries, values in tiles(field, size, refine):
-        second.update(place, queries, values.masked_fill(~allowed[second.query_to_class[queries]], float("-inf")), None)
-    # Probabilities stay those of the softmax over all queries.
-    second.total = first.total * torch.exp(rule.logit_scale * (first.value - second.value))
+        second.update(place, queries, values.masked_fill(~allowed[second.class_of[queries].long()], float("-inf")))
+    if first.scale is not None:  # probabilities stay those of the softmax over all queries
+        second.total = first.total * torch.exp(first.scale * (first.value - second.value))
     return second
 
 
 def _large_classes(labels: Tensor, num_classes: int, rule: DecodeRule) -> Tensor:
     """``(C,)`` bool: classes that keep their pixels under the area rule.  The background always does."""
-    pixels = torch.bincount(labels.reshape(-1).long(), minlength=num_classes)
+    pixels = torch.bincount(labels.reshape(-1), minlength=num_classes)
     foreground = pixels.sum() - pixels[rule.background]
     keep = pixels > rule.area_threshold * foreground
     keep[rule.background] = True

@@ -174,10 +174,10 @@ def predict_together(
     columns = [np.array_split(pixels, setting.columns, axis=1) for pixels in (small, image)]
     parts = []
     for number, (pixels, original) in enumerate(zip(*columns, strict=True)):
-        column, whole = (torch.from_numpy(part.copy()).permute(2, 0, 1) for part in (pixels, original))
+        column = _tensor(pixels)
         # mypy cannot infer a lambda whose default binds the loop's value
         fields = _time_all(clocks, "segment", lambda c=column: _segment(pipelines, c))  # type: ignore[misc]
-        seen = _observe(pipelines, whole, f"{name}#{number}" if number else name, clocks)
+        seen = _observe(pipelines, original, f"{name}#{number}" if number else name, clocks)
         zipped = zip(pipelines, fields, clocks, seen, strict=True)
         size = (original.shape[0], original.shape[1])
         parts.append([p.finish(field, column, size, clock, sight) for p, field, clock, sight in zipped])
@@ -194,13 +194,18 @@ def _time_all(clocks: Sequence[Clock], stage: str, work: Callable[[], T]) -> T:
     return result
 
 
-def _observe(pipelines: Sequence[Pipeline], image: Tensor, name: str, clocks: Sequence[Clock]) -> list[Affinity | None]:
+def _tensor(pixels: Pixels) -> Tensor:
+    """``(H, W, 3)`` -> a copy, ``(3, H, W)``."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def _observe(pipelines: Sequence[Pipeline], image: Pixels, name: str, clocks: Sequence[Clock]) -> list[Affinity | None]:
     """What the guide of each pipeline sees in an image at its own size; equal guides are one object and look once."""
     seen: dict[int, Affinity] = {}
     for guide in {id(p.guide): p.guide for p in pipelines if p.guide is not None}.values():
         theirs = [clock for p, clock in zip(pipelines, clocks, strict=True) if p.guide is guide]
         # as in predict_together: the default binds the loop's value
-        seen[id(guide)] = _time_all(theirs, "refine", lambda g=guide: g.observe(image, name))  # type: ignore[misc]
+        seen[id(guide)] = _time_all(theirs, "refine", lambda g=guide: g.observe(_tensor(image), name))  # type: ignore[misc]
     return [seen.get(id(p.guide)) for p in pipelines]
 
 
