@@ -227,8 +227,9 @@ def main() -> None:
     except Exception as error:
         from ..datasets import DataError
         from ..methods import UserError
+        from .escaping import plain_text
 
         if not isinstance(error, UserError | DataError):
             raise
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {plain_text(str(error), keep=chr(10))}\n")
         sys.exit(2)

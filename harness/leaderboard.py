@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..methods import UserError
 from ..methods.weights import licences
-from .bootstrap import indistinct_groups, paired_difference
+from .bootstrap import MIN_UNITS, indistinct_groups, paired_difference
 from .counting import Counts
 from .parts import counts_of
 from .protocol import changes_of
@@ -65,6 +65,7 @@ def _row(run: Run) -> dict[str, Any]:
     manifest, metrics = run.manifest(), run.metrics()
     weights, described = manifest["method"].get("weights") or {}, manifest["described"]
     setting, guide = manifest["setting"], manifest.get("guide") or {}
+    units = len(set(manifest["clusters"]))
     return {
         "method": _label(run),
         "training_free": described["training_free"],
@@ -76,13 +77,14 @@ def _row(run: Run) -> dict[str, Any]:
         "protocol_hash": manifest["protocol"]["hash"],
         "changed": changes_of(run.plan().spec.protocol, manifest["dataset"]["key"]),
         "miou": math.nan if metrics["miou"] is None else metrics["miou"],
-        "low": metrics["interval"][0] if metrics["interval"] else None,
-        "high": metrics["interval"][1] if metrics["interval"] else None,
+        "low": metrics["interval"][0] if metrics["interval"] and units >= MIN_UNITS else None,
+        "high": metrics["interval"][1] if metrics["interval"] and units >= MIN_UNITS else None,
         "group": None,
         "behind": None,
         "behind_low": None,
         "behind_high": None,
         "images": manifest["images"],
+        "units": units,
         "complete": metrics["complete"],
         "images_per_second": 1 / manifest["seconds_per_image"],
         "peak_mb": manifest["peak_bytes"] / 1e6,
@@ -187,9 +189,10 @@ def _with_comparisons(frame: pd.DataFrame, results: Path) -> pd.DataFrame:
         clusters = _clusters(runs[rows[0].Index])
         counts = {str(index): _counts(run) for index, run in runs.items()}
         best = str(max(rows, key=lambda row: row.miou).Index)
-        for name, group in indistinct_groups(counts, clusters, averaging).items():
+        groups = indistinct_groups(counts, clusters, averaging)
+        for name in counts:
             found = paired_difference(counts[name], counts[best], clusters, averaging)
-            frame.loc[int(name), "group"] = group
+            frame.loc[int(name), "group"] = groups.get(name)
             frame.loc[int(name), "behind"] = 100 * found.estimate
             if found.interval is not None:
                 frame.loc[int(name), ["behind_low", "behind_high"]] = (

@@ -20,6 +20,8 @@ from .decoding import DecodeRule, Refiner, check_finite, decode
 from .protocol import Setting
 from .refinement import guide_for, refine_field, stretched, without_class
 from .resize import resize_image
+from .token_lint import lint_tokens
+from .word_lint import Findings
 from .words import vocabulary_for
 
 STAGES = ("load", "resize", "segment", "refine", "decode", "count")
@@ -65,6 +67,8 @@ class Scored:
 class Pipeline:
     """A method under one setting, with the vocabulary of one data set encoded (in ``encode_seconds``).
 
+    ``findings`` are warnings about its words as the method's tokenizer reads them.
+
     ``boundary`` asks for the counts of Boundary IoU too, ``confusion`` for the confusion matrix of every image.
     """
 
@@ -83,6 +87,7 @@ class Pipeline:
         self.rule: DecodeRule = setting.rule(vocabulary.background)
         self.guide = guide_for(setting, method)
         _check_multiple(setting, method)
+        self.findings = _lint_tokens(setting, record, method)
         started = time.perf_counter()
         method.encode(vocabulary)
         self.encode_seconds = time.perf_counter() - started
@@ -146,6 +151,19 @@ class Pipeline:
 
         pamr = Pamr(pixels, size, steps=self.setting.refine_steps)
         return lambda maps: clock.time("refine", lambda: pamr(maps))
+
+
+def _lint_tokens(setting: Setting, record: DatasetRecord, method: Segmenter) -> Findings:
+    """Warnings about the words as the method's own tokenizer reads them.
+
+    Raises ``UserError`` for classes whose texts are the same tokens.
+    """
+    tokenizer = method.prompt_tokenizer
+    found = [] if tokenizer is None else lint_tokens(setting, record, tokenizer)
+    errors = [text for level, text in found if level == "error"]
+    if errors:
+        raise UserError(f"the words for {record.key} cannot be used:\n  " + "\n  ".join(errors))
+    return found
 
 
 def _check_multiple(setting: Setting, method: Segmenter) -> None:
