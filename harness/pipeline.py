@@ -16,6 +16,7 @@ from ..methods.clip_segmenter import ClipSegmenter
 from ..methods.refine.guide import Affinity
 from .confusion_metrics import SparseConfusion, sparse
 from .counting import Counts, confusion, count_boundary, tally
+from .decode_on_grid import decode_on_grid
 from .decoding import DecodeRule, Refiner, check_finite, decode
 from .protocol import Setting
 from .refinement import guide_for, refine_field, stretched, without_class
@@ -138,6 +139,8 @@ class Pipeline:
             scores = clock.time("refine", lambda: refine_field(scores, affinity, size))
         elif self.setting.upsample == "direct":
             scores = stretched(scores, size)
+        elif self.setting.upsample == "labels":
+            return clock.time("decode", lambda: decode_on_grid(scores, size, rule))
         refine = clock.time("refine", lambda: self._refiner(pixels.to(scores.scores.device), size, clock))
         before = clock.seconds["refine"]
         labels = clock.time("decode", lambda: decode(scores, size, rule, refine))

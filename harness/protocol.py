@@ -57,9 +57,10 @@ class Setting(BaseModel):
     average: Literal["score", "probability"] = Field(
         default="score", description="Averaging scores before the softmax does not commute with averaging probabilities"
     )
-    upsample: Literal["frame", "direct"] = Field(
+    upsample: Literal["frame", "direct", "labels"] = Field(
         default="frame",
-        description="Grids that cover the image go to the output by way of the resized image, or at once: edges move",
+        description="Grids that cover the image go to the output by way of the resized image, or at once: edges move; "
+        "with labels, classes are decided on the grid and edges have its steps",
     )
     vocabulary: ListName = Field(
         default="official", description="Words are the largest single factor: 12 to 22 mIoU on VOC21"
@@ -127,6 +128,15 @@ class Setting(BaseModel):
     @model_validator(mode="after")
     def _windows_have_a_stride(self) -> "Setting":
         _ = self.geometry  # raises for a stride that does not fit the window
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_not_refined(self) -> "Setting":
+        if self.upsample == "labels" and self.refine != "none":
+            raise ValueError(
+                f"upsample = 'labels' decides classes on the grid, refine = {self.refine!r} works on scores at full "
+                "size: set refine to none, or upsample to frame"
+            )
         return self
 
     @property

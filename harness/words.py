@@ -73,7 +73,10 @@ def _listed(setting: "Setting", record: DatasetRecord) -> tuple[Texts, int | Non
 
 
 def read_list(key: str, name: str) -> list[str]:
-    """Lines of a shipped word list.  Raises ``UserError`` when there is none of that name for the data set."""
+    """Lines of a shipped word list, blanks at their ends included (they are part of a text that is no list).
+
+    Raises ``UserError`` when there is none of that name for the data set.
+    """
     key = key.partition("@")[0]
     path = _FOLDER / f"{key}.{name}.txt"
     if not path.is_file():
@@ -82,7 +85,7 @@ def read_list(key: str, name: str) -> list[str]:
             f"there is no word list {name!r} for data set {key!r}{did_you_mean(name, [OFFICIAL, *known])}.  Use "
             f"--set vocabulary={OFFICIAL} for the data set's own names"
         )
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def list_words(key: str) -> list[str]:
