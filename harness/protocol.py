@@ -9,21 +9,23 @@ import inspect
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..datasets import DatasetRecord
-from ..methods import UserError, WindowGeometry, find_method
-from ..methods.backbone import Tokenizer
+from ..methods import UserError, WindowGeometry
 from ..methods.errors import did_you_mean
 from ..methods.refine.guides import Fusion, GuideName, Noise
 from .bounds import Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Steps
-from .decoding import DecodeRule
+from .decode_rule import DecodeRule
 from .protocol_files import name_of, read_toml
 from .resize import ResizeKind
 from .word_lint import Findings, lint_words
 from .words import vocabulary_for
+
+if TYPE_CHECKING:
+    from ..methods.backbone import Tokenizer
 
 _FOLDER = Path(__file__).parent / "protocols"
 
@@ -159,6 +161,8 @@ class Setting(BaseModel):
         ``logit_scale`` and ``method_options``, as far as its constructor takes them, and all of its ``options_of``.
         Raises ``UserError`` when there is no such method.
         """
+        from ..methods import find_method  # here: a protocol can be read and judged without torch
+
         taken = inspect.signature(find_method(method)).parameters
         offered = {"logit_scale": self.logit_scale, **self.method_options}
         return {**{k: v for k, v in offered.items() if k in taken}, **self.options_of.get(method, {})}
@@ -301,7 +305,7 @@ def changes_of(protocol: Protocol, dataset: str) -> str:
     return ", ".join(f"{field}={value}" for field, _, value, _ in rows)
 
 
-def lint_setting(setting: Setting, record: DatasetRecord, tokenizer: Tokenizer | None = None) -> Findings:
+def lint_setting(setting: Setting, record: DatasetRecord, tokenizer: "Tokenizer | None" = None) -> Findings:
     """Findings ``(level, text)`` for a protocol on a data set, including those of its words, and of their tokens.
 
     Without a ``tokenizer`` nothing is said of tokens.

@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +9,9 @@ import torch
 from torch import nn
 
 from .backbone import Backbone, Tokenizer, load_backbone
-from .errors import UserError, did_you_mean
+from .errors import UserError
+from .names import method_home
 from .segmenter import Segmenter
-
-ENTRY_POINT_GROUP = "ovss.methods"
-_BUILT_IN = {
-    "clip": ".clip:CLIP",
-    "maskclip": ".maskclip:MaskCLIP",
-    "maskclip-value": ".maskclip_value:MaskCLIPValue",
-    "sclip": ".sclip:SCLIP",
-    "clearclip": ".clearclip:ClearCLIP",
-    "naclip": ".naclip:NACLIP",
-    "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
-    "clip-diy": ".clip_diy:CLIPDIY",
-    "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",
-    "dino-pool": ".clip_dinoiser:DINOPool",
-    "cliper": ".cliper:CLIPer",
-    "ovseg-tf": ".ovseg_tf:OVSegTF",
-    "ovseg": ".ovseg:OVSeg",
-    "tcl": ".tcl:TCL",
-    "groupvit": ".groupvit:GroupViT",
-    "segclip": ".segclip:SegCLIP",
-    "clip-s4-like": ".clip_s4:CLIPS4Like",
-}
-
-
-def list_methods(plugins: bool = True) -> list[str]:
-    """Names of the built-in methods and, if ``plugins``, of those that installed distributions register."""
-    return [*_BUILT_IN, *(sorted(_plugins()) if plugins else ())]
 
 
 def find_method(name: str) -> type[Segmenter]:
@@ -45,15 +19,7 @@ def find_method(name: str) -> type[Segmenter]:
 
     Raises ``UserError`` when there is no such method or the class is no ``Segmenter``.
     """
-    plugins = _plugins()
-    if name in _BUILT_IN:
-        found = _import(_BUILT_IN[name])
-    elif name in plugins:
-        found = _import(plugins[name].value)
-    elif ":" in name:
-        found = _import(name)
-    else:
-        raise UserError(f"unknown method {name!r}{did_you_mean(name, list_methods())}")
+    found = _import(method_home(name))
     if not (isinstance(found, type) and issubclass(found, Segmenter)):
         raise UserError(f"method {name!r} is {found!r}, not a subclass of ovss.methods.Segmenter")
     return found
@@ -134,10 +100,6 @@ def find_device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
     return device
-
-
-def _plugins() -> dict[str, Any]:
-    return {e.name: e for e in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _import(target: str) -> Any:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovss.methods.refine import Pamr
+from ovss.methods.refine.pamr import Pamr
 from ovss.methods.refine.pamr import CLIP_MEAN, CLIP_STD, affinity
 
 SIZE = (61, 83)
