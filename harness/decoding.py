@@ -125,8 +125,8 @@ class _Best:
     """Class of the running best query of every pixel, ``labels``, over tiles of rows or of queries.
 
     ``total`` is the sum of ``exp(scale * (score - best score))`` over all queries, so ``1 / total`` is the softmax
-    probability of the best one; it is kept if ``scale`` is given.  Nothing here takes 8 bytes per pixel, for the sake of
-    large photos.
+    probability of the best one; it is kept if ``scale`` is given.  For the sake of large photos nothing here takes 8
+    bytes per pixel.
     """
 
     def __init__(self, field: ScoreField, size: tuple[int, int], dtype: torch.dtype, scale: float | None) -> None:

@@ -13,6 +13,7 @@ from ..datasets import DatasetRecord, Sample
 from ..datasets.loader import Pixels
 from ..methods import ScoreField, Segmenter, UserError
 from ..methods.clip_segmenter import ClipSegmenter
+from ..methods.foreign import foreign_code
 from ..methods.refine.guide import Affinity
 from .confusion_metrics import SparseConfusion, sparse
 from .counting import Counts, confusion, count_boundary, tally
@@ -90,7 +91,8 @@ class Pipeline:
         _check_multiple(setting, method)
         self.findings = _lint_tokens(setting, record, method)
         started = time.perf_counter()
-        method.encode(vocabulary)
+        with foreign_code(method.info.name, type(method).__module__, "at the words"):
+            method.encode(vocabulary)
         self.encode_seconds = time.perf_counter() - started
 
     @property
@@ -232,9 +234,10 @@ def _observe(pipelines: Sequence[Pipeline], image: Pixels, name: str, clocks: Se
 
 def _segment(pipelines: Sequence[Pipeline], pixels: Tensor) -> list[ScoreField]:
     methods, geometry = [p.method for p in pipelines], pipelines[0].setting.geometry
-    if len(methods) == 1:
-        return [methods[0].segment(pixels, geometry)]
-    return methods[0].segment_with(methods, pixels, geometry)
+    with foreign_code(methods[0].info.name, type(methods[0]).__module__):
+        if len(methods) == 1:
+            return [methods[0].segment(pixels, geometry)]
+        return methods[0].segment_with(methods, pixels, geometry)
 
 
 def check_sharing(settings: Sequence[Setting], keys: Sequence[str], method: str) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from .backbone import Backbone, Tokenizer, load_backbone
 from .errors import UserError
+from .foreign import foreign_code
 from .names import method_home
 from .segmenter import Segmenter
 
@@ -81,7 +82,8 @@ def _make(method: type[Segmenter], parts: dict[str, Any], options: dict[str, Any
         taken = ", ".join(options)
         raise UserError(f"method {method.info.name!r} does not take these options ({taken}): {error}") from error
     try:
-        return method(**parts)
+        with foreign_code(method.info.name, method.__module__, "when it was made"):
+            return method(**parts)
     except TypeError as error:
         if not options:
             raise
@@ -104,10 +106,23 @@ def find_device(name: str | torch.device) -> torch.device:
 
 def _import(target: str) -> Any:
     module, _, attribute = target.partition(":")
+    home = __package__ if module.startswith(".") else module
     try:
-        return getattr(importlib.import_module(module, __package__), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        with foreign_code(target, home, "when it was imported"):
+            return getattr(_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:  # of one of ours
+        raise UserError(f"method {target!r} cannot be imported: {error}") from error
+
+
+def _module(name: str) -> Any:
+    """A module; ``UserError`` when it is not there, while what is wrong inside it is raised as it is."""
+    try:
+        return importlib.import_module(name, __package__)
+    except (ModuleNotFoundError, ValueError, TypeError) as error:
+        absent = getattr(error, "name", name) or name
+        if not f"{name}.".startswith(f"{absent}."):
+            raise
         raise UserError(
-            f"method {target!r} cannot be imported: {error}.  Is it installed?  For a module in this folder put "
+            f"method module {name!r} cannot be imported: {error}.  Is it installed?  For a module in this folder put "
             "PYTHONPATH=. before the command"
         ) from error
