@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .archive_entries import CHUNK, Entry, Limits, damaged, reader_of, reading, tar_entries, zip_entries
-from .atomic import atomic_file, clean_temporaries
 from .errors import DataError, Problem
+from .writing import atomic_file, clean_temporaries
 
 # The largest archives of the field (COCO train 2017: 18 GB, 118 287 entries; its label maps: about 164 000 entries)
 # stay more than ten times below the first two limits.

@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from .atomic import clean_temporaries, put_in_place, write_atomically
 from .errors import DataError, Problem
+from .writing import clean_temporaries, put_in_place, write_atomically
 
 Advance = Callable[[int, int], None]
 T = TypeVar("T")

@@ -16,6 +16,7 @@ Pixels = NDArray[np.uint8]
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """Tag of EXIF; the orientations that exchange height and width."""
+_STRIP_ROWS = 1024
 _ROWS = 256
 """Rows of a label that are hashed at a time, so that a large one needs no second copy."""
 
@@ -56,10 +57,22 @@ def read_image_file(path: Path, decode: bool = True) -> ImageFile:
                 raise ValueError(f"mode {image.mode} has more than 8 bits per channel; convert it to 8 bits first")
             orientation = int(image.getexif().get(_ORIENTATION, 1))
             width, height = image.size if orientation not in _TURNED else image.size[::-1]
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB")) if decode else None
+            pixels = _rgb(image) if decode else None
     except UNREADABLE as error:
         raise DataError("an image cannot be read:", [_unreadable(path, error)]) from error
     return ImageFile(hashlib.sha256(content).hexdigest(), height, width, orientation, pixels)
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    """Upright pixels ``(H, W, 3)``, without the copies that Pillow makes of what needs no change."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _STRIP_ROWS):  # an array of the whole would be made by way of two more copies
+        bottom = min(top + _STRIP_ROWS, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def label_digest(label: Labels) -> str:

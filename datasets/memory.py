@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .atomic import write_atomically
 from .dataset import Dataset
 from .examine import ImageFacts, LabelFacts
+from .writing import clean_temporaries, write_atomically
 
 FORMAT = "ovss-checked 2"
 """Raise the number when what is remembered changes its meaning."""
@@ -66,6 +66,7 @@ class Memory:
         if self.path is None or not self._changed:
             return
         body = json.dumps({"samples": {k: v.model_dump() for k, v in self._samples.items()}}).encode()
+        clean_temporaries(self.path.parent)
         try:
             write_atomically(self.path, f"{FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode() + body)
         except OSError as error:

@@ -102,6 +102,7 @@ def _row(run: Finished) -> dict[str, Any]:
         "behind_low": None,
         "behind_high": None,
         "images": manifest.images,
+        "units": result.units,
         "complete": result.complete,
         "images_per_second": 1 / manifest.seconds_per_image,
         "peak_mb": manifest.peak_bytes / 1e6,
@@ -203,9 +204,10 @@ def _with_comparisons(frame: pd.DataFrame, runs: dict[str, Finished]) -> pd.Data
         first = runs[rows[0].run].result
         counts = {str(row.Index): runs[row.run].result.counts for row in rows}
         best = str(max(rows, key=lambda row: row.miou).Index)
-        for name, group in indistinct_groups(counts, first.clusters, first.averaging).items():
+        groups = indistinct_groups(counts, first.clusters, first.averaging)
+        for name in counts:
             found = paired_difference(counts[name], counts[best], first.clusters, first.averaging)
-            frame.loc[int(name), "group"] = group
+            frame.loc[int(name), "group"] = groups.get(name)
             frame.loc[int(name), "behind"] = 100 * found.estimate
             if found.interval is not None:
                 frame.loc[int(name), ["behind_low", "behind_high"]] = (

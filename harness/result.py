@@ -53,9 +53,14 @@ class EvalResult:
         values = 100 * metrics.iou(self.counts.total())
         return {name: None if math.isnan(v) else float(v) for name, v in zip(self.record.classes, values, strict=True)}
 
+    @property
+    def units(self) -> int:
+        """Units of the bootstrap: images, or clusters of dependent ones."""
+        return len(np.unique(self.clusters))
+
     @cached_property
     def interval(self) -> Interval | None:
-        """95 % bootstrap interval of ``miou`` in percent; None for fewer than two units."""
+        """95 % bootstrap interval of ``miou`` in percent; None for fewer than ``bootstrap.MIN_UNITS`` units."""
         found = miou_interval(self.counts, self.clusters, self.averaging)
         return found and Interval(100 * found.low, 100 * found.high)
 
@@ -82,6 +87,7 @@ class EvalResult:
             **self._from_confusion(),
             "per_class": self.per_class,
             "images": len(self.ids),
+            "units": self.units,
             "complete": self.complete,
         }
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}

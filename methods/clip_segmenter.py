@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import vit
-from .backbone import Backbone
+from .backbone import Backbone, Tokenizer
 from .errors import UserError
 from .segmenter import Segmenter
 from .text import encode_queries
@@ -34,6 +34,11 @@ class ClipSegmenter(Segmenter):
             "weights": self.backbone.provenance,
             "precision": str(self.dtype).removeprefix("torch."),
         }
+
+    @property
+    def prompt_tokenizer(self) -> Tokenizer | None:
+        """The backbone's."""
+        return self.backbone.tokenizer
 
     @property
     def note(self) -> str:

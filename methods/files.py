@@ -1,6 +1,6 @@
 """Writing files so that a reader, or a killed process, never leaves half of one behind.
 
-``ovss.datasets.atomic`` holds the same functions, because neither package imports the other; a test keeps them equal.
+``ovss.datasets.writing`` holds the same functions, because neither package imports the other; a test keeps them equal.
 """
 
 import errno

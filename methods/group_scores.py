@@ -3,13 +3,14 @@
 With the tokens G of the groups and the token c of the whole window (both projected, unit length), texts T and the logit
 scale s = min(exp(.), 100)
 
-    P0 = softmax_q(s G T^T),    P1 = softmax of s c T^T over its 5 largest, 0 for the others,    P = P1 * P0
+    P0 = softmax_q(s G T^T),    P1 = softmax over the 5 queries with the largest c T^T alone of s G T^T,    P = P1 * P0
 
-and every pixel has the row of P of its group: the one with the largest value of the soft assignment, interpolated
-bilinearly to the window's size.  With a threshold, the background scores 1 where the largest of that row is below
-min(threshold, max P), and 0 elsewhere; the maximum is over all groups, so that one group is always foreground.
+with 0 in P1 for the other queries: the window only chooses the five, each group has its own logits over them.  Every
+pixel has the row of P of its group: the one with the largest value of the soft assignment, interpolated bilinearly to
+the window's size.  With a threshold, the background scores 1 where the largest of that row is below min(threshold,
+max P), and 0 elsewhere; the maximum is over all groups, so that one group is always foreground.
 
-Xu et al., CVPR 2022, arXiv:2202.11094 (spec: ovseg-segclip-clips4, 2.4 and 4.2).
+Xu et al., CVPR 2022, arXiv:2202.11094, in the form of the public code.
 """
 
 from abc import abstractmethod
@@ -130,10 +131,10 @@ class GroupSegmenter(Segmenter):
 
 def class_products(tokens: Tensor, image: Tensor, text: Tensor, scale: float) -> Tensor:
     """P of the module's docstring: ``(g, dim)``, ``(dim,)`` and ``(Q, dim)`` -> ``(g, Q)``."""
-    whole = scale * text @ image
-    kept = whole.topk(min(KEPT, len(whole))).indices
-    passed = torch.full_like(whole, float("-inf")).index_copy(0, kept, whole[kept])
-    return passed.softmax(dim=0) * (scale * tokens @ text.T).softmax(dim=1)
+    logits = scale * tokens @ text.T
+    kept = (text @ image).topk(min(KEPT, len(text))).indices
+    passed = torch.full_like(logits, float("-inf")).index_copy(1, kept, logits[:, kept])
+    return passed.softmax(dim=1) * logits.softmax(dim=1)
 
 
 def background_column(products: Tensor, threshold: float) -> Tensor:

@@ -97,6 +97,11 @@ class GroupViT(GroupSegmenter):
             "background_threshold": self.background_threshold,
         }
 
+    @property
+    def prompt_tokenizer(self) -> Tokenizer:
+        """See ``Segmenter.prompt_tokenizer``."""
+        return self._text_side.tokenizer
+
     def encode(self, vocabulary: Vocabulary) -> None:
         """Encode the queries once (float32, cached on disk): means of text features that are not normalised first."""
         Segmenter.encode(self, vocabulary)

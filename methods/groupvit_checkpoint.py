@@ -63,8 +63,7 @@ def load_groupvit(path: Path) -> GroupViTWeights:
     """Load a folder with ``config.json`` and ``pytorch_model.bin``, or an original ``.pth`` file.
 
     An original file has no configuration: it must have the released sizes, which are those that ``transformers`` has by
-    default (spec: ovseg-segclip-clips4, 4.1 and 4.3; the names that the spec does not spell, those of embeddings and
-    last norms, are unsure).
+    default.  Its names are those of the public code.
 
     Raises ``UserError`` that names the file and the tensors when any is missing, unknown or of another shape.
     """

@@ -40,8 +40,7 @@ class MaskCLIPOriginal(DenseClip):
     ``pad="end"`` is the original's padding: zeros after the normalisation, that is ImageNet's mean colour, below and to
     the right.  Padded patches take part in both refinements, and the grid is stretched over the image.
 
-    Unsure: ``positions``.  The position embedding is interpolated by target size, which is what the spec says of
-    MaskCLIP's head in general; it names no rule for this ViT.
+    ``positions``: the position embedding is interpolated bicubically by target size, as in the released code.
 
     Scores are cosines, -100 for removed queries; with key smoothing they are like probabilities, but do not sum to 1
     and may be negative.

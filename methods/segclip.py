@@ -46,8 +46,8 @@ class SegCLIP(ClipSegmenter, GroupSegmenter):
     0.65 (COCO-Object), for a background without a text.
 
     The numbers belong to windows of 224 px, 196 patches.  The group module works for any number of patches, and so does
-    this class, with an interpolated position embedding (bicubic by the target size; that it is by size is unsure).  In
-    the public code any number but 196 and 784 takes the path of masked reconstruction, without a word.
+    this class, with a position embedding that is interpolated bicubically by target size, as in the public code.  There
+    any number but 196 and 784 takes the path of masked reconstruction, without a word.
 
     In the public code the cross-attention takes the batch for the sequence, which is right for one window alone: that
     is how it evaluates, and what is computed here.  The released weights were presumably trained with the defect

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .backbone import Tokenizer
 from .errors import UserError
 from .score_field import ScoreField
 from .vocabulary import Vocabulary
@@ -103,6 +104,11 @@ class Segmenter(ABC):
     def activated(self) -> bool:
         """Whether scores are probabilities (or masks) already, which no softmax must touch again."""
         return False
+
+    @property
+    def prompt_tokenizer(self) -> Tokenizer | None:
+        """What turns its prompts into tokens, so that they can be looked at; None if it does not say."""
+        return None
 
     @property
     def note(self) -> str:

@@ -63,7 +63,7 @@ class TCL(DenseClip):
     over classes.  The background of TCL is a channel of constant 0.4, or 0.5 without PAMR, which has no text: a
     ``probability_threshold`` of the protocol, with a vocabulary whose background has none.
 
-    That positions are interpolated bicubically to the size of the grid is unsure: no source says how.
+    Positions are interpolated bicubically to the size of the grid, as in the public code.
     """
 
     info = MethodInfo(

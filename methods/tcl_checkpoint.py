@@ -3,9 +3,9 @@
 The file holds a whole CLIP ViT-B/16, frozen and split into towers and a projection; a trained copy of its last image
 block; and a decoder.  The first becomes an open_clip model, the rest plain records.
 
-The file itself was not available.  Unsure: under which key the tensors lie, if under any ("model" and "state_dict" are
-tried); whether the convolutions have a bias (the file decides); where its two unused ``logit_scale`` lie (any is passed
-over); the shape of the learned scalars; the epsilon of the decoder's norms (1e-5, as in CLIP).
+The tensors lie under "model" ("state_dict" and none are tried too); the convolutions have a bias; the epsilon of the
+decoder's norms is 1e-5, as in CLIP.  The file itself was not available.  Unsure: where its two unused ``logit_scale``
+lie (any is passed over); the shape of the learned scalars.
 """
 
 from collections.abc import Mapping

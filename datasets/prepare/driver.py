@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..atomic import clean_temporaries, write_atomically
 from ..errors import DataError, Problem
+from ..writing import clean_temporaries, write_atomically
 from .job import Job, Options
 
 MANIFEST = "prepared.json"

@@ -15,7 +15,7 @@ from ...methods.backbone import TINY_CLIP, TINY_CLIP_FOLDER, list_backbones
 from ...methods.errors import did_you_mean
 from ...methods.files import cache_folder
 from ...methods.weights import licences
-from ..bootstrap import paired_difference
+from ..bootstrap import paired_difference, why_no_interval
 from ..ceiling import grid_ceiling
 from ..manifest import Manifest
 from ..metrics import precision, recall
@@ -24,7 +24,7 @@ from ..progress import progress
 from ..protocol import changes_of, list_protocols, load_protocol
 from ..provenance import code_version, package_version
 from ..runs import PLAN, Finished, Run, list_runs
-from ..tables import megabytes, percent, print_json, print_line, print_table, with_interval
+from ..tables import images_and_units, megabytes, percent, print_json, print_line, print_table, with_interval
 
 
 def list_command(what: str, as_json: bool) -> None:
@@ -133,11 +133,13 @@ def show_command(name: str, results: Path, as_json: bool) -> None:
         return
     print_table(run.name, ("class", "IoU", "precision", "recall", "images"), _class_rows(run))
     print_table("", ("metric", "value"), [(k, percent(v)) for k, v in metrics.items() if isinstance(v, float)])
+    units = run.result.units
     changed = changes_of(run.plan.spec.protocol, manifest.dataset["key"])
     rows = [
         ("mIoU [95 %]", with_interval(metrics["miou"], metrics["interval"])),
         ("classes averaged", metrics["classes_averaged"]),
         ("images", f"{manifest.images} of {manifest.planned}"),
+        ("units of the interval", " ".join(filter(None, [str(units), why_no_interval(units)]))),
         ("protocol", f"{manifest.protocol['name']} {manifest.protocol['hash'][:16]}"),
         ("vocabulary", manifest.vocabulary_hash[:16]),
         *([("changed by hand", changed)] if changed else []),
@@ -187,6 +189,7 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
         "first": runs[0].name,
         "second": runs[1].name,
         "images": len(common),
+        "units": found.units,
         "same_protocol": same,
         "difference": 100 * found.estimate,
         "interval": found.interval and [100 * found.interval.low, 100 * found.interval.high],
@@ -197,6 +200,8 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
         print_json(value)
         return
     print_table("", ("field", "value"), [(k, v) for k, v in value.items() if k != "note"])
+    if reason := why_no_interval(found.units):
+        print_line(f"{reason}; so there is no p value either, and nothing is said about which is better")
     if not same:
         print_line("warning: the protocols differ, so this is not a difference of methods alone")
     if value["note"]:
@@ -215,10 +220,12 @@ def ceiling_command(
             {"dataset": data.record.key, "patch_px": patch_px, "short_side_px": short_side_px, **result.summary()}
         )
         return
-    images = f"{len(result.ids)} of {result.planned}"
+    images = f"{images_and_units(len(result.ids), result.units)} of {result.planned}"
     bounds = None if result.interval is None else (result.interval.low, result.interval.high)
     row = (data.record.key, short_side_px or "as is", patch_px, with_interval(result.miou, bounds), images)
     print_table("", ("data set", "short side", "patch", "ceiling mIoU [95 %]", "images"), [row])
+    if reason := why_no_interval(result.units):
+        print_line(reason)
 
 
 def doctor_command(results: Path, as_json: bool) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+from ..bootstrap import why_no_interval
 from ..progress import progress
-from ..tables import print_json, print_line, print_table, with_interval
+from ..tables import images_and_units, print_json, print_line, print_table, with_interval
 
 
 def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
@@ -40,11 +41,13 @@ def _print_frame(frame: "pd.DataFrame", output: Path) -> None:
             "no" if r.training_free else "yes",
             with_interval(r.miou, bounds_of(r)),
             f"{r.images_per_second:.1f}",
-            r.images,
+            images_and_units(r.images, r.units),
         )
         for r in ordered.itertuples()
     ]
     print_table("", ("protocol", "data set", "method", "trained", "mIoU [95 %]", "images/s", "images"), rows)
+    for reason in sorted(set(map(why_no_interval, frame["units"])) - {""}):
+        print_line(reason)
     for note in sorted({n for n in frame["note"] if n}):
         print_line(f"note: {note}")
     print_line(f"wrote {output} and {output.stem}.csv, .json, .tex beside it")

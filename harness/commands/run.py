@@ -9,6 +9,7 @@ from ...datasets import Dataset, check_samples
 from ...methods import UserError, find_method
 from ...methods.backbone import TINY_CLIP
 from ...methods.files import cache_folder
+from ..bootstrap import why_no_interval
 from ..engine import Lane, work_in_processes, work_through
 from ..mmseg_config import PREFIX, load_any, open_any
 from ..pipeline import check_sharing
@@ -16,7 +17,16 @@ from ..plan import Plan, RunSpec, build_pipelines, make_plan
 from ..progress import progress
 from ..protocol import Setting, lint_setting
 from ..runs import Run
-from ..tables import megabytes, print_json, print_line, print_table, with_interval
+from ..tables import (
+    images_and_units,
+    megabytes,
+    print_json,
+    print_line,
+    print_table,
+    print_warning,
+    print_warnings,
+    with_interval,
+)
 from .options import parse_options
 
 
@@ -49,6 +59,8 @@ def run_command(
     wanted = data[0].ids[:limit]
     digests = _check(specs, data, wanted)
     pipelines = build_pipelines(specs, data, allow_download)
+    for pipeline in pipelines:
+        print_warnings(pipeline.findings, but=lint_setting(pipeline.setting, pipeline.record))
     plans = [make_plan(*plan) for plan in zip(specs, pipelines, data, digests, strict=True)]
     lanes = [Lane(Run.at(results, plan), p, d) for plan, p, d in zip(plans, pipelines, data, strict=True)]
     if fresh or not all(lane.run.answers(plan, wanted) for lane, plan in zip(lanes, plans, strict=True)):
@@ -95,7 +107,7 @@ def _check(specs: list[RunSpec], data: list[Dataset], wanted: tuple[str, ...]) -
         with progress(f"checking {d.record.key}", len(d.ids)) as advance:
             checked = check_samples(d, wanted, cache_folder() / "checked", advance)
         for warning in checked.warnings:
-            sys.stderr.write(f"warning: {warning}\n")
+            print_warning(str(warning))
         digests.append(checked.digests)
     return digests
 
@@ -127,13 +139,15 @@ def _images(data: Dataset) -> list[Path]:
 
 def _warn(data: Dataset, setting: Setting) -> None:
     """Say what looks wrong; raise ``UserError`` for what cannot work."""
-    for level, text in lint_setting(setting, data.record):
-        if level == "error":
-            raise UserError(text)
-        if level == "warning":
-            sys.stderr.write(f"warning: {text}\n")
+    found = lint_setting(setting, data.record)
+    errors = [text for level, text in found if level == "error"]
+    if errors:
+        raise UserError(
+            f"{data.record.key} cannot be scored so:\n  " + "\n  ".join(errors) if errors[1:] else errors[0]
+        )
+    print_warnings(found)
     if len(data.ids) != data.planned:
-        sys.stderr.write(f"warning: {data.record.key} has {len(data.ids)} images here, {data.planned} are expected\n")
+        print_warning(f"{data.record.key} has {len(data.ids)} images here, {data.planned} are expected")
 
 
 def _work(lanes: list[Lane], plans: list[Plan], wanted: tuple[str, ...], workers: int, fresh: bool) -> None:
@@ -205,6 +219,8 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
         print_line(f"refined by {guide['name']} {guide['sha256'][:17]}, {options}")
     elif report["refine"] == "pamr":
         print_line("refined by PAMR")
+    for reason in dict.fromkeys(filter(None, (why_no_interval(r["units"]) for r in reports))):
+        print_line(reason)
     if len(runs) > 1:
         print_line("one pass over the images for all: encoding them, done once, is in the seconds of each")
     for run in runs:
@@ -214,7 +230,8 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
 
 
 def _row(report: dict[str, Any]) -> tuple[str, ...]:
-    partial = f"{report['images']} of {report['planned']} (partial)"
+    images = images_and_units(report["images"], report["units"])
+    partial = f"{images} of {report['planned']} (partial)"
     return (
         report["method"],
         f"{report['dataset']} {report['split']}",
@@ -222,7 +239,7 @@ def _row(report: dict[str, Any]) -> tuple[str, ...]:
         with_interval(report["miou"], report["interval"]),
         with_interval(report["aacc"], None),
         with_interval(report["macc"], None),
-        f"{report['images']}" if report["complete"] else partial,
+        images if report["complete"] else partial,
         f"{1 / report['seconds_per_image']:.1f}",
         megabytes(report["peak_bytes"]),
     )

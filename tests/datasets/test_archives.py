@@ -370,7 +370,7 @@ def test_a_disk_that_becomes_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             raise OSError(errno.ENOSPC, "No space left on device")
 
     archive = pack(tmp_path / "x.zip")
-    monkeypatch.setattr("ovss.datasets.atomic.os.fdopen", Full)
+    monkeypatch.setattr("ovss.datasets.writing.os.fdopen", Full)
     with pytest.raises(DataError, match=r"No space left on device\)\. Make room"):
         extract(archive, tmp_path / "out")
     monkeypatch.undo()

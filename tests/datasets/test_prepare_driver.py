@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from ovss.datasets import DataError
-from ovss.datasets.atomic import _host
 from ovss.datasets.prepare import RECIPES, Job, find_recipe
+from ovss.datasets.writing import _host
 
 THRESHOLD = {"labels": "masks", "threshold": 127}
 
@@ -228,5 +228,5 @@ def test_a_prepared_folder_may_be_read_only(home: Path, output: Path, monkeypatc
     def fails(*arguments: object) -> None:
         raise OSError(errno.EROFS, "read-only")
 
-    monkeypatch.setattr("ovss.datasets.atomic.os.open", fails)
+    monkeypatch.setattr("ovss.datasets.writing.os.open", fails)
     assert prepare(home, output) == [(4, 4)]

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from ovss.datasets import atomic as of_datasets
+from ovss.datasets import writing as of_datasets
 from ovss.methods import UserError
 from ovss.methods import files as of_methods
 

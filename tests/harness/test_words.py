@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from open_clip.tokenizer import SimpleTokenizer
 
 import ovss.harness.words as words
 from ovss.datasets import DatasetRecord, find_record
@@ -29,7 +30,7 @@ def setting(name: str, form: str = "synonyms", **fields: Any) -> Setting:
 def shipped(key: str, name: str, **fields: Any) -> Setting:
     """A list as its project reads it."""
     form = SOURCES[f"{key}.{name}.txt"]["form"]
-    return setting(name, form, **{"synonym_separator": "" if name == "detectron2" else ", ", **fields})
+    return setting(name, form, **{"synonym_separator": "" if name in ("detectron2", "tcl") else ", ", **fields})
 
 
 def findings(found: Setting, key: str) -> list[str]:
@@ -60,7 +61,8 @@ def test_every_list_speaks_for_the_classes_of_its_data_set(key: str, name: str, 
     assert vocabulary.classes == (*found.classes, *([OUTSIDE] if outside else []))
     assert set(vocabulary.query_to_class) == set(range(len(vocabulary.classes)))
     assert vocabulary.background == (len(found.classes) if outside else found.background)
-    assert all(query == query.strip() and ";" not in query for query in vocabulary.queries)
+    assert not any(";" in query for query in vocabulary.queries)
+    assert [query for query in vocabulary.queries if query != query.strip()] == (["bed "] if name == "tcl" else [])
     assert name in list_words(key) and name in list_words(f"{key}@elsewhere")
 
 
@@ -75,6 +77,35 @@ def test_repair_leaves_nothing_to_find_and_changes_no_clean_list(key: str, name:
         assert texts[0] != texts[1]
         assert after == []
     assert all(texts[1])
+
+
+def test_words_of_groupvit_segclip_and_tcl() -> None:
+    """What differs from the data sets' own names, class by class."""
+    expected = {
+        ("groupvit", "voc21"): {"diningtable": "table", "pottedplant": "plant", "tvmonitor": "monitor"},
+        ("groupvit", "context60"): {"aeroplane": "airplane", "pottedplant": "plant", "tvmonitor": "monitor"},
+        ("groupvit", "coco_object"): {},
+        ("tcl-original", "ade20k"): {"bed": "bed "},
+        **{("tcl-original", key): {} for key in ("voc21", "voc20", "context60", "context59", "coco_object")},
+        ("clip-diy", "voc21"): {"pottedplant": "potted plant", "tvmonitor": "tv/monitor"},
+        ("clip-diy", "coco_object"): {},
+    }
+    expected |= {("segclip", key): found for (name, key), found in expected.items() if name == "groupvit"}
+    for (name, key), differences in expected.items():
+        found = find_record(key)
+        vocabulary = vocabulary_for(load_protocol(name).setting(key), found)
+        words_of = {found.classes[k]: q for k, q in zip(vocabulary.query_to_class, vocabulary.queries, strict=True)}
+        assert {k: q for k, q in words_of.items() if k != q} == differences, (name, key)
+        assert set(found.classes) - set(words_of) <= {"background"}
+
+
+def test_the_blank_behind_bed_reaches_the_tokens() -> None:
+    """In 'a photo of beds.' the word is another one than in 'a photo of bed s.'; elsewhere blanks do not matter."""
+    found = vocabulary_for(load_protocol("tcl-original").setting("ade20k"), find_record("ade20k"))
+    prompts = [template.format(found.queries[7]) for template in found.templates]
+    plain = [template.format("bed") for template in found.templates]
+    tokens, usual = SimpleTokenizer()(prompts), SimpleTokenizer()(plain)
+    assert [a for a, b, c in zip(plain, tokens, usual, strict=True) if not b.equal(c)] == ["a photo of beds."]
 
 
 # --- known defects --------------------------------------------------------------------------------------------------

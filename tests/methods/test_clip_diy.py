@@ -248,7 +248,8 @@ def test_protocol_and_default_backbone() -> None:
     protocol = load_protocol("clip-diy")
     for key in ("voc21", "coco_object", "coco_object@instances"):
         setting = protocol.setting(key)
-        assert (setting.short_side_px, setting.window_px, setting.vocabulary) == (0, 0, "official")
+        assert (setting.short_side_px, setting.window_px, setting.upsample) == (0, 0, "labels")
+        assert setting.vocabulary == ("clip_diy" if key == "voc21" else "official")
         assert load_templates(setting.templates) == (TEMPLATE,)
         assert setting.options_for("clip-diy") == {}
     name, _, tag = CLIPDIY.info.backbone.partition("/")

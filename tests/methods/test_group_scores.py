@@ -52,23 +52,36 @@ class Toy(GroupSegmenter):
 
 
 def test_five_queries_pass() -> None:
-    """Cosines with the window 0.6, 0.5, ..., 0: queries 5 and 6 get nothing, whatever the groups say."""
+    """Cosines with the window 0.6, 0.5, ..., 0: queries 5 and 6 get nothing, the others what each group says."""
     image, scale = torch.tensor([1.0, 0.0]), 2.0
     cosines = [0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
     text = torch.tensor([[c, math.sqrt(1 - c * c)] for c in cosines])
     tokens = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    whole = [math.exp(2 * c) for c in cosines[:5]]
     for row, group in zip(class_products(tokens, image, text, scale), tokens, strict=True):
         each = [math.exp(2 * float(t @ group)) for t in text]
-        wanted = [w / sum(whole) * e / sum(each) for w, e in zip(whole, each[:5], strict=True)] + [0.0, 0.0]
+        wanted = [e / sum(each[:5]) * e / sum(each) for e in each[:5]] + [0.0, 0.0]
         assert row.tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_window_only_chooses() -> None:
+    """Groups that differ keep their own best among the five; the window's first would be query 0 for two of them."""
+    generator = torch.Generator().manual_seed(0)
+    text, tokens = (F.normalize(torch.randn(n, 16, generator=generator), dim=-1) for n in (7, 3))
+    image = F.normalize(tokens.mean(dim=0), dim=-1)
+    products = class_products(tokens, image, text, 10.0)
+    assert products.argmax(dim=1).tolist() == [0, 5, 4]
+    assert (products == 0).sum(dim=1).tolist() == [2, 2, 2]
+    # how near the window is to each of the five does not matter, as long as they stay the five
+    first = text[products[0] > 0]
+    nearer = F.normalize(image + 1e-3 * first[0], dim=-1)
+    assert torch.equal(class_products(tokens, nearer, text, 10.0), products)
 
 
 def test_fewer_than_five_queries() -> None:
     unit = F.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     assert torch.equal(class_products(unit[:3], unit[3], unit[:1], 50.0), torch.ones(3, 1))
     products = class_products(unit[:3], unit[3], unit[:2], 50.0)
-    assert torch.allclose(products, (50 * unit[3] @ unit[:2].T).softmax(0) * (50 * unit[:3] @ unit[:2].T).softmax(1))
+    assert torch.allclose(products, (50 * unit[:3] @ unit[:2].T).softmax(1) ** 2)
 
 
 def test_background_rule() -> None:

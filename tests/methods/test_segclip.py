@@ -108,9 +108,11 @@ class Formulas:
 def scores_of(unit: Tensor, image: Tensor, soft: Tensor, text: Tensor, scale: float, size: tuple[int, int]) -> Tensor:
     """The head, by hand: ``(Q, H, W)``."""
     keep = sorted(range(len(text)), key=lambda q: -float(image @ text[q]))[:5]
-    weight = {q: math.exp(scale * float(image @ text[q])) for q in keep}
-    p1 = torch.tensor([weight.get(q, 0.0) / sum(weight.values()) for q in range(len(text))])
-    products = (scale * unit @ text.T).softmax(dim=1) * p1
+    weight = [[math.exp(scale * float(row @ text[q])) for q in range(len(text))] for row in unit]
+    p1 = [[w if q in keep else 0.0 for q, w in enumerate(row)] for row in weight]
+    products = torch.tensor(
+        [[a * b / sum(x) / sum(y) for a, b in zip(x, y, strict=True)] for x, y in zip(weight, p1, strict=True)]
+    )
     owner = F.interpolate(soft[None], size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
     return products[owner.flatten()].T.unflatten(1, size)
 
