@@ -128,8 +128,8 @@ def _markdown_column(rows: list[Any]) -> list[str]:
 
 
 def _images(row: Any) -> str:
-    """``300 images``, or ``23 images (2 units)`` where some depend on each other."""
-    return f"{row.images} images ({row.units} unit{'' if row.units == 1 else 's'})"
+    """``23 images, 2 units``."""
+    return f"{row.images} images, {row.units} unit{'' if row.units == 1 else 's'}"
 
 
 def _table(heading: str, rows: list[Any]) -> list[str]:

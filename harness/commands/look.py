@@ -139,7 +139,7 @@ def show_command(name: str, results: Path, as_json: bool) -> None:
         ("mIoU [95 %]", with_interval(metrics["miou"], metrics["interval"])),
         ("classes averaged", metrics["classes_averaged"]),
         ("images", f"{manifest.images} of {manifest.planned}"),
-        ("units of the interval", " ".join(filter(None, [str(units), why_no_interval(units)]))),
+        ("units of the interval", "; ".join(filter(None, [str(units), why_no_interval(units)]))),
         ("protocol", f"{manifest.protocol['name']} {manifest.protocol['hash'][:16]}"),
         ("vocabulary", manifest.vocabulary_hash[:16]),
         *([("changed by hand", changed)] if changed else []),

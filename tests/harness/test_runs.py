@@ -522,8 +522,8 @@ def test_summary_by_hand() -> None:
     first, second = (100 * 6 / 10 + 100 * 2 / 5) / 2, 100 * 1 / 8
     assert found["miou_per_image"] == pytest.approx((first + second) / 2)
     assert found["miou_without_background"] is None and found["boundary_iou"] is None
-    assert found["images"] == 2 and found["complete"] is True
-    assert found["interval"][0] <= found["miou"] <= found["interval"][1]
+    assert found["images"] == 2 and found["units"] == 2 and found["complete"] is True
+    assert found["interval"] is None  # two units are too few
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -531,16 +531,27 @@ def test_averaging_over_labelled_classes() -> None:
     found = small_result(averaging="labelled").summary()
     assert found["miou"] == pytest.approx((600 / 14 + 300 / 13) / 2)
     assert found["classes_averaged"] == 2
-    low, high = found["interval"]
-    assert low == pytest.approx((100 * 6 / 10 + 100 * 2 / 5) / 2 if low > 20 else 100 / 8)  # an image drawn twice
-    assert high > small_result().summary()["interval"][1]
+
+
+def test_interval_over_units() -> None:
+    """Each image ten times: twenty units, or ten if twins are one; fewer have no interval."""
+    tenfold = Counts(*(np.tile(a, (10, 1)) for a in vars(small_result().counts).values()))
+    fields: dict[str, Any] = {"ids": tuple(map(str, range(20))), "counts": tenfold, "planned": 20}
+    single, paired, few = (small_result(**fields, clusters=np.arange(20) % k) for k in (20, 10, 9))
+    assert single.miou == paired.miou == few.miou == pytest.approx(small_result().miou)
+    for result, units in ((single, 20), (paired, 10)):
+        found = result.summary()
+        assert found["units"] == units and found["interval"][0] <= found["miou"] <= found["interval"][1]
+    assert paired.interval.low < paired.interval.high  # clusters of two unlike images
+    assert few.summary()["units"] == 9 and few.summary()["interval"] is None
 
 
 def test_background_partial_and_single_images() -> None:
     found = small_result(background=0, planned=5).summary()
     assert found["miou_without_background"] == pytest.approx((300 / 13 + 0) / 2)
     assert found["miou"] == small_result().summary()["miou"] and found["complete"] is False
-    assert small_result(clusters=np.array([0, 0])).summary()["interval"] is None  # one drive is one unit
+    drive = small_result(clusters=np.array([0, 0])).summary()
+    assert drive["images"] == 2 and drive["units"] == 1 and drive["interval"] is None  # one drive is one unit
 
 
 def test_nothing_labelled() -> None:
@@ -604,15 +615,15 @@ def test_partial_results_are_marked_and_kept_apart(tmp_path: Path) -> None:
     frame, markdown = leaderboard(tmp_path)
     assert dict(zip(frame["method"], frame["complete"], strict=True)) == {"whole": True, "also": True, "part": False}
     assert "partial" not in table_of(markdown, "whole") and table_of(markdown, "whole") == table_of(markdown, "also")
-    assert "4 images **(partial)**" in table_of(markdown, "part")
+    assert "4 images, 4 units **(partial)**" in table_of(markdown, "part")
     assert markdown.count("(partial)") == 2  # in the overview and above the table
-    assert "partial (4 images)" in (tmp_path / "LEADERBOARD.tex").read_text()
+    assert "partial (4 images, 4 units)" in (tmp_path / "LEADERBOARD.tex").read_text()
 
 
 def test_exports_agree(tmp_path: Path, ids: tuple[str, ...]) -> None:
     for name in ("one", "two"):
         run, pipeline = start(tmp_path, name=name)
-        work(run, pipeline, ids[:6])
+        work(run, pipeline, ids[:12])
     frame, markdown = leaderboard(tmp_path)
     csv = pd.read_csv(tmp_path / "LEADERBOARD.csv")
     rows = json.loads((tmp_path / "LEADERBOARD.json").read_text())
@@ -620,6 +631,7 @@ def test_exports_agree(tmp_path: Path, ids: tuple[str, ...]) -> None:
     for row in (frame.iloc[0], csv.iloc[0], rows[0]):
         assert row["miou"] == pytest.approx(metrics["miou"], abs=1e-6)
         assert [row["low"], row["high"]] == pytest.approx(metrics["interval"], abs=1e-6)
+        assert row["units"] == metrics["units"] == 12
     assert list(csv.columns) == list(frame.columns) == list(rows[0])
     assert list(csv["run"]) == list(frame["run"]) == [r["run"] for r in rows]
     shown = f"{metrics['miou']:.2f} [{metrics['interval'][0]:.2f}, {metrics['interval'][1]:.2f}]"
