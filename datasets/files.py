@@ -48,6 +48,7 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 """What Pillow raises for files that are absent, damaged or made to break it."""
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "jpeg2000", "lerc")
 _header, _large = threading.Lock(), threading.Lock()
 
 
@@ -90,6 +91,36 @@ def opened_image(content: bytes) -> Iterator[Image.Image]:
             return
         with _large:
             yield image
+
+
+def lossy_form(content: bytes) -> str:
+    """Name of the lossy compression that a picture file has, whatever its suffix; "" if it has none."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "WebP" if b"VP8 " in _webp_chunks(content) else ""
+    if content[4:12] == b"ftypavif" or content[4:12] == b"ftypavis":
+        return "AVIF"
+    if content.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
+        return "JPEG 2000"  # with or without loss: its header does not tell
+    return _tiff_form(content) if content[:4] in (b"II*\0", b"MM\0*") else ""
+
+
+def _webp_chunks(content: bytes) -> set[bytes]:
+    """Names of the chunks of a WebP file, those inside the frames of an animation included."""
+    names, at = set(), 12
+    while at + 8 <= len(content):
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        names.add(name)
+        at += 24 if name == b"ANMF" else 8 + size + size % 2  # a frame holds chunks after 16 bytes of its own
+    return names
+
+
+def _tiff_form(content: bytes) -> str:
+    """A TIFF may hold JPEG or WebP data."""
+    with opened_image(content) as image:
+        compression = str(image.info.get("compression", ""))
+    return f"TIFF with {compression}" if compression in _LOSSY_TIFF else ""
 
 
 def _too_large(size: str) -> RefusedError:
