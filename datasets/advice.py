@@ -20,7 +20,7 @@ def census_problems(dataset: Dataset, census: Census) -> list[Problem]:
         return []
     record = dataset.record
     what = (
-        f"none of the {census.labels} labels holds a scored pixel: every pixel has the value {record.ignore_index}, "
+        f"{empty} of {census.labels} labels hold no scored pixel: every pixel has the value {record.ignore_index}, "
         "which is ignored" + (f", or lies below first_label = {record.first_label}" if record.first_label else "")
     )
     fix = "Check ignore_index, first_label and label_map of the data set, and that this is the right label folder"
@@ -76,7 +76,7 @@ def _absent(dataset: Dataset, census: Census) -> Problem | None:
     """Classes that never occur, with the likeliest reason; a part of the labels cannot tell."""
     if not census.absent or len(census.absent) == len(census.classes) or census.labels < census.listed:
         return None
-    what = f"{len(census.absent)} of {len(census.classes)} classes are in no label: {_named(census.absent)}"
+    what = f"no label holds {_named(census.absent)} ({len(census.absent)} of {len(census.classes)} classes)"
     if census.ignored:
         what += f"; {census.ignored_share:.1%} of the pixels are ignored (value {dataset.record.ignore_index})"
     return Problem(_label_folder(dataset), what, _reason(dataset.record, census))

@@ -10,7 +10,11 @@ _SHOWN = 20
 
 def shown(path: Path | str) -> str:
     """A path as it can be printed everywhere: bytes that are no UTF-8 and control characters are escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def printable(text: str) -> str:
+    """Text of others for a terminal: what is no printable character is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -23,7 +27,7 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{shown(self.file)}: {self.what}. {self.fix}"
+        return f"{shown(self.file)}: {printable(self.what)}. {self.fix}"
 
 
 class DataError(Exception):

@@ -9,9 +9,10 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded, in pixels (13 377 squared): the bound at which Pillow suspects a decompression bomb.
@@ -20,6 +21,8 @@ MAX_PICTURE_BYTES = 1 << 30
 """Largest file of an image or label that is read."""
 MAX_TEXT_BYTES = 64 << 20
 """Largest list, table or TOML file that is read."""
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
+"""What is decoded; Pillow would hand some others to programs of the machine."""
 LARGE_PIXELS = 16_000_000
 """Pictures with more pixels are decoded one at a time, however many threads read."""
 
@@ -79,7 +82,10 @@ def opened_image(content: bytes) -> Iterator[Image.Image]:
     with _header, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large pictures below our bound, and of odd but harmless headers
         try:
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=_formats())
+        except UnidentifiedImageError as error:
+            what = f"the file cannot be decoded (it begins as none of {', '.join(FORMATS)})"
+            raise RefusedError(what, "Copy or download it again, or save it as PNG") from error
         except Image.DecompressionBombError as error:
             raise _too_large("more than twice what Pillow allows") from error
     with image:
@@ -121,6 +127,13 @@ def _tiff_form(content: bytes) -> str:
     with opened_image(content) as image:
         compression = str(image.info.get("compression", ""))
     return f"TIFF with {compression}" if compression in _LOSSY_TIFF else ""
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow has; it fails on the name of another."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _too_large(size: str) -> RefusedError:

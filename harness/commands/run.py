@@ -5,6 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...datasets import Dataset, check_samples
 from ...methods import UserError, find_method
 from ...methods.backbone import TINY_CLIP
@@ -125,7 +127,7 @@ def _warn(data: Dataset, setting: Setting) -> None:
             raise UserError(text)
         if level == "warning":
             sys.stderr.write(f"warning: {text}\n")
-    if len(data.ids) != data.planned:
+    if data.record.expected_images and len(data.ids) != data.planned:
         sys.stderr.write(f"warning: {data.record.key} has {len(data.ids)} images here, {data.planned} are expected\n")
 
 
@@ -193,10 +195,19 @@ def _report(run: Run, data: Dataset, wanted: tuple[str, ...]) -> dict[str, Any]:
         "precision": manifest["setting"]["precision"],
         "device": manifest["environment"]["device"],
         "code_version": manifest["code_version"],
-        "note": manifest["note"],
+        "note": "; ".join(filter(None, [manifest["note"], _one_class(result)])),
         "shared_with": manifest["shared_with"],
         "run_dir": str(run.folder),
     }
+
+
+def _one_class(result: EvalResult) -> str:
+    """The note without which 100 % would mislead."""
+    labelled = np.flatnonzero(result.counts.gt.sum(axis=0))
+    if len(labelled) != 1:
+        return ""
+    name = result.record.classes[labelled[0]]
+    return f"all scored pixels of {result.record.key} are of one class ({name}): painting everything so scores 100"
 
 
 def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path | None) -> None:
