@@ -48,7 +48,13 @@ def open_dataset(name: str, data_root: Path | None = None) -> Dataset:
     """
     if name.endswith(".toml"):
         path = Path(name)
-        dataset = FolderDataset(read_record(path), data_root or path.parent)
+        record = read_record(path)
+        if record.key.partition("@")[0] in dataset_keys():
+            raise DataError(
+                f"data set file {path} has the key {record.key!r}, which is that of a catalogued data set: results of "
+                f'both would stand in one column.  Choose another, for example key = "my_{record.key}"'
+            )
+        dataset = FolderDataset(record, data_root or path.parent)
         dataset.require_folders()
         return dataset
     key, _, split = name.partition(":")

@@ -122,7 +122,7 @@ def _row(run: Finished) -> dict[str, Any]:
         "images_sha256": manifest.images_sha256,
         "dataset_hash": manifest.dataset["hash"],
         "finished": manifest.finished,
-        "note": manifest.note,
+        "note": "; ".join(filter(None, [manifest.note, result.note])),
         "run": run.name,
     }
 

@@ -67,7 +67,7 @@ class RunSpec(BaseModel):
 class Plan(BaseModel):
     """A run's identity and its images.
 
-    ``digests`` says for each of ``ids`` which image and label were meant (``Sample.digest``); it is empty for
+    ``planned`` is how many images the data set should have.  ``digests`` says for each of ``ids`` which image and label were meant (``Sample.digest``); it is empty for
     procedural data, whose content is decided by the code.  ``note`` is to be printed beside every number;
     ``described`` are fields of the method's ``MethodInfo``, as it was built.
     """
@@ -79,6 +79,7 @@ class Plan(BaseModel):
     identity: dict[str, Any]
     record: DatasetRecord
     ids: tuple[str, ...]
+    planned: int
     digests: tuple[str, ...] = ()
     note: str = ""
     described: dict[str, Any] = Field(default_factory=dict)
@@ -99,11 +100,6 @@ class Plan(BaseModel):
     def setting(self) -> Setting:
         """The protocol's values for the data set."""
         return self.spec.protocol.setting(self.record.key)
-
-    @property
-    def planned(self) -> int:
-        """How many images the data set should have, as ``Dataset.planned``."""
-        return self.record.expected_images or len(self.ids)
 
     @cached_property
     def content(self) -> dict[str, str]:
@@ -184,5 +180,12 @@ def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset, digests: Mapping
     note = "; ".join(filter(None, ["" if pipeline.method.note else data.note, pipeline.note]))
     described = {k: getattr(pipeline.method.described, k) for k in DESCRIBED}
     return Plan(
-        spec=spec, identity=identity, record=data.record, ids=ids, digests=content, note=note, described=described
+        spec=spec,
+        identity=identity,
+        record=data.record,
+        ids=ids,
+        planned=data.planned,
+        digests=content,
+        note=note,
+        described=described,
     )

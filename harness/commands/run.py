@@ -146,7 +146,7 @@ def _warn(data: Dataset, setting: Setting) -> None:
             f"{data.record.key} cannot be scored so:\n  " + "\n  ".join(errors) if errors[1:] else errors[0]
         )
     print_warnings(found)
-    if len(data.ids) != data.planned:
+    if data.record.expected_images and len(data.ids) != data.planned:
         print_warning(f"{data.record.key} has {len(data.ids)} images here, {data.planned} are expected")
 
 
@@ -198,7 +198,7 @@ def _report(run: Run, wanted: tuple[str, ...]) -> dict[str, Any]:
         "precision": manifest.setting["precision"],
         "device": manifest.environment["device"],
         "code_version": manifest.code_version,
-        "note": manifest.note,
+        "note": "; ".join(filter(None, [manifest.note, result.note])),
         "shared_with": manifest.shared_with,
         "run_dir": str(run.folder),
     }
