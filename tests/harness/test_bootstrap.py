@@ -287,3 +287,16 @@ def test_groups_do_not_depend_on_the_order_of_runs() -> None:
     scores = {name: float(miou(run.total())) for name, run in runs.items()}
     by_score = [groups[name] for name in sorted(runs, key=lambda name: -scores[name])]
     assert by_score == sorted(by_score) and by_score[0] == 1 and by_score[-1] > 1
+
+
+def test_delta_error_of_two_images_by_hand() -> None:
+    counts = Counts(np.array([[2], [6]]), np.array([[10], [10]]), np.array([[2], [6]]))
+    assert delta_standard_error(counts) == pytest.approx(np.std([0.2, 0.6], ddof=1) / np.sqrt(2))
+
+
+def test_replicates_without_a_valid_pixel_are_left_out() -> None:
+    """Eleven images of twelve are ignored as a whole, and a third of the replicates draw these alone."""
+    tp, gt = np.zeros((12, 1), np.int64), np.zeros((12, 1), np.int64)
+    tp[5], gt[5] = 3, 4
+    found = miou_interval(Counts(tp, gt, tp))
+    assert found is not None and (found.low, found.high) == (0.75, 0.75)
