@@ -1,11 +1,12 @@
 """Bootstrap: intervals, p values and groups on made-up data whose truth is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from ovss.harness.bootstrap import (
-    Difference,
     _holm,
     cluster_counts,
     delta_standard_error,
@@ -263,12 +264,12 @@ def test_groups_follow_holm(
 ) -> None:
     """Runs a > b > c > d by mIoU, and made-up p values against a; nobody else differs from anybody."""
 
-    def compared(best: Counts, other: Counts, *rest: object) -> Difference:
+    def compared(best: Counts, other: Counts, *rest: object) -> SimpleNamespace:
         pair = {name for name, run in runs.items() if run is best or run is other}
-        return Difference(0.1, None, p_values[max(pair)] if "a" in pair else 1.0)
+        return SimpleNamespace(p_value=p_values[max(pair)] if "a" in pair else 1.0)
 
-    whole = np.array([[10, 10]])
-    runs = {name: Counts(np.array([[tp, 10]]), whole, whole) for name, tp in zip("abcd", (9, 8, 7, 6), strict=True)}
+    whole = np.full((12, 1), 10)
+    runs = {name: Counts(np.full((12, 1), tp), whole, whole) for name, tp in zip("abcd", (9, 8, 7, 6), strict=True)}
     monkeypatch.setattr("ovss.harness.bootstrap.paired_difference", compared)
     assert indistinct_groups(runs) == groups
 
