@@ -1,6 +1,6 @@
 """Guides in the pipeline: what reaches a guide, what it gives back, and what that does to classes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,14 @@ def test_queries_of_a_class_are_left_out() -> None:
     assert left.query_to_class == (0, 2) and torch.equal(left.scores, scores[:, [1, 2]])
     only = field_of(scores, (8, 8), (1, 1, 1, 1))
     assert without_class(only, 1) is only
+
+
+@pytest.mark.parametrize(("unwanted", "level"), [(0, [0.1, 0.2, 0.3]), (2, [0.1, 0.2])])
+def test_image_level_scores_stay_with_their_classes(unwanted: int, level: list[float]) -> None:
+    """They are counted by class, not by query: without the highest class there is one less."""
+    rated = replace(field_of(torch.rand(1, 3, 2, 2), (8, 8), (2, 0, 1)), class_scores=torch.tensor([0.1, 0.2, 0.3]))
+    left = without_class(rated, unwanted)
+    assert left.class_scores is not None and left.class_scores.tolist() == pytest.approx(level)
 
 
 def test_the_guide_sees_the_image_at_its_own_size_and_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
