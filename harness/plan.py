@@ -67,9 +67,9 @@ class RunSpec(BaseModel):
 class Plan(BaseModel):
     """A run's identity and its images.
 
-    ``planned`` is how many images the data set should have.  ``digests`` says for each of ``ids`` which image and label were meant (``Sample.digest``); it is empty for
-    procedural data, whose content is decided by the code.  ``note`` is to be printed beside every number;
-    ``described`` are fields of the method's ``MethodInfo``, as it was built.
+    ``planned`` is how many images the data set should have.  ``digests`` says for each of ``ids`` which image and label
+    were meant (``Sample.digest``); it is empty for procedural data, whose content is decided by the code.  ``note`` is
+    to be printed beside every number; ``described`` are fields of the method's ``MethodInfo``, as it was built.
     """
 
     model_config = ConfigDict(extra="forbid")

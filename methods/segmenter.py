@@ -81,7 +81,8 @@ class Segmenter(ABC):
     def encode_windows(self, windows: Tensor) -> Any:
         """What of ``score_windows`` does not depend on the vocabulary.  Optional, together with ``score_features``.
 
-        A method that has both is run once for several vocabularies.  What is passed between them is its own affair.
+        A method that has both is run once for several vocabularies.  What is passed between them is a record of its
+        own, with a field for each thing.
         """
         raise NotImplementedError
 
