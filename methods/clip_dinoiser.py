@@ -93,6 +93,7 @@ class CLIPDINOiser(DenseClip):
         self._check_options()
         needs_heads = self.pooling == "trained" or background == "head_delta"
         self.heads = self._load_heads(heads) if needs_heads else None
+        self._released = heads is None
         self.dino = self._load_dino(dino) if self.pooling.startswith("dino_") else None
         self.found = self._load_found(found) if background.startswith("found") else None
 
@@ -152,12 +153,16 @@ class CLIPDINOiser(DenseClip):
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Segmenter.described``: without heads nothing was trained, and the embedded ones saw scenes only."""
+        """See ``Segmenter.described``: without heads nothing was trained, and the embedded ones saw scenes only.
+
+        The reported values are those of the released heads (the catalogue's, not a file that was named).
+        """
         if self.heads is None:
             return replace(self.info, training_free=True, trained_on=DINOPool.info.trained_on, published=None)
         if self.backbone.name == TINY_CLIP:
             return replace(self.info, trained_on="two convolutions on scenes of `shapes` without labels")
-        return self.info
+        constants = (self.pooling, self.gamma, self.delta, self.layer) == ("trained", 0.2, 0.99, -3)
+        return self.info if constants and self._released else replace(self.info, published=None)
 
     @property
     def activated(self) -> bool:

@@ -56,7 +56,7 @@ class GroupViT(GroupSegmenter):
         training_free=False,
         trained_on="image-text pairs of CC3M, CC12M and YFCC14M (or RedCaps12M), without masks",
         backbone="",
-        published="GroupViT (trained)",
+        published="GroupViT",
         offline=False,
     )
 
