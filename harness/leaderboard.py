@@ -69,7 +69,7 @@ def _row(run: Run) -> dict[str, Any]:
         "method": _label(run),
         "training_free": described["training_free"],
         "trained_on": described["trained_on"],
-        "licences": "; ".join(f"{k}: {v}" for k, v in _licences(run.plan().spec.method, setting).items()),
+        "licences": "; ".join(f"{k}: {v}" for k, v in _licences(described, setting).items()),
         "dataset": manifest["dataset"]["key"],
         "split": manifest["dataset"]["split"],
         "protocol": manifest["protocol"]["name"],
@@ -141,8 +141,9 @@ def _published_refinement(setting: dict[str, Any]) -> str | None:
     return _PUBLISHED_REFINEMENT.get(setting["refine"])
 
 
-def _licences(method: str, setting: dict[str, Any]) -> dict[str, str]:
-    return licences(method) | licences(setting["refine"])
+def _licences(described: dict[str, Any], setting: dict[str, Any]) -> dict[str, str]:
+    """Those of what the run loaded; a guide's name stands for one checkpoint."""
+    return described.get("licences", {}) | licences(setting["refine"])
 
 
 @cache

@@ -25,17 +25,18 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..datasets import Dataset
+from ..datasets.catalog import label_of
 from ..methods import Segmenter, UserError, create_method
 from ..methods.files import store
+from ..methods.segmenter import describe
 from . import parts
 from .mmseg_config import open_any
 from .pipeline import STAGES, Pipeline, check_sharing
 from .protocol import Protocol, Setting
-from .provenance import code_version, environment, foreign_hash, source_hash
+from .provenance import code_version, environment, foreign_hash, plugin_version, source_hash
 from .result import EvalResult
 
 PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
-DESCRIBED = ("title", "training_free", "trained_on", "published")
 
 
 class RunSpec(BaseModel):
@@ -99,7 +100,7 @@ class Plan(BaseModel):
         """Folder name: readable, and unique by hash."""
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         method = self.spec.method.replace(":", ".").replace("/", ".")
-        dataset = self.identity["dataset"]["key"]
+        dataset = label_of(self.identity["dataset"]["key"], self.identity["dataset"]["split"])
         return f"{dataset}-{method}-{self.spec.protocol.name.rstrip('*')}-{digest[:10]}"
 
 
@@ -145,7 +146,7 @@ def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset) -> Plan:
     if pipeline.guide is not None:
         identity["guide"] = pipeline.guide.provenance
     note = "; ".join(filter(None, ["" if pipeline.method.note else data.note, pipeline.note]))
-    described = {k: getattr(pipeline.method.described, k) for k in DESCRIBED}
+    described = describe(pipeline.method) | {"plugin": plugin_version(type(pipeline.method))}
     return Plan(spec=spec, identity=identity, ids=ids, note=note, described=described)
 
 
@@ -232,7 +233,7 @@ class Run:
             "described": plan.described,
             "title": data.record.title,
             **plan.identity,
-            "code_version": code_version(),
+            "code_version": " ".join(filter(None, [code_version(), plan.described.get("plugin")])),
             "environment": environment(plan.spec.device),
             "workers": workers,
             "shared_with": list(shared_with),

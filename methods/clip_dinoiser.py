@@ -157,6 +157,8 @@ class CLIPDINOiser(DenseClip):
             return replace(self.info, training_free=True, trained_on=DINOPool.info.trained_on, published=None)
         if self.backbone.name == TINY_CLIP:
             return replace(self.info, trained_on="two convolutions on scenes of `shapes` without labels")
+        if any(weights.name == "clip-dinoiser-heads-voc" for weights in self.loaded):
+            return replace(self.info, trained_on=self.info.trained_on.replace("1000 ImageNet", "PASCAL VOC"))
         return self.info
 
     @property

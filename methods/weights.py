@@ -213,7 +213,7 @@ OWN_FILE = "unknown: a file of your own"
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """Weights that something asked for: by name, or a file of the user's that stands for a catalogued checkpoint."""
+    """Weights that something loaded: a catalogued checkpoint, or a file of the user's that nothing identifies."""
 
     name: str
     licence: str
@@ -235,9 +235,19 @@ def recorded() -> Iterator[list[LoadedWeights]]:
 
 
 def _record(entry: WeightEntry, path: Path, catalogued: bool) -> None:
+    if catalogued:
+        _add(LoadedWeights(entry.name, entry.licence, catalogued=True))
+    else:
+        record_own(path)
+
+
+def record_own(path: Path) -> None:
+    """Say that a file of the user's is loaded, for those who do not ask ``find_weights`` about it."""
+    _add(LoadedWeights(f"file {path.name}", OWN_FILE, catalogued=False))
+
+
+def _add(loaded: LoadedWeights) -> None:
     found = _recording.get()
-    name = entry.name if catalogued else f"{path.name} (for {entry.name})"
-    loaded = LoadedWeights(name, entry.licence if catalogued else OWN_FILE, catalogued)
     if found is not None and loaded not in found:
         found.append(loaded)
 

@@ -182,6 +182,8 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
     value = {
         "first": runs[0].folder.name,
         "second": runs[1].folder.name,
+        "dataset": plans[0].identity["dataset"]["key"],
+        "split": plans[0].identity["dataset"]["split"],
         "images": len(common),
         "same_protocol": same,
         "difference": 100 * found.estimate,
