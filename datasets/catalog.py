@@ -38,6 +38,16 @@ def find_record(key: str) -> DatasetRecord:
     return read_record(_RECORDS / f"{key}.toml")
 
 
+def label_of(key: str, split: str) -> str:
+    """Key of a data set for names of files, with the split if it is not the one that the key alone stands for.
+
+    >>> label_of("shapes", "test"), label_of("shapes", "val")
+    ('shapes', 'shapes-val')
+    """
+    usual = find_record(key).split if key in dataset_keys() else split
+    return key if split == usual else f"{key}-{split}"
+
+
 def open_dataset(name: str, data_root: Path | None = None) -> Dataset:
     """Open a data set by name, looking for its files as ``places`` says.
 

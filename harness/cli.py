@@ -73,6 +73,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Score a method on a data set; stops and resumes, every number with its provenance."""
+    from ..methods.backbone_names import check_backbone_request
+
+    check_backbone_request(backbone, weights)  # before seconds of imports
     from .commands.run import run_command
 
     run_command(
@@ -114,6 +117,9 @@ def segment(
     json: Json = False,
 ) -> None:
     """Segment one photo and write an overlay with a legend."""
+    from ..methods.backbone_names import check_backbone_request
+
+    check_backbone_request(backbone, weights)  # before seconds of imports
     from .commands.segment import segment_command
 
     segment_command(

@@ -62,7 +62,7 @@ def _row(run: Finished) -> dict[str, Any]:
         "method": _label(run.plan),
         "training_free": described["training_free"],
         "trained_on": described["trained_on"],
-        "licences": "; ".join(f"{k}: {v}" for k, v in _licences(run.plan.spec.method, setting).items()),
+        "licences": "; ".join(f"{k}: {v}" for k, v in _licences(described, setting).items()),
         "dataset": manifest.dataset["key"],
         "split": manifest.dataset["split"],
         "protocol": manifest.protocol["name"],
@@ -107,8 +107,9 @@ def _label(plan: Plan) -> str:
     return f"{plan.spec.method} ({options})" if options else plan.spec.method
 
 
-def _licences(method: str, setting: dict[str, Any]) -> dict[str, str]:
-    return licences(method) | licences(setting["refine"])
+def _licences(described: dict[str, Any], setting: dict[str, Any]) -> dict[str, str]:
+    """Those of what the run loaded; a guide's name stands for one checkpoint."""
+    return described.get("licences", {}) | licences(setting["refine"])
 
 
 def column_of(row: Any) -> tuple[str, ...]:

@@ -161,8 +161,11 @@ class CLIPDINOiser(DenseClip):
             return replace(self.info, training_free=True, trained_on=DINOPool.info.trained_on, published=None)
         if self.backbone.name == TINY_CLIP:
             return replace(self.info, trained_on="two convolutions on scenes of `shapes` without labels")
+        info = self.info
+        if any(weights.name == "clip-dinoiser-heads-voc" for weights in self.loaded):
+            info = replace(info, trained_on=info.trained_on.replace("1000 ImageNet", "PASCAL VOC"))
         constants = (self.pooling, self.gamma, self.delta, self.layer) == ("trained", 0.2, 0.99, -3)
-        return self.info if constants and self._released else replace(self.info, published=None)
+        return info if constants and self._released else replace(info, published=None)
 
     @property
     def activated(self) -> bool:
