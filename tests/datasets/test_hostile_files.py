@@ -209,7 +209,10 @@ def test_findings_can_be_printed_anywhere() -> None:
     ("text", "words"),
     [
         ("a = " + "[" * 5000 + "]" * 5000, "it is nested too deeply"),
-        ("a" + ".a" * 50_000 + " = 1", "is no"),
+        ("a" + ".a" * 50_000 + " = 1", "a key of it is nested too deeply"),
+        ("[a" + " . a" * 50_000 + "]", "a key of it is nested too deeply"),
+        ("a" * 2_000_000, "is no valid TOML"),
+        ("x = 1\n" * 700_000, "more than the 4 MiB that are read"),
         ('key = "x"\nclasses = "/dev/zero"', "it is a device, not a file"),
         ('key = "x"\nclasses = "."', "it is a folder, not a file"),
         ('key = "x"\nparents = "deep.json"', "it is nested too deeply"),
