@@ -65,5 +65,6 @@ def problems_of(error: DataError, path: Path) -> list[Problem]:
 def _pixels(label: Labels) -> dict[int, int]:
     total = np.zeros(65536, np.int64)
     for start in range(0, label.shape[0], _ROWS):  # bincount needs eight bytes for each pixel
-        total += np.bincount(label[start : start + _ROWS].ravel(), minlength=65536)
+        found = np.bincount(label[start : start + _ROWS].ravel())
+        total[: len(found)] += found
     return {int(v): int(total[v]) for v in np.flatnonzero(total)}

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import stat
 import struct
 import threading
@@ -87,11 +88,11 @@ def opened_image(content: bytes) -> Iterator[Image.Image]:
             what = f"the file cannot be decoded (it begins as none of {', '.join(FORMATS)})"
             raise RefusedError(what, "Copy or download it again, or save it as PNG") from error
         except Image.DecompressionBombError as error:
-            raise _too_large("more than twice what Pillow allows") from error
+            raise _too_large(int(found[0]) if (found := re.search(r"\d+", str(error))) else 0) from error
     with image:
         pixels = image.width * image.height
         if pixels > MAX_PIXELS:
-            raise _too_large(f"{image.width}x{image.height} pixels")
+            raise _too_large(pixels)
         if pixels <= LARGE_PIXELS:
             yield image
             return
@@ -136,6 +137,6 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _too_large(size: str) -> RefusedError:
-    what = f"the picture has {size}; at most {MAX_PIXELS / 1e6:.0f} million are decoded"
+def _too_large(pixels: int) -> RefusedError:
+    what = f"the picture has {pixels / 1e6:.0f} million pixels; at most {MAX_PIXELS / 1e6:.0f} million are decoded"
     return RefusedError(what, "Cut it into tiles, or check that it is what it should be")

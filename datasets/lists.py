@@ -21,6 +21,7 @@ def class_lines(path: Path, what: str) -> list[str]:
     lines = [line.strip() for line in read_text(path, what).split("\n")]  # splitlines() would also split at U+2028
     while lines and not lines[-1]:
         lines.pop()
+    _refuse_numbers(lines, what)
     for number, line in enumerate(lines, 1):
         if not line:
             raise DataError(
@@ -35,7 +36,6 @@ def class_lines(path: Path, what: str) -> list[str]:
         hidden = invisible(line)
         if hidden:
             raise DataError(f"{what} line {number} holds an invisible character ({hidden}): {line!a}.  Remove it")
-    _refuse_numbers(lines, what)
     if len(lines) > MAX_CLASSES:
         raise DataError(
             f"{what} has {len(lines)} lines, more than the {MAX_CLASSES} classes that labels can tell apart"

@@ -14,7 +14,6 @@ The configuration is ``$OVSS_CONFIG``, else ``ovss/config.toml`` below ``$XDG_CO
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,12 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .dataset import FolderDataset
 from .errors import DataError
 from .record import PREPARED, DatasetRecord
-from .text import read_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .toml import read_toml
 
 ROOT_VARIABLE, PREPARED_VARIABLE, CONFIG_VARIABLE = "OVSS_DATA", "OVSS_PREPARED", "OVSS_CONFIG"
 
@@ -56,11 +50,7 @@ def user_config() -> UserConfig:
     if not path.exists():
         return UserConfig()
     try:
-        return UserConfig.model_validate(tomllib.loads(read_text(path, f"configuration {path}")))
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"configuration {path} cannot be read: {error}") from error
-    except RecursionError as error:
-        raise DataError(f"configuration {path} cannot be read: it is nested too deeply") from error
+        return UserConfig.model_validate(read_toml(path, f"configuration {path}"))
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise DataError(f"configuration {path} is not usable:\n" + "\n".join(lines)) from error

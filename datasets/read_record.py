@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,7 @@ from .errors import DataError
 from .lists import class_lines
 from .record import DatasetRecord
 from .text import read_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .toml import read_toml
 
 _SHOWN = 20
 """Findings of a record that are listed."""
@@ -31,11 +26,7 @@ def read_record(path: Path) -> DatasetRecord:
 
     Raises ``DataError`` that names the file and the field.
     """
-    what = f"data set file {path}"
-    try:
-        fields: dict[str, Any] = tomllib.loads(read_text(path, what))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise DataError(f"{what} is no valid TOML: {_why(error)}") from error
+    fields = read_toml(path, f"data set file {path}")
     alternatives = fields.get("alternatives")
     for table in (fields, *(alternatives if isinstance(alternatives, list) else ())):
         if isinstance(table, dict):  # what is none is refused below
@@ -94,7 +85,8 @@ def _json(path: Path, asked_by: Path) -> Any:
     try:
         return json.loads(_text(path, asked_by))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"file {path}, named in {asked_by}, is no valid JSON: {_why(error)}") from error
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise DataError(f"file {path}, named in {asked_by}, is no valid JSON: {why}") from error
 
 
 def _lines(path: Path, asked_by: Path) -> list[str]:
@@ -103,7 +95,3 @@ def _lines(path: Path, asked_by: Path) -> list[str]:
 
 def _text(path: Path, asked_by: Path) -> str:
     return read_text(path, f"file {path}, named in {asked_by},")
-
-
-def _why(error: Exception) -> str:
-    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)

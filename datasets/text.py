@@ -20,14 +20,14 @@ _INVISIBLE = frozenset("\u00ad\u200b\u200e\u200f\u2060\ufeff") | {
 """Characters that nobody sees and that make two names differ: soft hyphen, zero-width and direction marks."""
 
 
-def read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str, most: int = MAX_TEXT_BYTES) -> str:
     """Content of a text file, without a byte order mark.
 
     Raises ``DataError``, which begins with ``what`` ("list file X"), for a file that is absent, no regular file, too
     large or in an encoding that it does not name: it says the line and the byte, and how to convert the file.
     """
     try:
-        content = read_content(path, MAX_TEXT_BYTES)
+        content = read_content(path, most)
     except FileNotFoundError:
         raise DataError(f"{what} does not exist") from None
     except RefusedError as error:

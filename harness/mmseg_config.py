@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from ..datasets import DataError, Dataset, DatasetRecord, find_record, open_dataset
 from ..datasets.dataset import FolderDataset
 from ..datasets.errors import Problem
+from ..datasets.text import read_text
 from ..methods import UserError
 from .mmseg_protocol import MODELS, explained, protocol_of, read_config, type_name
 from .protocol import Protocol, load_protocol
@@ -222,7 +223,10 @@ def _words(config: Path, model: Any, classes: int) -> tuple[str, ...]:
     if path is None:
         looked = ", ".join(map(str, places))
         raise UserError(f"mmseg config {config} names the class file {name}, which is at none of: {looked}")
-    lines = [[t.strip() for t in line.split(separator)] for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        [t.strip() for t in line.split(separator)]
+        for line in read_text(path, f"class file {path} of {config}").splitlines()
+    ]
     if len(lines) != classes:
         raise UserError(f"class file {path} has {len(lines)} lines, the data set of {config} has {classes} classes")
     texts = [t for line in lines for t in line if not t or ", " in t]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from .. import text
 from ..errors import DataError, Problem
+from ..files import UNREADABLE, opened_image, read_content
 
 _JPEG_QUALITY = 75  # Pillow's default, which the preparation scripts of the field use: parity of pixels
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
@@ -39,9 +41,10 @@ def listed_stems(path: Path) -> list[str]:
 def read_text(path: Path) -> str:
     """Content of a text file.  Raises ``DataError`` that names it."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
+        return text.read_text(path, "the file")
+    except DataError as error:
+        problem = Problem(path, str(error), "Copy or download it again")
+        raise DataError("a file of the data set is not usable:", [problem]) from error
 
 
 def read_pixels(path: Path, mode: str) -> NDArray[np.uint8]:
@@ -76,9 +79,9 @@ def checked_index(values: NDArray[np.generic]) -> NDArray[np.uint16]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        with opened_image(read_content(path)) as image:
             yield image
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 

@@ -197,7 +197,7 @@ def test_prepared_files_are_found_by_the_configuration(
 
 
 WRONG = {
-    "data_roots = [": "cannot be read",
+    "data_roots = [": "is no valid TOML",
     'data_root = ["/data"]': "data_root: Extra inputs are not permitted",
     'data_roots = "/data"': "data_roots: Input should be a valid tuple",
     "[datasets]\ncamvid = 3": "datasets.camvid",
