@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..datasets import Sample
 from ..datasets.loader import Pixels
+from .escaping import plain_text
 from .pipeline import Clock, Pipeline
 
 _GREY = (128, 128, 128)
@@ -49,7 +50,8 @@ def add_legend(
     shares: Sequence[float] | None = None,
 ) -> Image.Image:
     """Put a legend below a picture, in as many columns as fit; ``shares`` (0 to 1) are shown in percent."""
-    texts = list(names) if shares is None else [f"{n} {100 * s:.1f} %" for n, s in zip(names, shares, strict=True)]
+    names = [plain_text(name) for name in names]  # a new line inside could not be measured
+    texts = names if shares is None else [f"{n} {100 * s:.1f} %" for n, s in zip(names, shares, strict=True)]
     font = ImageFont.load_default()
     column = _SWATCH_PX + 2 * _MARGIN_PX + int(max(font.getlength(t) for t in texts))
     width = max(picture.shape[1], column)

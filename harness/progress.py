@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from .escaping import plain_text
+
 _PLAIN_EVERY_SECONDS = 15.0
 
 
@@ -27,6 +29,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
     On a terminal a bar that disappears at the end; elsewhere a line every 15 seconds, hence none for short work.
     """
+    title = plain_text(title)
     if total == 0:
         yield lambda count: None
     elif sys.stderr.isatty():
