@@ -57,9 +57,9 @@ def markdown_text(text: str) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", plain_text(text))
 
 
-def markdown_code(text: str) -> str:
-    """Text in the type of code, `` `so` ``, whatever it holds; not for tables, where a bar ends a cell even in code."""
-    text = plain_text(text)
+def markdown_code(text: str, in_table: bool = False) -> str:
+    """Text in the type of code, `` `so` ``, whatever it holds; ``in_table``, a bar ends a cell even in code."""
+    text = plain_text(text).replace("|", r"\|" if in_table else "|")
     runs = [len(run) for run in re.findall("`+", text)]
     fence = "`" * (max(runs, default=0) + 1)
     blank = " " if runs else ""

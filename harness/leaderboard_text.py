@@ -64,7 +64,7 @@ def _matrix(rows: list[Any], columns: list[tuple[str, ...]]) -> list[str]:
     for entry in entries:
         cells = [_cell(found.get((entry, c))) for c in columns]
         method, backbone, precision = (markdown_text(entry[k]) for k in (0, 1, 3))
-        weights = f"`{entry[2].partition(':')[2][:8]}`"
+        weights = markdown_code(entry[2].partition(":")[2][:8], in_table=True)
         lines.append(f"| {method} | {backbone} {weights} {precision} | " + " | ".join(cells) + " |")
     notes = sorted({r.note for r in rows if r.note})
     said = [markdown_text(f"With {_whose(rows, note)}: {note}.") for note in notes]

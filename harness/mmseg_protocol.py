@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from ..methods import UserError
 from .mmseg_shim import import_mmseg
 from .protocol import Protocol, load_protocol
+from .protocol_files import name_of
 
 MODELS = {
     "CLIPForSegmentation": ("sclip", ", "),
@@ -54,7 +55,7 @@ def protocol_of(config: Path) -> Protocol:
         )
     try:
         return Protocol(
-            name=config.stem,
+            name=name_of(config),
             summary=f"constants of the mmseg config {config.name}" + (f", others as in {known.name}" if known else ""),
             source=config.name,
             version=1,

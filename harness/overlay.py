@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..datasets import Sample
 from ..datasets.loader import Pixels
 from ..methods.files import stored_file
+from .escaping import plain_text
 from .pipeline import Clock, Pipeline
 
 _GREY = (128, 128, 128)
@@ -86,7 +87,8 @@ def _sheet(
     shares: Sequence[float] | None,
 ) -> Image.Image:
     """A picture of this (width, height), given as strips with their first rows, above a legend that grows with it."""
-    texts = list(names) if shares is None else [f"{n} {100 * s:.1f} %" for n, s in zip(names, shares, strict=True)]
+    names = [plain_text(name) for name in names]  # a new line inside could not be measured
+    texts = names if shares is None else [f"{n} {100 * s:.1f} %" for n, s in zip(names, shares, strict=True)]
     scale = max(1.0, min(size) / _PLAIN_PX)
     line, swatch, margin = (round(scale * px) for px in (_LINE_PX, _SWATCH_PX, _MARGIN_PX))
     font = ImageFont.load_default(_FONT_PX * scale)

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from .escaping import plain_text
+
 _PLAIN_EVERY_SECONDS = 15.0
 
 
@@ -27,12 +29,13 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
     On a terminal a bar that disappears at the end; elsewhere a line every 15 seconds, hence none for short work.
     """
+    title = plain_text(title)
     if total == 0:
         yield lambda count: None
     elif sys.stderr.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console(), transient=True) as bar:
             task = bar.add_task(title, total=total)
             yield lambda count: bar.advance(task, count)

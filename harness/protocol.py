@@ -94,7 +94,7 @@ class Setting(BaseModel):
         default="none", description="Maps stretched class by class let weak classes compete (CLIPer)"
     )
     class_gate: Scale | None = Field(
-        default=None, description="Classes whose image-level score is not above it are removed (CLIPer)"
+        default=None, ge=0, description="Classes whose image-level score is not above it are removed (CLIPer)"
     )
     complement: bool = Field(
         default=False, description="Background is (1 - best class)^2 instead of what falls below a threshold (CLIPer)"

@@ -72,8 +72,8 @@ def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
 
 
 def images_and_units(images: object, units: int) -> str:
-    """``23 (2 units)``: how many images a number is from, and how many units its interval."""
-    return f"{images} ({units} unit{'' if units == 1 else 's'})"
+    """``23, 2 units``: how many images a number is from, and how many units its interval."""
+    return f"{images}, {units} unit{'' if units == 1 else 's'}"
 
 
 def megabytes(size: int) -> str:

@@ -57,7 +57,7 @@ def lint_words(setting: "Setting", record: DatasetRecord) -> Findings:
     refused = set(_refused(setting, record, vocabulary))
     found = [("error", f"{text}; {HOW_TO_SHARE}") if text in refused else (level, text) for level, text in found]
     said = [*_form(setting, record), *_defects(texts, record), *_silent(texts, vocabulary)]
-    said += [*_odd_texts(setting, vocabulary), *_blank_names(record), *_undeclared_rest(record)]
+    said += [*_odd_texts(setting, vocabulary), *_blank_names(record), *_undeclared_rest(setting, record)]
     found += [("warning", text) for text in said]
     if background is not None and not texts[background] and not _has_threshold(setting):
         found.append(
@@ -70,8 +70,13 @@ def lint_words(setting: "Setting", record: DatasetRecord) -> Findings:
 
 def may_share(setting: "Setting", record: DatasetRecord, text: str) -> bool:
     """Whether two classes may share a text: the protocol allows it, or the released list is known for it."""
+    return setting.allow_shared_texts or _is_known(setting, record, text)
+
+
+def _is_known(setting: "Setting", record: DatasetRecord, text: str) -> bool:
+    """Whether ``vocabularies/KNOWN.tsv`` lists a text of a released list as odd."""
     key = record.key.partition("@")[0]
-    return setting.allow_shared_texts or any(
+    return any(
         fnmatchcase(key, data) and setting.vocabulary == name and fnmatchcase(as_read(text), known)
         for data, name, known in _known_defects()
     )
@@ -147,10 +152,12 @@ def _blank_names(record: DatasetRecord) -> Iterable[str]:
         yield f"class names begin or end with a blank ({len(blank)}): {quoted(blank[:SHOWN])}{and_more(blank)}"
 
 
-def _undeclared_rest(record: DatasetRecord) -> Iterable[str]:
+def _undeclared_rest(setting: "Setting", record: DatasetRecord) -> Iterable[str]:
     """Classes that are called after what is left over, and are scored as a thing of their own."""
     for k, name in enumerate(record.classes):
-        if k != record.background and " ".join(re.findall(r"[^\W_]+", name.lower())) in _REST:
+        if k == record.background or _is_known(setting, record, name):
+            continue
+        if " ".join(re.findall(r"[^\W_]+", name.lower())) in _REST:
             yield (
                 f"class {k} is called {name!r} and scored like any other, by that word: say `background = {k}` in the "
                 f"record if it stands for all the rest, or `label_map = {{ {k} = 255 }}` if it is not to be scored"

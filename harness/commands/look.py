@@ -222,7 +222,7 @@ def ceiling_command(
             {"dataset": data.record.key, "patch_px": patch_px, "short_side_px": short_side_px, **result.summary()}
         )
         return
-    images = f"{images_and_units(len(result.ids), result.units)} of {result.planned}"
+    images = images_and_units(f"{len(result.ids)} of {result.planned}", result.units)
     bounds = None if result.interval is None else (result.interval.low, result.interval.high)
     row = (data.record.key, short_side_px or "as is", patch_px, with_interval(result.miou, bounds), images)
     print_table("", ("data set", "short side", "patch", "ceiling mIoU [95 %]", "images"), [row])

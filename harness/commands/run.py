@@ -244,8 +244,7 @@ def _weights(weights: dict[str, Any] | None) -> str:
 
 
 def _row(report: dict[str, Any]) -> tuple[str, ...]:
-    images = images_and_units(report["images"], report["units"])
-    partial = f"{images} of {report['planned']} (partial)"
+    partial = f"{report['images']} of {report['planned']} (partial)"
     return (
         report["method"],
         f"{report['dataset']} {report['split']}",
@@ -253,7 +252,7 @@ def _row(report: dict[str, Any]) -> tuple[str, ...]:
         with_interval(report["miou"], report["interval"]),
         with_interval(report["aacc"], None),
         with_interval(report["macc"], None),
-        images if report["complete"] else partial,
+        images_and_units(report["images"] if report["complete"] else partial, report["units"]),
         f"{1 / report['seconds_per_image']:.1f}",
         megabytes(report["peak_bytes"]),
     )
