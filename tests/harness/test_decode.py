@@ -200,6 +200,21 @@ def pixel_field(scores: list[list[float]], owners: tuple[int, ...]) -> ScoreFiel
 
 
 @pytest.mark.parametrize("decoder", [decode, decode_reference])
+def test_area_rule_on_the_line(decoder: Callable[..., Tensor]) -> None:
+    """Of 16 pixels 8 are background, 6 class 1 and 2 class 2: a quarter of the *foreground*, and at most that loses."""
+    winner = torch.tensor([0] * 8 + [1] * 6 + [2] * 2)
+    scores = torch.where(winner == torch.arange(3)[:, None], 1.0, 0.0)
+    scores[1, 14:] = 0.5  # who gets the pixels of class 2 when it loses
+    field = pixel_field(scores.tolist(), (0, 1, 2))
+    for threshold, kept in ((0.25, 1), (0.2, 2)):
+        labels = decoder(field, (1, 16), DecodeRule(area_threshold=threshold, background=0))[0]
+        assert labels.tolist() == [0] * 8 + [1] * 6 + [kept] * 2
+    # The background never loses, however little of the picture it has.
+    few = pixel_field([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]], (0, 1))
+    assert decoder(few, (1, 4), DecodeRule(area_threshold=0.9, background=0))[0].tolist() == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("decoder", [decode, decode_reference])
 @pytest.mark.parametrize(("background", "expected"), [(0, [1, 1, 0, 0]), (1, [1, 1, 1, 1]), (2, [1, 1, 2, 2])])
 def test_constant_background_channel(decoder: Callable[..., Tensor], background: int, expected: list[int]) -> None:
     """Masks compete with a constant of 0.5; what equals it stays (powers of two, so that nothing rounds)."""

@@ -124,3 +124,7 @@ def test_views_of_an_image(kind: ResizeKind) -> None:
     image = picture(60, 80)
     part = image[:, 40:]
     assert np.array_equal(resize_image(part, 30, kind=kind), resize_image(part.copy(), 30, kind=kind))
+
+
+def test_long_side_of_an_image_is_limited_without_being_asked() -> None:
+    assert resize_image(np.zeros((32, 4096, 3), np.uint8), 32).shape == (16, 2048, 3)

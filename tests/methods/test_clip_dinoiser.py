@@ -649,9 +649,10 @@ def test_one_pass_for_two_vocabularies(world: World) -> None:
     assert (together[1].scores[:, 1] == 1.0).any()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.006)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.02)])
 @pytest.mark.parametrize("pooling", ["trained", "dino_v"])
 def test_half_precision_stays_near(world: World, dtype: torch.dtype, tolerance: float, pooling: str) -> None:
+    """Tolerances of cosines: 0.003 to 0.01 was seen with float16, by whether the CPU adds in float32 or not."""
     windows = windows_of(SMALL)
     dino = {"dino": Dino(world.dino, dtype=dtype)} if pooling == "dino_v" else {}
     exact, rough = world.make(pooling=pooling), world.make(pooling=pooling, dtype=dtype, **dino)
