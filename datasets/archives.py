@@ -12,13 +12,13 @@ cut a damaged file has another size and is reported by the next run, not mended;
 import errno
 import logging
 import shutil
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .archive_entries import CHUNK, Entry, Limits, damaged, reader_of, reading, tar_entries, zip_entries
 from .errors import DataError, Problem
+from .writing import atomic_file, clean_temporaries
 
 # The largest archives of the field (COCO train 2017: 18 GB, 118 287 entries; its label maps: about 164 000 entries)
 # stay more than ten times below the first two limits.
@@ -165,31 +165,27 @@ def _write_all(todo: dict[Path, Entry], total: int, archive: Path, advance: Call
         done += count
         advance(done, total)
 
+    for folder in {target.parent for target in todo}:
+        clean_temporaries(folder)
     for target, entry in todo.items():
         _write(target, entry, archive, spend)
 
 
 def _write(target: Path, entry: Entry, archive: Path, spend: Callable[[int], None]) -> None:
     """Write one file: whole, or not at all; never more bytes than were declared, and so judged."""
-    temporary = target.with_name(f".unpacking-{uuid.uuid4().hex}")
     count = 0
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with reading(archive, entry.open) as stream, temporary.open("xb") as file:
+        with reading(archive, entry.open) as stream, atomic_file(target, sync=False) as file:
             while chunk := reading(archive, stream.read, CHUNK):
                 count += len(chunk)
                 if count > entry.size:
                     break
                 file.write(chunk)
                 spend(len(chunk))
-        if count != entry.size:
-            raise damaged(archive, f"{entry.name} does not have the {entry.size} bytes that it declares")
-        temporary.replace(target)
+            if count != entry.size:
+                raise damaged(archive, f"{entry.name} does not have the {entry.size} bytes that it declares")
     except OSError as error:
         fix = "Make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check the permissions and the name"
         fix += ", then run the same command again: files that were unpacked are kept"
         problem = Problem(target, f"it could not be written ({error.strerror or error})", fix)
         raise DataError("an archive was unpacked only in part:", [problem]) from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()

@@ -12,7 +12,6 @@ import errno
 import hashlib
 import http.client
 import json
-import os
 import re
 import shutil
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from .errors import DataError, Problem
+from .writing import clean_temporaries, put_in_place, write_atomically
 
 Advance = Callable[[int, int], None]
 T = TypeVar("T")
@@ -118,6 +118,7 @@ def download(
         if target.exists():
             return _checked(job, target, "Move it away or delete it, and run the same command again")
         target.parent.mkdir(parents=True, exist_ok=True)
+        clean_temporaries(target.parent)
         _fetch(job, retries)
         return _finish(job)
     except OSError as error:  # those of the network are dealt with where they occur
@@ -134,9 +135,7 @@ def _finish(job: _Job) -> str:
     except DataError:
         job.forget_part()
         raise
-    with job.part.open("rb") as file:
-        os.fsync(file.fileno())
-    job.part.replace(job.target)
+    put_in_place(job.part, job.target)
     job.note.unlink(missing_ok=True)
     return digest
 
@@ -192,7 +191,7 @@ def _attempt(job: _Job) -> None:
         _refuse_unfit(job, response, start, version.total)
         with job.part.open("ab" if start else "wb") as file:
             if not start:  # after the part is emptied: a version never stands beside bytes of another
-                job.note.write_text(json.dumps(asdict(version)))
+                write_atomically(job.note, json.dumps(asdict(version)).encode())
             _copy(job, response, file, start, version.total)
 
 

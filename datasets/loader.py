@@ -1,30 +1,87 @@
 """Reading images and labels: one rule for every data set (spec: datasets and protocols, section 2)."""
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from .errors import DataError, Problem
+from .files import UNREADABLE, RefusedError, lossy_form, opened_image, read_content
 from .record import DatasetRecord
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+"""Tag of EXIF; the orientations that exchange height and width."""
+_STRIP_ROWS = 1024
+_LOSSY = "Make it again from the original as PNG: saving this file as PNG does not bring the values back"
+_ROWS = 256
+"""Rows of a label that are hashed at a time, so that a large one needs no second copy."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """What an image file holds: SHA-256 of its bytes, size after its EXIF orientation, and that orientation (1: none).
+
+    ``pixels`` are there if they were asked for.
+    """
+
+    sha256: str
+    height: int
+    width: int
+    orientation: int
+    pixels: Pixels | None = None
 
 
 def read_image(path: Path) -> Pixels:
     """RGB pixels ``(H, W, 3)`` uint8; grey images become three equal channels, EXIF orientation is applied.
 
-    Raises ``DataError`` for a file that is missing, truncated or no image.
+    Raises ``DataError`` for a file that is missing, truncated, no image or larger than ``files.MAX_PIXELS``.
+    """
+    pixels = read_image_file(path).pixels
+    assert pixels is not None
+    return pixels
+
+
+def read_image_file(path: Path, decode: bool = True) -> ImageFile:
+    """The image file, read once; without ``decode`` only its bytes are hashed and its header is looked at.
+
+    Raises ``DataError`` as ``read_image`` does; a file cut short is noticed by decoding only.
     """
     try:
-        with Image.open(path) as image:
+        content = read_content(path)
+        with opened_image(content) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {image.mode} has more than 8 bits per channel; convert it to 8 bits first")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            orientation = int(image.getexif().get(_ORIENTATION, 1))
+            width, height = image.size if orientation not in _TURNED else image.size[::-1]
+            pixels = _rgb(image) if decode else None
+    except UNREADABLE as error:
         raise DataError("an image cannot be read:", [_unreadable(path, error)]) from error
+    return ImageFile(hashlib.sha256(content).hexdigest(), height, width, orientation, pixels)
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    """Upright pixels ``(H, W, 3)``, without the copies that Pillow makes of what needs no change."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _STRIP_ROWS):  # an array of the whole would be made by way of two more copies
+        bottom = min(top + _STRIP_ROWS, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
+
+
+def label_digest(label: Labels) -> str:
+    """SHA-256 of the shape and the class indices as 16-bit little-endian numbers, whatever type holds them."""
+    digest = hashlib.sha256(f"{label.shape[0]}x{label.shape[1]}\n".encode())
+    for start in range(0, label.shape[0], _ROWS):
+        digest.update(np.ascontiguousarray(label[start : start + _ROWS], "<u2").data)
+    return digest.hexdigest()
 
 
 def read_label(path: Path, record: DatasetRecord) -> Labels:
@@ -34,18 +91,38 @@ def read_label(path: Path, record: DatasetRecord) -> Labels:
     value that is neither a class nor ``ignore_index``.
     """
     try:
-        with Image.open(path) as image:
+        content = read_content(path)
+        lossy = lossy_form(content)
+        if lossy:
+            raise RefusedError(
+                f"the label is compressed with loss ({lossy}), so its values are not those that were drawn", _LOSSY
+            )
+        with opened_image(content) as image:
             stored = _stored_values(path, image, record)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError("a label cannot be read:", [_unreadable(path, error)]) from error
     label = _shifted(_renamed(path, stored, record), record)
     wrong = (label >= len(record.classes)) & (label != record.ignore_index)
     if wrong.any():
         first = record.first_label
         allowed = f"a class ({first} to {first + len(record.classes) - 1}) nor {record.ignore_index}"
-        what = f"label values {_shown([int(v) for v in np.unique(stored[wrong])])} are neither {allowed}"
-        raise DataError("a label has values out of range:", [Problem(path, what, record.out_of_range)])
+        values = [int(v) for v in np.unique(stored[wrong])]
+        what = f"label values {_shown(values)} are neither {allowed}"
+        fix = _likely_fix(values, stored, record) + record.out_of_range
+        raise DataError("a label has values out of range:", [Problem(path, what, fix)])
     return label.astype(np.uint8) if max(len(record.classes) - 1, record.ignore_index) < 256 else label
+
+
+def _likely_fix(wrong: list[int], stored: NDArray[np.uint16], record: DatasetRecord) -> str:
+    """Advice for the two usual cases: a mask of 0 and 255, and classes that are counted from 1."""
+    last = len(record.classes) - 1
+    if record.label_encoding != "index" or record.label_map or record.first_label:
+        return ""
+    if wrong == [255] and last == 1 and not (stored == 1).any():
+        return "If 255 is the second class, set label_map = { 255 = 1 }. "
+    if wrong == [last + 1] and stored.all():
+        return "If values count from 1, set first_label = 1. "
+    return ""
 
 
 def _stored_values(path: Path, image: Image.Image, record: DatasetRecord) -> NDArray[np.uint16]:
@@ -108,4 +185,6 @@ def _shown(values: list[int]) -> str:
 def _unreadable(path: Path, error: Exception) -> Problem:
     if isinstance(error, FileNotFoundError):
         return Problem(path, "the file does not exist", "Check the data root")
+    if isinstance(error, RefusedError):
+        return Problem(path, str(error), error.fix)
     return Problem(path, f"the file cannot be decoded ({error})", "Copy or download it again")

@@ -13,6 +13,11 @@ from ..methods import UserError
 from .counting import Counts
 from .metrics import Averaging, Float, iou, miou
 
+MIN_UNITS = 10
+"""Fewest units for which an interval or a p value is given.  The percentile bootstrap draws from what was seen, so with
+few units it is too sure: it never looks beyond the worst and the best of them, and its spread is too small by
+``sqrt((n - 1) / n)`` (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 14; Hesterberg,
+What Teachers Should Know About the Bootstrap, 2015).  What it covers with few units: docs/protocols.md."""
 REPLICATES = 2000
 SEED = 20240229
 
@@ -27,14 +32,26 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of A minus mIoU of B on the same images: estimate, 95 % interval, two-sided p value.
+    """mIoU of A minus mIoU of B on the same images: estimate, 95 % interval, two-sided p value, number of units.
 
-    A single unit says nothing about the next one: no interval, and p is 1.
+    Below ``MIN_UNITS`` there is no interval and no p value.
     """
 
     estimate: float
     interval: Interval | None
-    p_value: float
+    p_value: float | None
+    units: int
+
+
+def why_no_interval(units: int) -> str:
+    """The reason to print where an interval is missing; "" if there are enough units.
+
+    >>> why_no_interval(2)
+    'no interval: 2 units, 10 are needed'
+    """
+    if units >= MIN_UNITS:
+        return ""
+    return f"no interval: {units} unit{'' if units == 1 else 's'}, {MIN_UNITS} are needed"
 
 
 def cluster_counts(counts: Counts, clusters: NDArray[np.int64] | None) -> Counts:
@@ -74,9 +91,9 @@ def miou_interval(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Interval | None:
-    """Interval of the mIoU of ``(N, C)`` counts; None for fewer than two units, or without valid pixels."""
+    """Interval of the mIoU of ``(N, C)`` counts; None for fewer than ``MIN_UNITS``, or without valid pixels."""
     units = cluster_counts(counts, clusters)
-    if len(units.tp) < 2:
+    if len(units.tp) < MIN_UNITS:
         return None
     drawn = replicate_miou(units, draw_weights(len(units.tp), replicates, seed), averaging)
     return None if np.isnan(drawn).all() else _percentiles(drawn)
@@ -95,12 +112,13 @@ def paired_difference(
         raise UserError("the runs were not scored on the same labels: were label files edited?  Repeat with --fresh")
     units_a, units_b = cluster_counts(a, clusters), cluster_counts(b, clusters)
     estimate = float(miou(a.total(), averaging) - miou(b.total(), averaging))
-    if len(units_a.tp) < 2:
-        return Difference(estimate, None, 1.0)
-    weights = draw_weights(len(units_a.tp), replicates, seed)
+    units = len(units_a.tp)
+    if units < MIN_UNITS:
+        return Difference(estimate, None, None, units)
+    weights = draw_weights(units, replicates, seed)
     deltas = replicate_miou(units_a, weights, averaging) - replicate_miou(units_b, weights, averaging)
     beyond = int((np.abs(deltas - estimate) >= abs(estimate)).sum())
-    return Difference(estimate, _percentiles(deltas), (1 + beyond) / (replicates + 1))
+    return Difference(estimate, _percentiles(deltas), (1 + beyond) / (replicates + 1), units)
 
 
 def delta_standard_error(a: Counts, b: Counts | None = None) -> float:
@@ -127,17 +145,21 @@ def indistinct_groups(
 ) -> dict[str, int]:
     """Group number of every run, best group 1: runs of a group cannot be told apart from its best run.
 
+    Empty with fewer than ``MIN_UNITS``: too few to say what can be told apart.
+
     Runs are ordered by mIoU.  A group starts at its best run and takes in the following ones until one differs from
     that best run: paired bootstrap, p values Holm-corrected for the number of comparisons, level 5 %.
     """
+    if any(len(cluster_counts(counts, clusters).tp) < MIN_UNITS for counts in runs.values()):
+        return {}
     order = sorted(runs, key=lambda name: (-float(miou(runs[name].total(), averaging)), name))
     groups: dict[str, int] = {}
     number, left = 0, list(order)
     while left:
         number += 1
         leader = left[0]
-        pairs = {name: paired_difference(runs[leader], runs[name], clusters, averaging).p_value for name in left[1:]}
-        different = _holm(pairs)
+        found = {name: paired_difference(runs[leader], runs[name], clusters, averaging).p_value for name in left[1:]}
+        different = _holm({name: p for name, p in found.items() if p is not None})
         members = [leader]
         for name in left[1:]:
             if name in different:

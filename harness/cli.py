@@ -1,7 +1,6 @@
 """The command line: ``bench``.  Verbs are declared here; what they do is imported when they run."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +23,7 @@ from .cli_options import (
     Set,
     Weights,
 )
+from .ending import run_to_end
 
 app = typer.Typer(
     name="bench",
@@ -32,6 +32,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def everywhere(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="With an error, show the traceback too (or OVSS_DEBUG=1).")
+    ] = False,
+) -> None:
+    """Compare training-free CLIP segmenters: one command per number, the same protocol for every method."""
+    # ``run_to_end`` takes the flag off the line wherever it stands; here it is declared for --help
+
+
 app.add_typer(data_app, name="data")
 app.add_typer(protocol_app, name="protocol")
 app.add_typer(weights_app, name="weights")
@@ -61,6 +73,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Score a method on a data set; stops and resumes, every number with its provenance."""
+    from ..methods.backbone_names import check_backbone_request
+
+    check_backbone_request(backbone, weights)  # before seconds of imports
     from .commands.run import run_command
 
     run_command(
@@ -102,6 +117,9 @@ def segment(
     json: Json = False,
 ) -> None:
     """Segment one photo and write an overlay with a legend."""
+    from ..methods.backbone_names import check_backbone_request
+
+    check_backbone_request(backbone, weights)  # before seconds of imports
     from .commands.segment import segment_command
 
     segment_command(
@@ -218,17 +236,8 @@ def doctor(results: Results = Path("results"), json: Json = False) -> None:
 
 
 def main() -> None:
-    """Entry point: errors that users can cause become one paragraph and exit code 2."""
+    """Entry point: errors that users can cause become one paragraph and exit code 2 (``ending``)."""
     # Threads that wait must not spin: beside another busy process a small model was 38 times slower for it (measured on
     # two cores).  Read when torch loads its OpenMP library, so it has to be set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        app()
-    except Exception as error:
-        from ..datasets import DataError
-        from ..methods import UserError
-
-        if not isinstance(error, UserError | DataError):
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+    run_to_end(app)

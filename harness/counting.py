@@ -42,6 +42,10 @@ class Counts:
         """Counts of the first classes alone."""
         return Counts(self.tp[..., :classes], self.gt[..., :classes], self.pred[..., :classes])
 
+    def at(self, images: NDArray[np.bool_]) -> "Counts":
+        """Counts ``(K, C)`` of some images, chosen by a mask ``(N,)``."""
+        return Counts(self.tp[images], self.gt[images], self.pred[images])
+
     def total(self) -> "Counts":
         """Sum over the first axis (images)."""
         return Counts(self.tp.sum(axis=0), self.gt.sum(axis=0), self.pred.sum(axis=0))
@@ -136,7 +140,8 @@ def count_boundary(
 def _inner_band(masks: Tensor, distance: int) -> Tensor:
     """Pixels of each mask ``(N, H, W)`` within ``distance`` (Chebyshev) of its outside."""
     outside = F.pad((~masks).float()[None], (distance,) * 4, value=1.0)
-    near_outside = F.max_pool2d(outside, 2 * distance + 1, stride=1)[0] > 0
+    side = 2 * distance + 1  # a square's maximum is that of its columns' maxima, and 2 * side is less than side * side
+    near_outside = F.max_pool2d(F.max_pool2d(outside, (side, 1), stride=1), (1, side), stride=1)[0] > 0
     return masks & near_outside
 
 

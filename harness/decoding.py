@@ -4,93 +4,27 @@
 two banded matrices (``assemble``), a few rows at a time, and never holds classes x height x width.
 """
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..methods import ScoreField, UserError
+from ..methods.errors import did_you_mean
 from .assemble import Axis, Operator, expand_columns, lay_out, mix_rows, operator_for
+from .decode_rule import DecodeRule
 
+DECODER = "OVSS_DECODER"
+"""Environment variable: which program decodes on a GPU; worker processes inherit it."""
 _BLOCK_BYTES = 4 << 20
 _EXPANDED_BYTES = 24 << 20
 Place = tuple[slice, slice]
 Tile = tuple[Place, Tensor, Tensor]
 Refiner = Callable[[Tensor], Tensor]
 """``(k, H, W)`` float32 score maps at output size -> refined maps of the same shape, each map on its own."""
-
-
-@dataclass(frozen=True)
-class DecodeRule:
-    """How scores at a pixel become a class.
-
-    The class of a pixel is that of its best query; among equals the lowest class wins.  Probabilities are
-    ``softmax(logit_scale * score)`` over *all queries*; that of a class is the maximum over its queries.
-
-    ``probability_threshold``: pixels whose best class is less probable become ``background`` (0: never).
-    ``area_threshold``: foreground classes that win at most this share of all foreground pixels lose everywhere, before
-    the threshold (SCLIP; spec: training-free family, 2.7; 0: never).
-    ``activation``: with "none" scores are compared with the threshold as they are: they already are probabilities, or
-    masks (TCL's constant background channel).  ``logit_scale`` has no effect then.
-    ``background``: class of pixels that no class gets.  No query has to speak for it, and it may be the highest class.
-
-    ``class_scaling``, ``class_gate`` and ``complement`` rate every class by the image as a whole before classes meet
-    (CLIPer; spec: cliper, 8).  They need ``activation="none"``, and queries of the background take no part.  With U
-    the map of a class at output size, the maximum over its queries, and s its image-level score (``ScoreField``):
-
-    1. ``class_scaling``: "max" makes it ``U / (max U + 1e-5) * s``; "minmax" moves that to start at 0 and divides it
-       by its own maximum + 1e-6, which leaves s to the gate alone.
-    2. ``class_gate``: the map becomes 0 unless s is larger than the gate (None: no gate).
-    3. Values below ``probability_threshold`` become 0, and a pixel is background where no class is above 0.  With
-       ``complement`` the background instead has the value ``(1 - best value)^2`` and wins ties.
-    """
-
-    logit_scale: float = 1.0
-    probability_threshold: float = 0.0
-    area_threshold: float = 0.0
-    background: int | None = None
-    activation: Literal["softmax", "none"] = "softmax"
-    class_scaling: Literal["none", "max", "minmax"] = "none"
-    class_gate: float | None = None
-    complement: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.probability_threshold or self.area_threshold) and self.background is None:
-            raise UserError(
-                "a probability or area threshold needs a background class: on a data set without one, class 0 would "
-                "become a bin for uncertain pixels.  Set both thresholds to 0"
-            )
-        if self.gated:
-            self._check_gated()
-
-    @property
-    def gated(self) -> bool:
-        """Whether classes are scaled, gated or compared with their complement (``decode_gated``)."""
-        return self.class_scaling != "none" or self.class_gate is not None or self.complement
-
-    def num_classes(self, field: ScoreField) -> int:
-        """Number of values a label may take: the classes of the queries, and the background if it comes after them."""
-        return max(field.num_classes, (self.background or 0) + 1)
-
-    def _check_gated(self) -> None:
-        what = "class_scaling, class_gate and complement"
-        if self.background is None:
-            raise UserError(
-                f"{what} need a background class for the pixels that no class gets.  Name one, or drop them"
-            )
-        if self.activation != "none":
-            raise UserError(
-                f"{what} work on probabilities that the method or the average over windows has made.  Set activation "
-                'to "none" (and average probabilities, not scores), or drop them'
-            )
-        if self.area_threshold:
-            raise UserError(f"{what} and an area threshold are two rules against absent classes.  Set one of them")
-        if self.complement and self.probability_threshold:
-            raise UserError("complement and a probability threshold are two rules for the background.  Set one of them")
 
 
 def decode(
@@ -104,7 +38,7 @@ def decode(
 
     Raises ``UserError`` when a score is NaN or infinite, or negative where the rule scales by class.
     """
-    if field.scores.is_cuda and find_spec("triton"):
+    if decoder_name(field.scores.device) != "torch":
         from .decode_triton import decode_cuda, supports
 
         # The kernels choose the type of labels by the classes of the queries alone.
@@ -117,20 +51,38 @@ def decode(
 
         return decode_gated(field, size, rule, refine).to(dtype)
     scale = rule.logit_scale if rule.probability_threshold and rule.activation == "softmax" else None
-    best = _Best(field, size)
+    best = _Best(field, size, dtype, scale)
     for place, queries, values in tiles(field, size, refine):
-        best.update(place, queries, values, scale)
-    labels = best.labels()
+        best.update(place, queries, values)
+    labels = best.labels
     if rule.area_threshold:
         assert rule.background is not None
         best = _without_small_classes(field, size, rule, refine, best)
         # Where even the best has lost, no query speaks for the background.
-        labels = best.labels().masked_fill_(best.value.isneginf(), rule.background)
+        labels = best.labels.masked_fill_(best.value.isneginf(), rule.background)
     if rule.probability_threshold:
         assert rule.background is not None
-        probability = best.value if rule.activation == "none" else 1 / best.total
-        labels[probability < rule.probability_threshold] = rule.background
-    return labels.to(dtype)
+        probability = best.value if rule.activation == "none" else best.total.reciprocal_()
+        labels.masked_fill_(probability < rule.probability_threshold, rule.background)
+    return labels
+
+
+def decoder_name(device: str | torch.device) -> str:
+    """What decodes scores on a device: ``torch``, or ``triton``, which leaves to torch the rules that it has not.
+
+    The Triton kernels are asked for with ``OVSS_DECODER=triton``: they equal the reference in Triton's interpreter, and
+    no GPU has verified them yet.  Both give the same labels except where two classes differ by less than rounding, so
+    this is no part of a protocol; a run's manifest has the name.
+
+    Raises ``UserError`` for another value of the variable, and where Triton cannot run: nothing falls back in silence.
+    """
+    asked = os.environ.get(DECODER) or "torch"
+    if asked not in ("torch", "triton"):
+        raise UserError(f"${DECODER} is {asked!r}{did_you_mean(asked, ['torch', 'triton'])}")
+    if asked == "triton" and (torch.device(device).type != "cuda" or find_spec("triton") is None):
+        reason = "Triton is not installed" if find_spec("triton") is None else f"scores are on {device}"
+        raise UserError(f"${DECODER} asks for the decoder of Triton, which needs it and a GPU, but {reason}: unset it")
+    return asked
 
 
 def decode_reference(
@@ -192,52 +144,50 @@ def check_finite(field: ScoreField) -> None:
 
 
 class _Best:
-    """Running best query of every pixel, over tiles of rows or of queries.
+    """Class of the running best query of every pixel, ``labels``, over tiles of rows or of queries.
 
     ``total`` is the sum of ``exp(scale * (score - best score))`` over all queries, so ``1 / total`` is the softmax
-    probability of the best one.
+    probability of the best one; it is kept if ``scale`` is given.  For the sake of large photos nothing here takes 8
+    bytes per pixel.
     """
 
-    def __init__(self, field: ScoreField, size: tuple[int, int]) -> None:
+    def __init__(self, field: ScoreField, size: tuple[int, int], dtype: torch.dtype, scale: float | None) -> None:
         device = field.scores.device
-        self.query_to_class = torch.tensor(field.query_to_class, device=device)
+        self.class_of = torch.tensor(field.query_to_class, device=device, dtype=dtype)
         self.value = torch.full(size, float("-inf"), device=device)
-        self.query = torch.zeros(size, dtype=torch.long, device=device)
-        self.total = torch.zeros(size, device=device)
+        self.labels = torch.full(size, field.query_to_class[0], dtype=dtype, device=device)
+        self.total = torch.zeros(size if scale is not None else 0, device=device)
+        self.scale = scale
 
-    def update(self, place: Place, queries: Tensor, values: Tensor, scale: float | None) -> None:
-        """Take in ``values`` (rows, columns, k) of ``queries`` (k,); ``scale`` asks for the softmax total too."""
+    def update(self, place: Place, queries: Tensor, values: Tensor) -> None:
+        """Take in ``values`` (rows, columns, k) of ``queries`` (k,)."""
         value, index = values.max(dim=-1)
         old, better = self.value[place], value > self.value[place]
         new = torch.where(better, value, old)
-        if scale is not None:
+        if self.scale is not None:
             # Online softmax: totals are relative to the best score so far.
-            shrunk = self.total[place] * torch.exp(scale * (old - new)).nan_to_num(0.0)
-            self.total[place] = shrunk + torch.exp(scale * (values - new[..., None])).sum(dim=-1)
-        self.query[place] = torch.where(better, queries[index], self.query[place])
+            shrunk = self.total[place] * torch.exp(self.scale * (old - new)).nan_to_num(0.0)
+            self.total[place] = shrunk + torch.exp(self.scale * (values - new[..., None])).sum(dim=-1)
+        self.labels[place] = torch.where(better, self.class_of[queries][index], self.labels[place])
         self.value[place] = new
-
-    def labels(self) -> Tensor:
-        """Class of the best query, ``(H, W)`` int64."""
-        return self.query_to_class[self.query]
 
 
 def _without_small_classes(
     field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None, first: _Best
 ) -> _Best:
     """A second pass over the scores in which only the classes that pass the area rule may win."""
-    allowed = _large_classes(first.labels(), rule.num_classes(field), rule)
-    second = _Best(field, size)
+    allowed = _large_classes(first.labels, rule.num_classes(field), rule)
+    second = _Best(field, size, first.labels.dtype, None)
     for place, queries, values in tiles(field, size, refine):
-        second.update(place, queries, values.masked_fill(~allowed[second.query_to_class[queries]], float("-inf")), None)
-    # Probabilities stay those of the softmax over all queries.
-    second.total = first.total * torch.exp(rule.logit_scale * (first.value - second.value))
+        second.update(place, queries, values.masked_fill(~allowed[second.class_of[queries].long()], float("-inf")))
+    if first.scale is not None:  # probabilities stay those of the softmax over all queries
+        second.total = first.total * torch.exp(first.scale * (first.value - second.value))
     return second
 
 
 def _large_classes(labels: Tensor, num_classes: int, rule: DecodeRule) -> Tensor:
     """``(C,)`` bool: classes that keep their pixels under the area rule.  The background always does."""
-    pixels = torch.bincount(labels.reshape(-1).long(), minlength=num_classes)
+    pixels = torch.bincount(labels.reshape(-1), minlength=num_classes)
     foreground = pixels.sum() - pixels[rule.background]
     keep = pixels > rule.area_threshold * foreground
     keep[rule.background] = True

@@ -9,18 +9,21 @@ import pandas as pd
 
 from ..datasets import list_datasets
 from ..methods.files import store
-from .leaderboard import collect, column_of, entry_of, newest_runs
+from .bootstrap import MIN_UNITS, why_no_interval
+from .escaping import latex_text, markdown_code, markdown_text, plain_text
+from .leaderboard import Leaderboard, collect, column_of, entry_of, newest_runs
 from .tables import with_interval
 
 
-def write_leaderboard(results: Path, output: Path) -> pd.DataFrame:
-    """Write ``output`` (Markdown) and the same frame as .csv, .json and .tex beside it; returns the frame."""
-    frame = collect(results)
+def write_leaderboard(results: Path, output: Path) -> Leaderboard:
+    """Write ``output`` (Markdown) and the same frame as .csv, .json and .tex beside it; returns what was collected."""
+    found = collect(results)
+    frame = found.frame
     store(output, markdown(frame).encode())
     store(output.with_suffix(".csv"), frame.to_csv(index=False).encode())
     store(output.with_suffix(".json"), (frame.to_json(orient="records", indent=2) + "\n").encode())
     store(output.with_suffix(".tex"), latex(frame).encode())
-    return frame
+    return found
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -31,6 +34,8 @@ def markdown(frame: pd.DataFrame) -> str:
         "Written by `bench leaderboard`; do not edit.  mIoU in percent with its 95 % bootstrap interval over images; "
         "*to the best* is the paired difference on the same images.  "
         "Methods of one *group* cannot be told apart from the best of the group (paired bootstrap, Holm-corrected).  "
+        "*Units* are what the bootstrap draws: images, or blocks of dependent ones; "
+        f"below {MIN_UNITS} there is no interval and no group.  "
         "*Reported* values are those of the named source, under its own protocol, not ours.  "
         "Training-free methods and trained ones stand apart; groups and differences are over both.",
     ]
@@ -38,8 +43,8 @@ def markdown(frame: pd.DataFrame) -> str:
     for protocol in sorted({_section(r) for r in newest}):
         rows = [r for r in newest if _section(r) == protocol]
         columns = sorted({column_of(r) for r in rows})
-        changed = [f"Changed by hand: `{rows[0].changed}`.", ""] if rows[0].changed else []
-        parts += ["", f"## Protocol `{protocol}`", "", *changed, *_matrix(rows, columns)]
+        changed = [f"Changed by hand: {markdown_code(rows[0].changed)}.", ""] if rows[0].changed else []
+        parts += ["", f"## Protocol {markdown_code(protocol)}", "", *changed, *_matrix(rows, columns)]
         for column in columns:
             parts += ["", *_markdown_column([r for r in rows if column_of(r) == column])]
     return "\n".join(parts) + "\n"
@@ -54,14 +59,16 @@ def _matrix(rows: list[Any], columns: list[tuple[str, ...]]) -> list[str]:
     """Methods by data sets, mIoU only; each heading carries the protocol hash of its column."""
     entries = sorted({entry_of(r) for r in rows})
     found = {(entry_of(r), column_of(r)): r for r in rows}
-    names = [f"{c[1]} {c[2]} `{c[3][:8]}`" for c in columns]
+    names = [f"{markdown_text(c[1])} {markdown_text(c[2])} `{c[3][:8]}`" for c in columns]
     lines = ["| method | backbone | " + " | ".join(names) + " |", "|---" * (2 + len(columns)) + "|"]
     for entry in entries:
         cells = [_cell(found.get((entry, c))) for c in columns]
+        method, backbone, precision = (markdown_text(entry[k]) for k in (0, 1, 3))
         weights = f"`{entry[2].partition(':')[2][:8]}`"
-        lines.append(f"| {entry[0]} | {entry[1]} {weights} {entry[3]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {method} | {backbone} {weights} {precision} | " + " | ".join(cells) + " |")
     notes = sorted({r.note for r in rows if r.note})
-    return lines + [line for note in notes for line in ("", f"*With {_whose(rows, note)}: {note}.*")]
+    said = [markdown_text(f"With {_whose(rows, note)}: {note}.") for note in notes]
+    return lines + [line for text in said for line in ("", f"*{text}*")]
 
 
 def _whose(rows: list[Any], note: str) -> str:
@@ -95,8 +102,9 @@ def _markdown_column(rows: list[Any]) -> list[str]:
     first = rows[0]
     partial = "" if first.complete else " **(partial)**"
     lines = [
-        f"### {_title(first.dataset)}, {first.split}, {first.images} images{partial}",
+        f"### {markdown_text(_title(first.dataset))}, {markdown_text(first.split)}, {_images(first)}{partial}",
         "",
+        *([f"{why_no_interval(first.units)}.".capitalize(), ""] if first.units < MIN_UNITS else []),
         f"Protocol hash `{first.protocol_hash}`.",
         "",
     ]
@@ -104,7 +112,8 @@ def _markdown_column(rows: list[Any]) -> list[str]:
         lines += _table(heading, [r for r in rows if r.training_free == free])
     for note in sorted({r.note for r in rows if r.note}):
         whose = [r.method for r in rows if r.note == note]
-        lines += ["", f"*{note}*" if len(whose) == len(rows) else f"*{', '.join(whose)}: {note}*"]
+        text = note if len(whose) == len(rows) else f"{', '.join(whose)}: {note}"
+        lines += ["", f"*{markdown_text(text)}*"]
     lines += [
         "",
         "<details><summary>Provenance</summary>",
@@ -112,8 +121,15 @@ def _markdown_column(rows: list[Any]) -> list[str]:
         "| method | weights | device | code | vocabulary | run |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [f"| {r.method} | {r.weights[:17]} | {r.device} | {r.code} | {r.vocabulary[:8]} | {r.run} |" for r in rows]
+    for r in rows:
+        provenance = (r.method, r.weights[:17], r.device, r.code, r.vocabulary[:8], r.run)
+        lines.append("| " + " | ".join(map(markdown_text, provenance)) + " |")
     return [*lines, "", "</details>"]
+
+
+def _images(row: Any) -> str:
+    """``23 images, 2 units``."""
+    return f"{row.images} images, {row.units} unit{'' if row.units == 1 else 's'}"
 
 
 def _table(heading: str, rows: list[Any]) -> list[str]:
@@ -128,16 +144,16 @@ def _table(heading: str, rows: list[Any]) -> list[str]:
         "|---" * 11 + "|",
     ]
     for r in rows:
-        told = "" if pd.isna(r.reported) else f"{r.reported:.1f} ({r.reported_source})"
+        told = "" if pd.isna(r.reported) else f"{r.reported:.1f} ({markdown_text(str(r.reported_source))})"
         cells = [
-            r.method,
+            markdown_text(r.method),
             with_interval(r.miou, bounds_of(r)),
             _behind(r),
             "" if pd.isna(r.group) else f"{r.group:.0f}",
             told,
             f"{r.images_per_second:.1f}",
             f"{r.peak_mb:.0f}",
-            *(r.backbone, r.precision, r.trained_on, r.licences),
+            *map(markdown_text, (r.backbone, r.precision, r.trained_on, r.licences)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
@@ -150,22 +166,17 @@ def latex(frame: pd.DataFrame) -> str:
     for column in sorted({column_of(r) for r in newest}):
         rows = sorted((r for r in newest if column_of(r) == column), key=_rank)
         out += [
-            f"% protocol {column[0]} {column[3]}",
+            f"% protocol {plain_text(column[0])} {plain_text(column[3])}",
             r"\begin{tabular}{llrl}",
             r"data set & method & mIoU & note \\ \hline",
         ]
         for r in rows:
-            note = r.note if r.complete else f"partial ({r.images} images) {r.note}".strip()
+            note = r.note if r.complete else f"partial ({_images(r)}) {r.note}".strip()
+            note = "; ".join(filter(None, [why_no_interval(r.units), note]))
             cells = [r.dataset, r.method, with_interval(r.miou, bounds_of(r)), note]
-            out.append(" & ".join(_escaped(c) for c in cells) + r" \\")
+            out.append(" & ".join(latex_text(c) for c in cells) + r" \\")
         out.append(r"\end{tabular}")
     return "\n".join(out) + "\n"
-
-
-def _escaped(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, f"\\{character}")
-    return text
 
 
 @cache

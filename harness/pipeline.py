@@ -13,14 +13,18 @@ from ..datasets import DatasetRecord, Sample
 from ..datasets.loader import Pixels
 from ..methods import ScoreField, Segmenter, UserError
 from ..methods.clip_segmenter import ClipSegmenter
+from ..methods.foreign import foreign_code
 from ..methods.refine.guide import Affinity
 from .confusion_metrics import SparseConfusion, sparse
 from .counting import Counts, confusion, count_boundary, tally
 from .decode_on_grid import decode_on_grid
-from .decoding import DecodeRule, Refiner, check_finite, decode
+from .decode_rule import DecodeRule
+from .decoding import Refiner, check_finite, decode
 from .protocol import Setting
 from .refinement import guide_for, refine_field, stretched, without_class
 from .resize import resize_image
+from .token_lint import lint_tokens
+from .word_lint import Findings
 from .words import vocabulary_for
 
 STAGES = ("load", "resize", "segment", "refine", "decode", "count")
@@ -56,15 +60,21 @@ class Clock:
 
 @dataclass(frozen=True)
 class Scored:
-    """Counts of one image, ``(C,)``; those of boundary bands and the confusion matrix if they were asked for."""
+    """Counts of one image, ``(C,)``; those of boundary bands and the confusion matrix if they were asked for.
+
+    ``pixels``: how many pixels were scored, that is, are not ignored.
+    """
 
     counts: Counts
+    pixels: int
     boundary: Counts | None = None
     confusion: SparseConfusion | None = None
 
 
 class Pipeline:
     """A method under one setting, with the vocabulary of one data set encoded (in ``encode_seconds``).
+
+    ``findings`` are warnings about its words as the method's tokenizer reads them.
 
     ``boundary`` asks for the counts of Boundary IoU too, ``confusion`` for the confusion matrix of every image.
     """
@@ -84,8 +94,10 @@ class Pipeline:
         self.rule: DecodeRule = setting.rule(vocabulary.background)
         self.guide = guide_for(setting, method)
         _check_multiple(setting, method)
+        self.findings = _lint_tokens(setting, record, method)
         started = time.perf_counter()
-        method.encode(vocabulary)
+        with foreign_code(method.info.name, type(method).__module__, "at the words"):
+            method.encode(vocabulary)
         self.encode_seconds = time.perf_counter() - started
 
     @property
@@ -112,7 +124,8 @@ class Pipeline:
         boundary = None
         if self.boundary:
             boundary = clock.time("count", lambda: count_boundary(labels, truth, every, ignored).first(classes))
-        return Scored(tally(table).first(classes), boundary, sparse(table) if self.confusion else None)
+        counts = tally(table).first(classes)
+        return Scored(counts, int(table.sum()), boundary, sparse(table) if self.confusion else None)
 
     def finish(
         self, scores: ScoreField, pixels: Tensor, size: tuple[int, int], clock: Clock, affinity: Affinity | None = None
@@ -151,6 +164,19 @@ class Pipeline:
         return lambda maps: clock.time("refine", lambda: pamr(maps))
 
 
+def _lint_tokens(setting: Setting, record: DatasetRecord, method: Segmenter) -> Findings:
+    """Warnings about the words as the method's own tokenizer reads them.
+
+    Raises ``UserError`` for classes whose texts are the same tokens.
+    """
+    tokenizer = method.prompt_tokenizer
+    found = [] if tokenizer is None else lint_tokens(setting, record, tokenizer)
+    errors = [text for level, text in found if level == "error"]
+    if errors:
+        raise UserError(f"the words for {record.key} cannot be used:\n  " + "\n  ".join(errors))
+    return found
+
+
 def _check_multiple(setting: Setting, method: Segmenter) -> None:
     """Raise ``UserError`` for sides that the protocol rounds to whole patches of another backbone."""
     if not isinstance(method, ClipSegmenter) or type(method).segment is not Segmenter.segment:
@@ -177,10 +203,10 @@ def predict_together(
     columns = [np.array_split(pixels, setting.columns, axis=1) for pixels in (small, image)]
     parts = []
     for number, (pixels, original) in enumerate(zip(*columns, strict=True)):
-        column, whole = (torch.from_numpy(part.copy()).permute(2, 0, 1) for part in (pixels, original))
+        column = _tensor(pixels)
         # mypy cannot infer a lambda whose default binds the loop's value
         fields = _time_all(clocks, "segment", lambda c=column: _segment(pipelines, c))  # type: ignore[misc]
-        seen = _observe(pipelines, whole, f"{name}#{number}" if number else name, clocks)
+        seen = _observe(pipelines, original, f"{name}#{number}" if number else name, clocks)
         zipped = zip(pipelines, fields, clocks, seen, strict=True)
         size = (original.shape[0], original.shape[1])
         parts.append([p.finish(field, column, size, clock, sight) for p, field, clock, sight in zipped])
@@ -197,21 +223,27 @@ def _time_all(clocks: Sequence[Clock], stage: str, work: Callable[[], T]) -> T:
     return result
 
 
-def _observe(pipelines: Sequence[Pipeline], image: Tensor, name: str, clocks: Sequence[Clock]) -> list[Affinity | None]:
+def _tensor(pixels: Pixels) -> Tensor:
+    """``(H, W, 3)`` -> a copy, ``(3, H, W)``."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def _observe(pipelines: Sequence[Pipeline], image: Pixels, name: str, clocks: Sequence[Clock]) -> list[Affinity | None]:
     """What the guide of each pipeline sees in an image at its own size; equal guides are one object and look once."""
     seen: dict[int, Affinity] = {}
     for guide in {id(p.guide): p.guide for p in pipelines if p.guide is not None}.values():
         theirs = [clock for p, clock in zip(pipelines, clocks, strict=True) if p.guide is guide]
         # as in predict_together: the default binds the loop's value
-        seen[id(guide)] = _time_all(theirs, "refine", lambda g=guide: g.observe(image, name))  # type: ignore[misc]
+        seen[id(guide)] = _time_all(theirs, "refine", lambda g=guide: g.observe(_tensor(image), name))  # type: ignore[misc]
     return [seen.get(id(p.guide)) for p in pipelines]
 
 
 def _segment(pipelines: Sequence[Pipeline], pixels: Tensor) -> list[ScoreField]:
     methods, geometry = [p.method for p in pipelines], pipelines[0].setting.geometry
-    if len(methods) == 1:
-        return [methods[0].segment(pixels, geometry)]
-    return methods[0].segment_with(methods, pixels, geometry)
+    with foreign_code(methods[0].info.name, type(methods[0]).__module__):
+        if len(methods) == 1:
+            return [methods[0].segment(pixels, geometry)]
+        return methods[0].segment_with(methods, pixels, geometry)
 
 
 def check_sharing(settings: Sequence[Setting], keys: Sequence[str], method: str) -> None:

@@ -7,25 +7,25 @@ presets hold each method's own constants.  Values per data set stand in ``[datas
 import hashlib
 import inspect
 import json
-import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..datasets import DatasetRecord
-from ..methods import UserError, WindowGeometry, find_method
+from ..methods import UserError, WindowGeometry
 from ..methods.errors import did_you_mean
 from ..methods.refine.guides import Fusion, GuideName, Noise
-from .decoding import DecodeRule
+from .bounds import Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Steps
+from .decode_rule import DecodeRule
+from .protocol_files import name_of, read_toml
 from .resize import ResizeKind
-from .words import lint_words, vocabulary_for
+from .word_lint import Findings, lint_words
+from .words import vocabulary_for
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+if TYPE_CHECKING:
+    from ..methods.backbone import Tokenizer
 
 _FOLDER = Path(__file__).parent / "protocols"
 
@@ -33,26 +33,29 @@ _FOLDER = Path(__file__).parent / "protocols"
 class Setting(BaseModel):
     """The protocol for one data set.  Units are in the names; 0 means "off" or "whole image".
 
-    Field descriptions say why a difference in the field moves numbers; ``bench protocol diff`` prints them.
+    Field descriptions say why a difference in the field moves numbers; ``bench protocol diff`` prints them.  Bounds
+    that fields share are in ``bounds``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    short_side_px: int = Field(
-        default=0, ge=0, description="The patch grid grows with the input: +4 to +5 mIoU of ceiling from 336 to 448 px"
+    short_side_px: Pixels = Field(
+        default=0, description="The patch grid grows with the input: +4 to +5 mIoU of ceiling from 336 to 448 px"
     )
-    long_side_px: int = Field(default=2048, ge=1, description="Very elongated images are limited by their long side")
+    long_side_px: int = Field(
+        default=2048, ge=1, le=100_000, description="Very elongated images are limited by their long side"
+    )
     resize: ResizeKind = Field(
         default="opencv-linear", description="Kernels differ in pixels, most when shrinking a lot; Pillow antialiases"
     )
-    size_multiple_px: int = Field(
-        default=0, ge=0, description="Rounding both sides to whole patches changes the aspect ratio a little"
+    size_multiple_px: Pixels = Field(
+        default=0, description="Rounding both sides to whole patches changes the aspect ratio a little"
     )
-    columns: int = Field(
-        default=1, ge=1, description="Parts of a wide image that are predicted apart see less context, at a finer grid"
+    columns: Steps = Field(
+        default=1, description="Parts of a wide image that are predicted apart see less context, at a finer grid"
     )
-    window_px: int = Field(default=0, ge=0, description="Windows see less context and are averaged where they overlap")
-    stride_px: int = Field(default=0, ge=0, description="More overlap averages more and costs more")
+    window_px: Pixels = Field(default=0, description="Windows see less context and are averaged where they overlap")
+    stride_px: Pixels = Field(default=0, description="More overlap averages more and costs more")
     average: Literal["score", "probability"] = Field(
         default="score", description="Averaging scores before the softmax does not commute with averaging probabilities"
     )
@@ -60,21 +63,27 @@ class Setting(BaseModel):
         default="frame",
         description="Grids go to the output by way of the resized image, at once, or as labels: edges move",
     )
-    vocabulary: str = Field(
+    vocabulary: ListName = Field(
         default="official", description="Words are the largest single factor: 12 to 22 mIoU on VOC21"
     )
     vocabulary_form: Literal["synonyms", "background-first", "fold"] = Field(
         default="synonyms", description="How a word list is read: one class per line, background words first, or folded"
     )
-    synonym_separator: str = Field(default=", ", description="The wrong separator turns a list into one sentence")
+    synonym_separator: str = Field(
+        default=", ", max_length=16, description="The wrong separator turns a list into one sentence"
+    )
     repair: bool = Field(
         default=False, description="Word lists have defects: a word that two classes share switches one of them off"
     )
     background_words: Literal["official", "shared", "none"] = Field(
         default="official", description="More background words win more pixels and lower every other probability"
     )
-    templates: str = Field(default="openai80", description="Prompt templates move every text embedding")
-    logit_scale: float = Field(
+    allow_shared_texts: bool = Field(
+        default=False,
+        description="A class that shares a text with a lower one loses every tie there: an error unless it is meant",
+    )
+    templates: ListName = Field(default="openai80", description="Prompt templates move every text embedding")
+    logit_scale: Scale = Field(
         default=100.0, gt=0, description="Decides probabilities, hence what a probability threshold cuts off"
     )
     probability_threshold: float = Field(
@@ -84,8 +93,8 @@ class Setting(BaseModel):
     class_scaling: Literal["none", "max", "minmax"] = Field(
         default="none", description="Maps stretched class by class let weak classes compete (CLIPer)"
     )
-    class_gate: float | None = Field(
-        default=None, ge=0, description="Classes whose image-level score is not above it are removed (CLIPer)"
+    class_gate: Scale | None = Field(
+        default=None, description="Classes whose image-level score is not above it are removed (CLIPer)"
     )
     complement: bool = Field(
         default=False, description="Background is (1 - best class)^2 instead of what falls below a threshold (CLIPer)"
@@ -93,7 +102,7 @@ class Setting(BaseModel):
     refine: Literal["none", "pamr", GuideName] = Field(
         default="none", description="Post-processing adds several mIoU to any method; never mix rows with and without"
     )
-    refine_steps: int = Field(default=10, ge=1, description="More steps smooth more (PAMR)")
+    refine_steps: Steps = Field(default=10, description="More steps smooth more (PAMR)")
     refine_threshold: float = Field(
         default=0.1, ge=0, lt=1, description="Attention below this share of its column's maximum is dropped (diffusion)"
     )
@@ -103,17 +112,17 @@ class Setting(BaseModel):
     refine_noise: Noise = Field(
         default="per-image", description="A diffusion guide looks at a noised image; without noise it is another method"
     )
-    seed: int = Field(default=0, ge=0, description="Another seed draws other noise: repeat a run to see its spread")
+    seed: Seed = Field(default=0, description="Another seed draws other noise: repeat a run to see its spread")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="Half precision flips labels of near ties"
     )
     averaging: Literal["mmseg", "labelled"] = Field(
         default="mmseg", description="Whether classes that are predicted but never labelled enter the mean as 0"
     )
-    method_options: dict[str, Any] = Field(
+    method_options: Options = Field(
         default_factory=dict, description="Options for every method that takes them, e.g. how odd sizes are padded"
     )
-    options_of: dict[str, dict[str, Any]] = Field(
+    options_of: OptionsOf = Field(
         default_factory=dict, description="Options of one method alone, by its name: constants of its paper"
     )
 
@@ -151,6 +160,8 @@ class Setting(BaseModel):
         ``logit_scale`` and ``method_options``, as far as its constructor takes them, and all of its ``options_of``.
         Raises ``UserError`` when there is no such method.
         """
+        from ..methods import find_method  # here: a protocol can be read and judged without torch
+
         taken = inspect.signature(find_method(method)).parameters
         offered = {"logit_scale": self.logit_scale, **self.method_options}
         return {**{k: v for k, v in offered.items() if k in taken}, **self.options_of.get(method, {})}
@@ -177,14 +188,14 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: Name
     summary: str
     source: str
     version: int = Field(ge=1)
     family: Literal["unified", "paper", "tiny"]
     base: dict[str, Any]
-    dataset: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    aliases: tuple[str, ...] = ()
+    dataset: dict[Key, dict[str, Any]] = Field(default_factory=dict)
+    aliases: tuple[Name, ...] = ()
     sources: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -255,13 +266,8 @@ def split_name(name: str) -> tuple[str, str | None]:
 
 
 def _read(path: Path) -> Protocol:
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"unknown protocol {str(path)!r}: there is no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"protocol file {path} is no valid TOML: {error}") from error
-    return _validated({"name": path.stem, **fields}, f"protocol file {path}")
+    what = f"protocol file {path}"
+    return _validated({"name": name_of(path), **read_toml(path, what)}, what)
 
 
 def _validated(fields: dict[str, Any], what: str) -> Protocol:
@@ -273,6 +279,8 @@ def _validated(fields: dict[str, Any], what: str) -> Protocol:
             place = ".".join(map(str, e["loc"])) or "protocol"
             known = (Protocol if place in fields else Setting).model_fields  # a table of values, or the file itself
             says = f"no such field{did_you_mean(place, known)}" if e["type"] == "extra_forbidden" else e["msg"]
+            if isinstance(e["input"], int | float | str) and e["type"] not in ("extra_forbidden", "value_error"):
+                says += f", not {str(e['input'])[:60]!r}"
             lines.append(f"  {place}: {says}")
         raise UserError(f"{what} does not work:\n" + "\n".join(lines)) from error
 
@@ -296,9 +304,16 @@ def changes_of(protocol: Protocol, dataset: str) -> str:
     return ", ".join(f"{field}={value}" for field, _, value, _ in rows)
 
 
-def lint_setting(setting: Setting, record: DatasetRecord) -> list[tuple[str, str]]:
-    """Findings ``(level, text)`` for a protocol on a data set, including those of its words."""
+def lint_setting(setting: Setting, record: DatasetRecord, tokenizer: "Tokenizer | None" = None) -> Findings:
+    """Findings ``(level, text)`` for a protocol on a data set, including those of its words, and of their tokens.
+
+    Without a ``tokenizer`` nothing is said of tokens.
+    """
     found = lint_words(setting, record)
+    if tokenizer is not None:
+        from .token_lint import lint_tokens
+
+        found = list(dict.fromkeys([*found, *lint_tokens(setting, record, tokenizer)]))
     background = vocabulary_for(setting, record).background
     thresholds = setting.probability_threshold or setting.area_threshold or setting.class_scaling != "none"
     if thresholds and background is None:

@@ -53,11 +53,25 @@ class EvalResult:
         values = 100 * metrics.iou(self.counts.total())
         return {name: None if math.isnan(v) else float(v) for name, v in zip(self.record.classes, values, strict=True)}
 
+    @property
+    def units(self) -> int:
+        """Units of the bootstrap: images, or clusters of dependent ones."""
+        return len(np.unique(self.clusters))
+
     @cached_property
     def interval(self) -> Interval | None:
-        """95 % bootstrap interval of ``miou`` in percent; None for fewer than two units."""
+        """95 % bootstrap interval of ``miou`` in percent; None for fewer than ``bootstrap.MIN_UNITS`` units."""
         found = miou_interval(self.counts, self.clusters, self.averaging)
         return found and Interval(100 * found.low, 100 * found.high)
+
+    @property
+    def note(self) -> str:
+        """What has to be said beside its numbers: 100 % means nothing where only one class is labelled."""
+        labelled = np.flatnonzero(self.counts.gt.sum(axis=0))
+        if len(labelled) != 1:
+            return ""
+        name = self.record.classes[labelled[0]]
+        return f"all scored pixels of {self.record.key} are of one class ({name}): painting everything so scores 100"
 
     @property
     def boundary_iou(self) -> float | None:
@@ -82,6 +96,7 @@ class EvalResult:
             **self._from_confusion(),
             "per_class": self.per_class,
             "images": len(self.ids),
+            "units": self.units,
             "complete": self.complete,
         }
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}

@@ -3,13 +3,18 @@
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from .escaping import json_text, plain_text
+
+LINES = "\n"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on stdout; columns whose every cell looks like a number are aligned right."""
-    cells = [["" if c is None else str(c) for c in row] for row in rows]
+    cells = [["" if c is None else plain_text(str(c)) for c in row] for row in rows]
+    title = plain_text(title)
     right = [bool(cells) and all(_is_number(row[k]) for row in cells) for k in range(len(columns))]
     if sys.stdout.isatty():
         from rich.console import Console
@@ -32,13 +37,26 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def print_line(text: str) -> None:
-    """One line on stdout."""
-    sys.stdout.write(f"{text}\n")
+    """Text of our own on stdout, foreign names in it: lines stay lines, other controls are shown as escapes."""
+    sys.stdout.write(f"{plain_text(text, keep=LINES)}\n")
+
+
+def print_warning(text: str) -> None:
+    """One warning on stderr."""
+    sys.stderr.write(f"warning: {plain_text(text, keep=LINES)}\n")
+
+
+def print_warnings(found: Iterable[tuple[str, str]], but: Iterable[tuple[str, str]] = ()) -> None:
+    """The warnings among findings ``(level, text)``, each once, without those of ``but``."""
+    said = set(but)
+    for finding in dict.fromkeys(found):
+        if finding[0] == "warning" and finding not in said:
+            print_warning(finding[1])
 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout; NaN is not allowed."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def percent(value: float | None) -> str:
@@ -51,6 +69,11 @@ def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None or math.isnan(value):
         return "none"
     return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+
+
+def images_and_units(images: object, units: int) -> str:
+    """``23 (2 units)``: how many images a number is from, and how many units its interval."""
+    return f"{images} ({units} unit{'' if units == 1 else 's'})"
 
 
 def megabytes(size: int) -> str:

@@ -2,7 +2,7 @@
 
 Word lists are part of a protocol, not of a method: ``vocabularies/<key>.<list>.txt``, one line per class, as the public
 code of the papers has them (spec: datasets and protocols, section 5; defects included; ``vocabularies/SOURCES.tsv``
-says where each comes from).  ``mend`` repairs the defects that are known; ``lint_words`` names them.
+says where each comes from).  ``mend`` repairs the defects that are known; ``word_lint`` names them.
 """
 
 import csv
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..datasets import DatasetRecord
 from ..methods import UserError, Vocabulary
 from ..methods.errors import did_you_mean
+from ..methods.vocabulary import as_read
 
 if TYPE_CHECKING:
     from .protocol import Setting
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _FOLDER = Path(__file__).parent / "vocabularies"
 OFFICIAL = "official"
 OUTSIDE = "(none of the classes)"
-_JOINED = {"beachhill": ["beach", "hill"]}
+JOINED = {"beachhill": ["beach", "hill"]}
 """Texts in which a comma is missing (CLIPtrase's background words)."""
 
 Texts = list[list[str]]
@@ -43,8 +44,8 @@ def class_texts(setting: "Setting", record: DatasetRecord) -> tuple[Texts, int |
     """Texts of every class, and the index of the background."""
     texts, background = _listed(setting, record)
     if background is not None and setting.background_words == "shared":
-        others = {_plain(t) for k, line in enumerate(texts) for t in line if k != background}
-        texts[background] = [w for w in shared_background() if _plain(w) not in others]
+        others = {as_read(t) for k, line in enumerate(texts) for t in line if k != background}
+        texts[background] = [w for w in shared_background() if as_read(w) not in others]
     elif background is not None and setting.background_words == "none":
         texts[background] = []
     if setting.repair:
@@ -113,64 +114,20 @@ def mend(texts: Texts, record: DatasetRecord, background: int | None) -> Texts:
     A word of the background that is also a class goes to the class.  A text that two other classes share stays: whose
     it is cannot be known.
     """
-    joined = {k: _joined_name(record, k) for k in range(len(texts))}
+    joined = {k: joined_name(record, k) for k in range(len(texts))}
     spelt = [
-        [w for t in line for w in _JOINED.get(_plain(t), [record.classes[k] if _plain(t) == joined[k] else t])]
+        [w for t in line for w in JOINED.get(as_read(t), [record.classes[k] if as_read(t) == joined[k] else t])]
         for k, line in enumerate(texts)
     ]
-    others = {_plain(t) for k, line in enumerate(spelt) for t in line if k != background}
+    others = {as_read(t) for k, line in enumerate(spelt) for t in line if k != background}
     out = []
     for k, line in enumerate(spelt):
         kept: dict[str, str] = {}
         for text in line:
-            if k != background or _plain(text) not in others:
-                kept.setdefault(_plain(text), text)
+            if k != background or as_read(text) not in others:
+                kept.setdefault(as_read(text), text)
         out.append(list(kept.values()))
     return out
-
-
-def lint_words(setting: "Setting", record: DatasetRecord) -> list[tuple[str, str]]:
-    """What is wrong with the texts, as ``(level, text)``; see also ``Vocabulary.lint``."""
-    vocabulary, (texts, background) = vocabulary_for(setting, record), class_texts(setting, record)
-    # An official name may look like a list (ade847).  A protocol without a separator wants it as one text.
-    names = set() if setting.synonym_separator else {f"{name[:60]!r} looks like a list" for name in record.classes}
-    found = [f for f in vocabulary.lint() if f[1].partition(":")[0] not in names]
-    form = list_forms().get(f"{record.key.partition('@')[0]}.{setting.vocabulary}.txt", setting.vocabulary_form)
-    if form != setting.vocabulary_form:
-        text = f"word list {setting.vocabulary!r} is of the form {form!r}, but read as {setting.vocabulary_form!r}"
-        found.append(("warning", f"{text}: --set vocabulary_form={form} reads it as its project does"))
-    for text in (t for line in texts for t in line if _plain(t) in _JOINED):
-        found.append(("warning", f"{text!r} lacks a comma between {' and '.join(_JOINED[_plain(text)])}"))
-    joined = [t for k, line in enumerate(texts) for t in line if _plain(t) == _joined_name(record, k)]
-    if joined:
-        found.append(
-            ("warning", f"words of class names are joined, which gives other tokens ({len(joined)}): {_quoted(joined)}")
-        )
-    if silent := _never_won(texts):
-        names_lost = _quoted([vocabulary.classes[k] for k in silent])
-        found.append(
-            ("warning", f"can never win, as each text of theirs speaks for an earlier class too: {names_lost}")
-        )
-    if background is not None and not texts[background] and not _has_threshold(setting):
-        found.append(
-            ("warning", "the background has no text, and no threshold gives it pixels: only a method's own rule can")
-        )
-    if found and not setting.repair and mend(texts, record, background) != texts:
-        found.append(("info", "--set repair=true mends what can be mended; it is another protocol then"))
-    return found
-
-
-def _never_won(texts: Texts) -> list[int]:
-    """Classes whose every text stands for a lower class too: they lose every tie, so no pixel becomes theirs."""
-    owner: dict[str, int] = {}
-    for k, line in enumerate(texts):
-        for text in line:
-            owner.setdefault(_plain(text), k)
-    return [k for k, line in enumerate(texts) if line and all(owner[_plain(t)] < k for t in line)]
-
-
-def _has_threshold(setting: "Setting") -> bool:
-    return bool(setting.probability_threshold or setting.area_threshold) or setting.rule(0).gated
 
 
 def _check_length(lines: int, wanted: int, setting: "Setting", record: DatasetRecord) -> None:
@@ -182,19 +139,11 @@ def _check_length(lines: int, wanted: int, setting: "Setting", record: DatasetRe
         )
 
 
-def _joined_name(record: DatasetRecord, index: int) -> str | None:
+def joined_name(record: DatasetRecord, index: int) -> str | None:
     """The official name of a class of several words without its blanks; None for other names."""
     name = record.classes[index] if index < len(record.classes) else ""
-    return name.replace(" ", "").lower() if " " in name and "," not in name else None
-
-
-def _quoted(texts: list[str]) -> str:
-    return ", ".join(repr(t) for t in texts)
+    return name.replace(" ", "").lower() if " " in name.strip() and "," not in name else None
 
 
 def _split(line: str, separator: str) -> list[str]:
     return [t.strip() for t in line.split(separator)] if separator else [line]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from .backbone import Backbone, load_backbone
     from .dense_clip import DenseClip, LastBlock
     from .errors import UserError
-    from .registry import create_method, find_method, list_methods
+    from .names import list_methods
+    from .registry import create_method, find_method
     from .score_field import ScoreField
     from .segmenter import MethodInfo, Segmenter
     from .vocabulary import Vocabulary
@@ -29,7 +30,7 @@ _HOMES = {
     "WindowGeometry": "windows",
     "create_method": "registry",
     "find_method": "registry",
-    "list_methods": "registry",
+    "list_methods": "names",
     "load_backbone": "backbone",
 }
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import vit
-from .backbone import Backbone
+from .backbone import Backbone, Tokenizer
 from .errors import UserError
 from .segmenter import Segmenter
 from .text import encode_queries
@@ -36,9 +36,19 @@ class ClipSegmenter(Segmenter):
         }
 
     @property
+    def prompt_tokenizer(self) -> Tokenizer | None:
+        """The backbone's."""
+        return self.backbone.tokenizer
+
+    @property
     def note(self) -> str:
         """The backbone's."""
         return self.backbone.note
+
+    @property
+    def licences(self) -> dict[str, str]:
+        """See ``Segmenter.licences``; the backbone's first."""
+        return {**self.backbone.licences, **super().licences}
 
     def encode(self, vocabulary: Vocabulary) -> None:
         """Encode the queries once (float32, cached on disk)."""

@@ -2,42 +2,18 @@
 
 import importlib
 import inspect
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from .backbone import Backbone, Tokenizer, load_backbone
-from .errors import UserError, did_you_mean
+from .backbone import Backbone, Tokenizer, load_backbone, locate_backbone
+from .errors import UserError
+from .foreign import foreign_code
+from .names import method_home
 from .segmenter import Segmenter
-
-ENTRY_POINT_GROUP = "ovss.methods"
-_BUILT_IN = {
-    "clip": ".clip:CLIP",
-    "maskclip": ".maskclip:MaskCLIP",
-    "maskclip-value": ".maskclip_value:MaskCLIPValue",
-    "sclip": ".sclip:SCLIP",
-    "clearclip": ".clearclip:ClearCLIP",
-    "naclip": ".naclip:NACLIP",
-    "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
-    "clip-diy": ".clip_diy:CLIPDIY",
-    "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",
-    "dino-pool": ".clip_dinoiser:DINOPool",
-    "cliper": ".cliper:CLIPer",
-    "ovseg-tf": ".ovseg_tf:OVSegTF",
-    "ovseg": ".ovseg:OVSeg",
-    "tcl": ".tcl:TCL",
-    "groupvit": ".groupvit:GroupViT",
-    "segclip": ".segclip:SegCLIP",
-    "clip-s4-like": ".clip_s4:CLIPS4Like",
-}
-
-
-def list_methods(plugins: bool = True) -> list[str]:
-    """Names of the built-in methods and, if ``plugins``, of those that installed distributions register."""
-    return [*_BUILT_IN, *(sorted(_plugins()) if plugins else ())]
+from .weights import recorded
 
 
 def find_method(name: str) -> type[Segmenter]:
@@ -45,15 +21,7 @@ def find_method(name: str) -> type[Segmenter]:
 
     Raises ``UserError`` when there is no such method or the class is no ``Segmenter``.
     """
-    plugins = _plugins()
-    if name in _BUILT_IN:
-        found = _import(_BUILT_IN[name])
-    elif name in plugins:
-        found = _import(plugins[name].value)
-    elif ":" in name:
-        found = _import(name)
-    else:
-        raise UserError(f"unknown method {name!r}{did_you_mean(name, list_methods())}")
+    found = _import(method_home(name))
     if not (isinstance(found, type) and issubclass(found, Segmenter)):
         raise UserError(f"method {name!r} is {found!r}, not a subclass of ovss.methods.Segmenter")
     return found
@@ -79,9 +47,8 @@ def create_method(
     method = find_method(name)
     if not method.info.backbone:
         return _create_alone(method, backbone, device, dtype, weights, options)
-    if weights is not None and not isinstance(backbone, str):
-        model = method.info.backbone.partition("/")[0]
-        raise UserError(f"a weights file needs the name of its model, for example --backbone {model}")
+    if weights is not None:
+        _need_model(method, backbone)
     if tokenizer is not None and not isinstance(backbone, nn.Module):
         raise UserError("a tokenizer goes with a backbone module; this backbone has its own")
     if isinstance(backbone, nn.Module):
@@ -93,6 +60,32 @@ def create_method(
     return _make(method, {"backbone": backbone, "device": find_device(device), "dtype": dtype, **options}, options)
 
 
+def check_parts(name: str, backbone: str | None, weights: Path | None, allow_download: bool = False) -> None:
+    """Raise the ``UserError`` of ``create_method`` about backbone and weights, as far as it needs no reading.
+
+    An unknown method, a backbone for a method that has none, a file without the name of its model, and a backbone whose
+    weights are not on this machine (unless they may be fetched).
+    """
+    method = find_method(name)
+    if not method.info.backbone:
+        _refuse_backbone(method, backbone)
+    elif weights is not None:
+        _need_model(method, backbone)
+    elif not allow_download:
+        locate_backbone(backbone or method.info.backbone)
+
+
+def _need_model(method: type[Segmenter], backbone: object) -> None:
+    if not isinstance(backbone, str):
+        model = method.info.backbone.partition("/")[0]
+        raise UserError(f"a weights file needs the name of its model, for example --backbone {model}")
+
+
+def _refuse_backbone(method: type[Segmenter], backbone: object) -> None:
+    if backbone is not None:
+        raise UserError(f"method {method.info.name!r} has weights of its own: leave out --backbone")
+
+
 def _create_alone(
     method: type[Segmenter],
     backbone: object,
@@ -102,8 +95,7 @@ def _create_alone(
     options: dict[str, Any],
 ) -> Segmenter:
     """A method whose weights are its own: a file of them may be named, a backbone may not."""
-    if backbone is not None:
-        raise UserError(f"method {method.info.name!r} has weights of its own: leave out --backbone")
+    _refuse_backbone(method, backbone)
     given = {} if weights is None else {"weights": weights}
     return _make(method, {"device": find_device(device), "dtype": dtype, **given, **options}, options)
 
@@ -115,12 +107,15 @@ def _make(method: type[Segmenter], parts: dict[str, Any], options: dict[str, Any
         taken = ", ".join(options)
         raise UserError(f"method {method.info.name!r} does not take these options ({taken}): {error}") from error
     try:
-        return method(**parts)
+        with recorded() as loaded, foreign_code(method.info.name, method.__module__, "when it was made"):
+            made = method(**parts)
     except TypeError as error:
         if not options:
             raise
         given = ", ".join(f"{k}={v!r}" for k, v in options.items())
         raise UserError(f"method {method.info.name!r} cannot use these options ({given}): {error}") from error
+    made.loaded = tuple(loaded)
+    return made
 
 
 def find_device(name: str | torch.device) -> torch.device:
@@ -136,16 +131,25 @@ def find_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def _plugins() -> dict[str, Any]:
-    return {e.name: e for e in entry_points(group=ENTRY_POINT_GROUP)}
-
-
 def _import(target: str) -> Any:
     module, _, attribute = target.partition(":")
+    home = __package__ if module.startswith(".") else module
     try:
-        return getattr(importlib.import_module(module, __package__), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        with foreign_code(target, home, "when it was imported"):
+            return getattr(_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:  # of one of ours
+        raise UserError(f"method {target!r} cannot be imported: {error}") from error
+
+
+def _module(name: str) -> Any:
+    """A module; ``UserError`` when it is not there, while what is wrong inside it is raised as it is."""
+    try:
+        return importlib.import_module(name, __package__)
+    except (ModuleNotFoundError, ValueError, TypeError) as error:
+        absent = getattr(error, "name", name) or name
+        if not f"{name}.".startswith(f"{absent}."):
+            raise
         raise UserError(
-            f"method {target!r} cannot be imported: {error}.  Is it installed?  For a module in this folder put "
+            f"method module {name!r} cannot be imported: {error}.  Is it installed?  For a module in this folder put "
             "PYTHONPATH=. before the command"
         ) from error

@@ -99,23 +99,32 @@ class Vocabulary:
             found.append(("error", "there is no text"))
         owner: dict[str, int] = {}
         for query, index in zip(self.queries, self.query_to_class, strict=True):
-            key = " ".join(query.lower().split())
+            key = as_read(query)
             if not key:
                 found.append(("error", f"class {index} ({self.classes[index]!r}) has an empty text"))
             elif key in owner and owner[key] == index:
                 found.append(("warning", f"{query!r} stands twice for {self.classes[index]!r}: it counts double"))
             elif owner.setdefault(key, index) != index:
-                lost, kept = self.classes[index], self.classes[owner[key]]
-                found.append(("warning", f"{query!r} speaks for {kept!r} and {lost!r}: {lost!r} loses every tie"))
+                found.append(("warning", self.shared_text(query, owner[key], index)))
             if ";" in query or query.count(",") > 4:
                 found.append(("warning", f"{query[:60]!r} looks like a list: is the separator right?"))
         return found
+
+    def shared_text(self, query: str, kept: int, lost: int) -> str:
+        """The finding that a text speaks for two classes (given by index): equal scores go to the lower one."""
+        winner, loser = self.classes[kept], self.classes[lost]
+        return f"{query!r} speaks for {winner!r} and {loser!r}: {loser!r} loses every tie"
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of texts, classes, templates and background."""
         fields = [self.classes, self.queries, self.query_to_class, self.templates, self.background]
         return hashlib.sha256(json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
+
+
+def as_read(text: str) -> str:
+    """A text as CLIP's tokenizer reads it before it cuts words to pieces: lower case, single blanks, none at an end."""
+    return " ".join(text.lower().split())
 
 
 def list_templates() -> list[str]:

@@ -1,10 +1,10 @@
 """Windows: where they lie, and cutting them out of an image."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Box(NamedTuple):
@@ -52,6 +52,8 @@ class WindowGeometry:
         )
 
 
-def cut(image: Tensor, boxes: tuple[Box, ...]) -> Tensor:
+def cut(image: "Tensor", boxes: tuple[Box, ...]) -> "Tensor":
     """Windows of an image: ``(C, H, W)`` -> ``(len(boxes), C, h, w)``, same dtype."""
+    import torch  # here: protocols use the geometry without it
+
     return torch.stack([image[:, b.top : b.bottom, b.left : b.right] for b in boxes])

@@ -1,20 +1,36 @@
 """``bench leaderboard`` and ``bench regress``."""
 
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+from ..bootstrap import why_no_interval
 from ..progress import progress
-from ..tables import print_json, print_line, print_table, with_interval
+from ..tables import images_and_units, print_json, print_line, print_table, with_interval
 
 
 def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
-    """Write the leaderboard and say where."""
-    from ..leaderboard_text import bounds_of, write_leaderboard
+    """Write the leaderboard and say where; exit code 1 if a run had to be left out."""
+    from ..leaderboard_text import write_leaderboard
 
-    frame = write_leaderboard(results, output)
+    found = write_leaderboard(results, output)
     if as_json:
-        print_json(json.loads(frame.to_json(orient="records")))
-        return
+        print_json(json.loads(found.frame.to_json(orient="records")))
+    else:
+        _print_frame(found.frame, output)
+    for reason in found.skipped:
+        sys.stderr.write(f"left out: {reason}\n")
+    if found.skipped:
+        raise SystemExit(1)
+
+
+def _print_frame(frame: "pd.DataFrame", output: Path) -> None:
+    from ..leaderboard_text import bounds_of
+
     order = ["protocol", "changed", "dataset", "training_free", "miou"]
     ordered = frame.sort_values(order, ascending=[True, True, True, False, False])
     rows = [
@@ -25,11 +41,13 @@ def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
             "no" if r.training_free else "yes",
             with_interval(r.miou, bounds_of(r)),
             f"{r.images_per_second:.1f}",
-            r.images,
+            images_and_units(r.images, r.units),
         )
         for r in ordered.itertuples()
     ]
     print_table("", ("protocol", "data set", "method", "trained", "mIoU [95 %]", "images/s", "images"), rows)
+    for reason in sorted(set(map(why_no_interval, frame["units"])) - {""}):
+        print_line(reason)
     for note in sorted({n for n in frame["note"] if n}):
         print_line(f"note: {note}")
     print_line(f"wrote {output} and {output.stem}.csv, .json, .tex beside it")

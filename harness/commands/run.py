@@ -7,16 +7,27 @@ from typing import Any
 
 from ...datasets import Dataset, check_samples
 from ...methods import UserError, find_method
-from ...methods.backbone import TINY_CLIP
+from ...methods.backbone_names import TINY_CLIP
 from ...methods.files import cache_folder
+from ...methods.registry import check_parts
+from ..bootstrap import why_no_interval
 from ..engine import Lane, work_in_processes, work_through
-from ..mmseg_config import PREFIX, load_any, open_any
-from ..pipeline import Pipeline, check_sharing
+from ..mmseg_config import PREFIX, load_any, open_any, unused_words
+from ..pipeline import check_sharing
+from ..plan import Plan, RunSpec, build_pipelines, make_plan
 from ..progress import progress
 from ..protocol import Setting, lint_setting
-from ..result import EvalResult
-from ..runs import Run, RunSpec, build_pipelines, make_plan
-from ..tables import megabytes, print_json, print_line, print_table, with_interval
+from ..runs import Run
+from ..tables import (
+    images_and_units,
+    megabytes,
+    print_json,
+    print_line,
+    print_table,
+    print_warning,
+    print_warnings,
+    with_interval,
+)
 from .options import parse_options
 
 
@@ -45,20 +56,28 @@ def run_command(
         raise UserError(f"--picture writes a PNG, so it must end in .png, not {picture.name!r}")
     changed = parse_options([*changes, *(f"refine={name}" for name in [refine] if name)], "--set")
     specs = [_spec(name.strip(), protocol, data_root, changed, asked) for name in datasets.split(",")]
+    for warning in dict.fromkeys(w for name in datasets.split(",") for w in unused_words(name.strip(), protocol)):
+        sys.stderr.write(f"warning: {warning}\n")
+    check_parts(specs[0].method, specs[0].backbone, asked["weights"], allow_download)
     data = [spec.open_data() for spec in specs]
     wanted = data[0].ids[:limit]
-    _check(specs, data, wanted)
+    digests = _check(specs, data, wanted)
     pipelines = build_pipelines(specs, data, allow_download)
-    runs = _work(results, specs, pipelines, data, wanted, workers, fresh)
+    for pipeline in pipelines:
+        print_warnings(pipeline.findings, but=lint_setting(pipeline.setting, pipeline.record))
+    plans = [make_plan(*plan) for plan in zip(specs, pipelines, data, digests, strict=True)]
+    lanes = [Lane(Run.at(results, plan), p, d) for plan, p, d in zip(plans, pipelines, data, strict=True)]
+    if fresh or not all(lane.run.answers(plan, wanted) for lane, plan in zip(lanes, plans, strict=True)):
+        _work(lanes, plans, wanted, workers, fresh)
     if picture is not None:
         from ..overlay import write_contact_sheet
 
         write_contact_sheet(picture, pipelines[0], [data[0].load(i) for i in wanted[:6]])
-    reports = [_report(run, d, wanted) for run, d in zip(runs, data, strict=True)]
+    reports = [_report(lane.run, wanted) for lane in lanes]
     if as_json:
         print_json(reports[0] if len(reports) == 1 else reports)
     else:
-        _print_reports(runs, reports, picture)
+        _print_reports([lane.run for lane in lanes], reports, picture)
 
 
 def _spec(
@@ -80,17 +99,21 @@ def _spec(
     return RunSpec(**fields)
 
 
-def _check(specs: list[RunSpec], data: list[Dataset], wanted: tuple[str, ...]) -> None:
-    """Find everything that would stop the work, before any of it."""
+def _check(specs: list[RunSpec], data: list[Dataset], wanted: tuple[str, ...]) -> list[dict[str, str]]:
+    """Find everything that would stop the work, before any of it; returns the digests of every image and label."""
     _check_same_images(data)
     settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
     check_sharing(settings, [d.record.key for d in data], specs[0].method)
     for setting, d in zip(settings, data, strict=True):
         _warn(d, setting)
+    digests = []
     for d in data:
-        with progress(f"checking {d.record.key}", len(wanted)) as advance:
-            for warning in check_samples(d, wanted, cache_folder() / "checked", advance):
-                sys.stderr.write(f"warning: {warning}\n")
+        with progress(f"checking {d.record.key}", len(d.ids)) as advance:
+            checked = check_samples(d, wanted, cache_folder() / "checked", advance)
+        for warning in checked.warnings:
+            print_warning(str(warning))
+        digests.append(checked.digests)
+    return digests
 
 
 def _absolute(name: str) -> str:
@@ -120,41 +143,28 @@ def _images(data: Dataset) -> list[Path]:
 
 def _warn(data: Dataset, setting: Setting) -> None:
     """Say what looks wrong; raise ``UserError`` for what cannot work."""
-    for level, text in lint_setting(setting, data.record):
-        if level == "error":
-            raise UserError(text)
-        if level == "warning":
-            sys.stderr.write(f"warning: {text}\n")
-    if len(data.ids) != data.planned:
-        sys.stderr.write(f"warning: {data.record.key} has {len(data.ids)} images here, {data.planned} are expected\n")
+    found = lint_setting(setting, data.record)
+    errors = [text for level, text in found if level == "error"]
+    if errors:
+        raise UserError(
+            f"{data.record.key} cannot be scored so:\n  " + "\n  ".join(errors) if errors[1:] else errors[0]
+        )
+    print_warnings(found)
+    if data.record.expected_images and len(data.ids) != data.planned:
+        print_warning(f"{data.record.key} has {len(data.ids)} images here, {data.planned} are expected")
 
 
-def _work(
-    results: Path,
-    specs: list[RunSpec],
-    pipelines: list[Pipeline],
-    data: list[Dataset],
-    wanted: tuple[str, ...],
-    workers: int,
-    fresh: bool,
-) -> list[Run]:
-    """Score what is missing of ``wanted`` and write the summaries, under the locks of the runs."""
-    plans = [make_plan(*plan) for plan in zip(specs, pipelines, data, strict=True)]
-    runs = [Run.open(results, plan) for plan in plans]
-    lanes = [Lane(*lane) for lane in zip(runs, pipelines, data, strict=True)]
-    keys = [d.record.key for d in data]
+def _work(lanes: list[Lane], plans: list[Plan], wanted: tuple[str, ...], workers: int, fresh: bool) -> None:
+    """Score what is missing of ``wanted`` and merge, under the locks of the runs."""
     with ExitStack() as locks:
-        for run, plan in zip(runs, plans, strict=True):
-            locks.enter_context(run.lock())
-            run.begin(plan, fresh)
-        before = [run.missing(wanted) for run in runs]
-        _score_missing(lanes, before, specs[0], workers)
-        for lane, missing in zip(lanes, before, strict=True):
-            # A run that is done keeps the provenance of who did it.
-            if missing or not lane.run.is_merged():
-                others = [k for k in keys if k != lane.data.record.key]
-                lane.run.finish(lane.data, lane.pipeline.encode_seconds, workers, others)
-    return runs
+        for lane, plan in zip(lanes, plans, strict=True):
+            locks.enter_context(lane.run.lock())
+            lane.run.begin(plan, fresh)
+        missing = [lane.run.missing(wanted) for lane in lanes]
+        _score_missing(lanes, missing, plans[0].spec, workers)
+        for lane in lanes:
+            if not lane.run.is_merged():
+                lane.run.merge()
 
 
 def _score_missing(lanes: list[Lane], missing: list[tuple[str, ...]], spec: RunSpec, workers: int) -> None:
@@ -171,30 +181,30 @@ def _score_missing(lanes: list[Lane], missing: list[tuple[str, ...]], spec: RunS
             sys.exit(130)
 
 
-def _report(run: Run, data: Dataset, wanted: tuple[str, ...]) -> dict[str, Any]:
-    result: EvalResult = run.result(data, wanted)
-    manifest = run.manifest()
+def _report(run: Run, wanted: tuple[str, ...]) -> dict[str, Any]:
+    result, manifest = run.result(wanted), run.manifest()
     return {
         "method": run.plan().spec.method,
-        "dataset": data.record.key,
-        "split": data.record.split,
-        "protocol": manifest["protocol"]["name"],
-        "protocol_hash": manifest["protocol"]["hash"],
-        "vocabulary_hash": manifest["vocabulary_hash"],
+        "dataset": manifest.dataset["key"],
+        "split": manifest.dataset["split"],
+        "protocol": manifest.protocol["name"],
+        "protocol_hash": manifest.protocol["hash"],
+        "vocabulary_hash": manifest.vocabulary_hash,
         **result.summary(),
         "planned": result.planned,
-        "seconds_per_image": manifest["seconds_per_image"],
-        "seconds_per_stage": manifest["seconds_per_stage"],
-        "encode_seconds": manifest["encode_seconds"],
-        "peak_bytes": manifest["peak_bytes"],
-        "weights": manifest["method"].get("weights"),
-        "refine": manifest["setting"]["refine"],
-        "guide": manifest.get("guide"),
-        "precision": manifest["setting"]["precision"],
-        "device": manifest["environment"]["device"],
-        "code_version": manifest["code_version"],
-        "note": manifest["note"],
-        "shared_with": manifest["shared_with"],
+        "seconds_per_image": manifest.seconds_per_image,
+        "seconds_per_stage": manifest.seconds_per_stage,
+        "encode_seconds": manifest.encode_seconds,
+        "peak_bytes": manifest.peak_bytes,
+        "weights": manifest.method.get("weights"),
+        "refine": manifest.setting["refine"],
+        "guide": manifest.guide,
+        "precision": manifest.setting["precision"],
+        "device": manifest.environment["device"],
+        "decoder": manifest.environment["decoder"],
+        "code_version": manifest.code_version,
+        "note": "; ".join(filter(None, [manifest.note, result.note])),
+        "shared_with": manifest.shared_with,
         "run_dir": str(run.folder),
     }
 
@@ -203,10 +213,9 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
     columns = ("method", "data set", "protocol", "mIoU [95 %]", "aAcc", "mAcc", "images", "images/s", "peak MB")
     print_table("", columns, [_row(report) for report in reports])
     report = reports[0]
-    weights = report["weights"] or {}
     print_line(
-        f"weights {weights.get('name', '?')} {str(weights.get('sha256', '?'))[:17]}, {report['precision']}, "
-        f"{report['device']}, code {report['code_version']}"
+        f"{_weights(report['weights'])}, {report['precision']}, {report['device']}, decoder {report['decoder']}, "
+        f"code {report['code_version']}"
     )
     guide = report["guide"]
     if guide:
@@ -214,6 +223,8 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
         print_line(f"refined by {guide['name']} {guide['sha256'][:17]}, {options}")
     elif report["refine"] == "pamr":
         print_line("refined by PAMR")
+    for reason in dict.fromkeys(filter(None, (why_no_interval(r["units"]) for r in reports))):
+        print_line(reason)
     if len(runs) > 1:
         print_line("one pass over the images for all: encoding them, done once, is in the seconds of each")
     for run in runs:
@@ -222,8 +233,19 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
         print_line(f"note: {note}")
 
 
+def _weights(weights: dict[str, Any] | None) -> str:
+    """Name and hash, and that the activation was not checked where it was not."""
+    if not weights:
+        return "no weights"
+    checked = weights.get("activation_checked", True)
+    return f"weights {weights['name']} {weights['sha256'][:17]}" + (
+        "" if checked else f" ({weights['activation_note']})"
+    )
+
+
 def _row(report: dict[str, Any]) -> tuple[str, ...]:
-    partial = f"{report['images']} of {report['planned']} (partial)"
+    images = images_and_units(report["images"], report["units"])
+    partial = f"{images} of {report['planned']} (partial)"
     return (
         report["method"],
         f"{report['dataset']} {report['split']}",
@@ -231,7 +253,7 @@ def _row(report: dict[str, Any]) -> tuple[str, ...]:
         with_interval(report["miou"], report["interval"]),
         with_interval(report["aacc"], None),
         with_interval(report["macc"], None),
-        f"{report['images']}" if report["complete"] else partial,
+        images if report["complete"] else partial,
         f"{1 / report['seconds_per_image']:.1f}",
         megabytes(report["peak_bytes"]),
     )

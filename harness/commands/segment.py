@@ -12,7 +12,8 @@ from ...methods import UserError, create_method
 from ..mmseg_config import load_any
 from ..overlay import add_legend, class_colours, overlay
 from ..pipeline import Clock, Pipeline
-from ..tables import print_json, print_line, print_table
+from ..tables import print_json, print_line, print_table, print_warnings
+from ..word_lint import lint_words
 from .options import parse_options
 
 
@@ -48,6 +49,7 @@ def segment_command(
     record = DatasetRecord(key="photo", title=photo.name, images="", labels="", classes=tuple(names))
     clock = Clock()
     pipeline = Pipeline(segmenter, setting, record)
+    print_warnings([*lint_words(setting, record), *pipeline.findings])
     labels = pipeline.predict(image, clock, photo.stem).cpu().numpy()
     shares = np.bincount(labels.reshape(-1), minlength=len(names)) / labels.size
     colours = class_colours(len(names))

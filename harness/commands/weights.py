@@ -1,12 +1,14 @@
 """``bench weights list``, ``fetch`` and ``check``: the only verbs that get checkpoints from elsewhere."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...datasets.download import download
 from ...methods import UserError
+from ...methods.files import put_in_place
 from ...methods.weights import (
     FileCheck,
     FoundWeights,
@@ -201,14 +203,9 @@ def _keep(entry: WeightEntry, file: WeightFile, fill: Fill) -> dict[str, Any]:
     target, incoming = entry.folder / file.name, _incoming(entry) / file.name
     here = target.is_file()
     if not here:
-        try:
+        with _telling(incoming):
             incoming.parent.mkdir(parents=True, exist_ok=True)
             fill(incoming)
-        except OSError as error:
-            raise UserError(
-                f"{incoming} could not be written: {error.strerror or error}.  Make room, or mend the permissions, and "
-                "run the same command again"
-            ) from error
     check = _checked(file, target if here else incoming)
     again = "run the same command again"
     row = _result(entry, file.name, check, f"Delete it and {again}" if here else f"It was deleted: {again}")
@@ -216,9 +213,22 @@ def _keep(entry: WeightEntry, file: WeightFile, fill: Fill) -> dict[str, Any]:
         incoming.unlink()
     _refuse_wrong([row])
     if not here:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        incoming.replace(target)
+        with _telling(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            put_in_place(incoming, target)
     return {**row, "path": str(target)}
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the disk into a ``UserError`` with the fix."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}.  Make room, or mend the permissions, and run the "
+            "same command again"
+        ) from error
 
 
 def _incoming(entry: WeightEntry) -> Path:

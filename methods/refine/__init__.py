@@ -2,7 +2,3 @@
 
 A refiner knows neither methods nor vocabularies: it takes maps at any size, one chunk of queries at a time.
 """
-
-from .pamr import Pamr
-
-__all__ = ["Pamr"]

@@ -3,11 +3,10 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:  # protocols use the names below without torch
+    import torch
 
-from .guide import Guide
-
-if TYPE_CHECKING:
+    from .guide import Guide
     from .stable_diffusion import StableDiffusion
 
 DiffusionName = Literal["sd21", "sd15", "sd14", "tiny-sd"]
@@ -21,12 +20,12 @@ Noise = Literal["per-image", "fixed", "zero"]
 @lru_cache(maxsize=4)
 def load_guide(
     name: GuideName,
-    device: str | torch.device,
+    device: "str | torch.device",
     threshold: float = 0.1,
     fusion: Fusion = "chain",
     noise: Noise = "per-image",
     seed: int = 0,
-) -> Guide:
+) -> "Guide":
     """The guide called ``name``; equal arguments give the same object.
 
     ``threshold``, ``fusion``, ``noise`` and ``seed`` are those of ``DiffusionAttention``; the others have none.
@@ -41,14 +40,14 @@ def load_guide(
 
 
 @lru_cache(maxsize=1)
-def _patch_similarity(name: SimilarityName, device: str | torch.device) -> Guide:
+def _patch_similarity(name: SimilarityName, device: "str | torch.device") -> "Guide":
     from .patch_similarity import load_patch_similarity
 
     return load_patch_similarity(name, device)
 
 
 @lru_cache(maxsize=1)
-def _stable_diffusion(name: DiffusionName, device: str | torch.device) -> "StableDiffusion":
+def _stable_diffusion(name: DiffusionName, device: "str | torch.device") -> "StableDiffusion":
     from .stable_diffusion import load_stable_diffusion
 
     return load_stable_diffusion(name, device)

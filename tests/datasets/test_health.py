@@ -41,8 +41,8 @@ def findings(key: str, root: Path, planned: int | None = None) -> list[tuple[str
     except DataError as error:
         return [("refused", str(error))]
     data.record = data.record.model_copy(update={"expected_images": planned})
-    problems, warnings = find_problems(data, data.ids)
-    return [*(("problem", str(p)) for p in problems), *(("warning", str(w)) for w in warnings)]
+    found = find_problems(data, data.ids)
+    return [*(("problem", str(p)) for p in found.problems), *(("warning", str(w)) for w in found.warnings)]
 
 
 # Ways of damaging files below a folder

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ovss.datasets import DataError
 from ovss.datasets.prepare import RECIPES, Job, find_recipe
+from ovss.datasets.writing import _host
 
 THRESHOLD = {"labels": "masks", "threshold": 127}
 
@@ -136,8 +137,13 @@ def test_a_killed_run_without_its_manifest_is_continued(home: Path, output: Path
     prepare(home, output)
     (output / "prepared.json").unlink()
     (output / "labels/b.png").unlink()
-    (output / "labels/.b.png.1.tmp").write_bytes(b"half")
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    (output / f"labels/.b.png.{child}-{_host()}{'0' * 12}.tmp").write_bytes(b"half")
     prepare(home, output)
+    assert not list(output.rglob("*.tmp"))
     assert np.asarray(Image.open(output / "labels/b.png")).tolist() == [[0, 1]]
 
 
@@ -200,15 +206,15 @@ def test_old_entries_cannot_remove_files_elsewhere(home: Path, output: Path) -> 
 def test_a_full_disk_stops_at_once_and_says_what_to_do(
     home: Path, output: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
 ) -> None:
-    write = Path.write_bytes
+    replace = os.replace
 
-    def fails(path: Path, content: bytes) -> int:
-        if "c.png" in path.name:
+    def fails(old: Path, new: Path) -> None:
+        if new.name == "c.png":
             raise OSError(number, os.strerror(number))
-        return write(path, content)
+        replace(old, new)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", fails)
+        patch.setattr(os, "replace", fails)
         text = refusal(home, output)
     assert str(output / "labels/c.png") in text and words in text and "OVSS_PREPARED" in text
     assert not list(output.rglob("*.tmp"))
@@ -219,8 +225,8 @@ def test_a_full_disk_stops_at_once_and_says_what_to_do(
 def test_a_prepared_folder_may_be_read_only(home: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(home, output)
 
-    def fails(path: Path, content: bytes) -> int:
+    def fails(*arguments: object) -> None:
         raise OSError(errno.EROFS, "read-only")
 
-    monkeypatch.setattr(Path, "write_bytes", fails)
+    monkeypatch.setattr("ovss.datasets.writing.os.open", fails)
     assert prepare(home, output) == [(4, 4)]

@@ -1,10 +1,14 @@
 """Bootstrap: intervals, p values and groups on made-up data whose truth is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from ovss.harness.bootstrap import (
+    MIN_UNITS,
+    _holm,
     cluster_counts,
     delta_standard_error,
     draw_weights,
@@ -12,6 +16,7 @@ from ovss.harness.bootstrap import (
     miou_interval,
     paired_difference,
     replicate_miou,
+    why_no_interval,
 )
 from ovss.harness.counting import Counts
 from ovss.harness.metrics import miou
@@ -204,21 +209,46 @@ def test_clusters_of_one_are_no_clusters() -> None:
     assert paired_difference(a, b, np.arange(40)) == paired_difference(a, b)
 
 
-def test_one_image_has_no_interval() -> None:
-    (a,) = simulate(1, (0.2,), seed=16)
+@pytest.mark.parametrize("units", [1, 2, 9])
+def test_few_units_have_no_interval(units: int) -> None:
+    (a,) = simulate(units, (0.2,), seed=16)
     assert miou_interval(a) is None
-    (a,) = simulate(9, (0.2,), seed=16)
-    assert miou_interval(a, np.zeros(9, np.int64)) is None  # one cluster
-    assert miou_interval(a) is not None
+    (a,) = simulate(30, (0.2,), seed=16)
+    assert miou_interval(a, np.arange(30) % units) is None  # many images, few clusters
+    assert why_no_interval(units) == f"no interval: {units} unit{'s' if units > 1 else ''}, 10 are needed"
 
 
-def test_one_image_proves_no_difference() -> None:
-    a, b = simulate(1, (1.0, 0.0), seed=20)
+def test_ten_units_have_one() -> None:
+    assert MIN_UNITS == 10
+    a, b = simulate(30, (0.2, 0.2), seed=16)
+    tens = np.arange(30) % 10
+    found = paired_difference(a, b, tens)
+    assert miou_interval(a, tens) is not None and found.interval is not None and found.p_value is not None
+    assert found.units == 10 and why_no_interval(10) == ""
+    assert set(indistinct_groups({"a": a, "b": b}, tens)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("units", [1, 9])
+def test_few_units_prove_no_difference(units: int) -> None:
+    """Nor do they prove that runs cannot be told apart: no group at all."""
+    a, b = simulate(units, (1.0, 0.0), seed=20)
     found = paired_difference(a, b)
-    assert found.estimate != 0 and found.p_value == 1.0
-    assert found.interval is None
-    assert np.isnan(delta_standard_error(a, b))
-    assert indistinct_groups({"a": a, "b": b}) == {"a": 1, "b": 1}
+    assert found.estimate != 0 and found.units == units
+    assert found.interval is None and found.p_value is None
+    assert np.isnan(delta_standard_error(a, b)) == (units == 1)
+    assert indistinct_groups({"a": a, "b": b}) == {} == indistinct_groups({"a": a})
+
+
+def test_why_ten() -> None:
+    """What a 95 % interval covers: with 2 units far less than with 10, which is not yet all (docs/protocols.md)."""
+    (population,) = simulate(20_000, (0.2,), seed=8)
+    truth, covered = float(miou(population.total())), {}
+    for units in (2, 10, 50):
+        rows = np.arange(250 * units).reshape(250, units)
+        drawn = [replicate_miou(pick(population, r), draw_weights(units, 300, seed=int(r[0]))) for r in rows]
+        bounds = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=1)
+        covered[units] = ((bounds[0] <= truth) & (truth <= bounds[1])).mean()
+    assert covered[2] < 0.6 and 0.8 < covered[10] < covered[50] and covered[50] > 0.9
 
 
 def test_groups_of_made_up_runs() -> None:
@@ -228,6 +258,47 @@ def test_groups_of_made_up_runs() -> None:
     assert groups["a"] == groups["b"] == 1
     assert groups["c"] == groups["d"] == 2
     assert groups["e"] == 3
+
+
+@pytest.mark.parametrize(
+    ("p_values", "different"),
+    [
+        ([0.01, 0.015, 0.02, 0.04], [0, 1, 2, 3]),  # 0.05 over 4, 3, 2, 1; Bonferroni would keep the first alone
+        ([0.04, 0.02, 0.015, 0.01], [0, 1, 2, 3]),  # in whatever order they come
+        ([0.02, 0.02, 0.02, 0.04], []),  # the smallest fails, so all do; a step up from 0.04 would keep all
+        ([0.01, 0.03, 0.04], [0]),  # 0.03 > 0.05 / 2 ends it, although 0.04 <= 0.05 / 1
+        ([0.03, 0.001], [0, 1]),
+        ([0.05], [0]),  # on the line is significant
+        ([0.051], []),
+        ([], []),
+    ],
+)
+def test_holm_steps_down(p_values: list[float], different: list[int]) -> None:
+    """Holm (1979): the k-th smallest of m is compared with 0.05 / (m - k + 1), until one is larger."""
+    assert _holm({str(k): p for k, p in enumerate(p_values)}) == {str(k) for k in different}
+
+
+@pytest.mark.parametrize(
+    ("p_values", "groups"),
+    [
+        ({"b": 0.03, "c": 0.04, "d": 0.04}, {"a": 1, "b": 1, "c": 1, "d": 1}),  # each below 0.05, none after Holm
+        ({"b": 0.015, "c": 0.02, "d": 0.04}, {"a": 1, "b": 2, "c": 2, "d": 2}),
+        ({"b": 0.9, "c": 0.001, "d": 0.9}, {"a": 1, "b": 1, "c": 2, "d": 2}),  # the first that differs ends the group
+    ],
+)
+def test_groups_follow_holm(
+    monkeypatch: pytest.MonkeyPatch, p_values: dict[str, float], groups: dict[str, int]
+) -> None:
+    """Runs a > b > c > d by mIoU, and made-up p values against a; nobody else differs from anybody."""
+
+    def compared(best: Counts, other: Counts, *rest: object) -> SimpleNamespace:
+        pair = {name for name, run in runs.items() if run is best or run is other}
+        return SimpleNamespace(p_value=p_values[max(pair)] if "a" in pair else 1.0)
+
+    whole = np.full((12, 1), 10)
+    runs = {name: Counts(np.full((12, 1), tp), whole, whole) for name, tp in zip("abcd", (9, 8, 7, 6), strict=True)}
+    monkeypatch.setattr("ovss.harness.bootstrap.paired_difference", compared)
+    assert indistinct_groups(runs) == groups
 
 
 def test_groups_of_equal_runs_and_of_one_run() -> None:
@@ -244,3 +315,16 @@ def test_groups_do_not_depend_on_the_order_of_runs() -> None:
     scores = {name: float(miou(run.total())) for name, run in runs.items()}
     by_score = [groups[name] for name in sorted(runs, key=lambda name: -scores[name])]
     assert by_score == sorted(by_score) and by_score[0] == 1 and by_score[-1] > 1
+
+
+def test_delta_error_of_two_images_by_hand() -> None:
+    counts = Counts(np.array([[2], [6]]), np.array([[10], [10]]), np.array([[2], [6]]))
+    assert delta_standard_error(counts) == pytest.approx(np.std([0.2, 0.6], ddof=1) / np.sqrt(2))
+
+
+def test_replicates_without_a_valid_pixel_are_left_out() -> None:
+    """Eleven images of twelve are ignored as a whole, and a third of the replicates draw these alone."""
+    tp, gt = np.zeros((12, 1), np.int64), np.zeros((12, 1), np.int64)
+    tp[5], gt[5] = 3, 4
+    found = miou_interval(Counts(tp, gt, tp))
+    assert found is not None and (found.low, found.high) == (0.75, 0.75)

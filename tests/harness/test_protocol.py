@@ -28,6 +28,7 @@ OTHER_VALUES: dict[str, Any] = {
     "long_side_px": 1024,
     "window_px": 224,
     "stride_px": 112,
+    "allow_shared_texts": True,
     "templates": "simple",
     "synonym_separator": ";",
     "logit_scale": 40.0,
@@ -94,6 +95,7 @@ DEFAULTS: dict[str, Any] = {
     "synonym_separator": ", ",
     "repair": False,
     "background_words": "official",
+    "allow_shared_texts": False,
     "templates": "openai80",
     "logit_scale": 100.0,
     "probability_threshold": 0.0,
@@ -254,7 +256,9 @@ def test_lint_sees_windows_and_words() -> None:
     large = Setting(short_side_px=336, window_px=448, stride_px=224)
     assert [level for level, _ in lint_setting(large, record())] == ["warning"]
     doubled = lint_setting(Setting(), record(classes=("wall", "cat", "sofa, cat")))
-    assert [level for level, _ in doubled] == ["warning"] and "'cat'" in doubled[0][1]
+    assert [level for level, _ in doubled] == ["error"] and "'cat' speaks for" in doubled[0][1]
+    meant = lint_setting(Setting(allow_shared_texts=True), record(classes=("wall", "cat", "sofa, cat")))
+    assert [level for level, _ in meant] == ["warning"] and "loses every tie" in meant[0][1]
     listed = lint_setting(Setting(synonym_separator="|"), record(classes=("wall; door", "cat")))
     assert [level for level, _ in listed] == ["warning"] and "separator" in listed[0][1]
 

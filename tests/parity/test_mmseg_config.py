@@ -166,7 +166,8 @@ def test_labels_of_stock_types(
     assert_equal_labels(ours, theirs(tmp_path, kind, **({"ann_file": "val.txt"} if fields else {})))
     assert ours.record.words == () and ours.record.ignore_index == IGNORED
     assert ours.record.background == (0 if ours.record.classes[0] == "background" else None)
-    assert find_problems(ours, ours.ids) == ([], [])
+    found = find_problems(ours, ours.ids)
+    assert (found.problems, found.warnings) == ([], [])
 
 
 @pytest.mark.parametrize("kind", ["CityscapesDataset", "ADE20KDataset"])
@@ -264,7 +265,7 @@ def test_an_image_that_is_listed_twice_is_a_problem(write: Write, tmp_path: Path
     (tmp_path / "val.txt").write_text("a\ncity/a\na\n")
     ours = MmsegDataset(write("PascalVOCDataset", LISTED))
     assert ours.ids == ("a", "city/a")
-    (problem,) = find_problems(ours, ours.ids)[0]
+    (problem,) = find_problems(ours, ours.ids).problems
     assert "image a is listed 2 times" in str(problem) and problem.file.name == "cfg_made.py"
 
 

@@ -1,0 +1,48 @@
+"""Names of methods, and where their classes are; nothing is imported for it."""
+
+from importlib.metadata import EntryPoint, entry_points
+
+from .errors import UserError, did_you_mean
+
+ENTRY_POINT_GROUP = "ovss.methods"
+_BUILT_IN = {
+    "clip": ".clip:CLIP",
+    "maskclip": ".maskclip:MaskCLIP",
+    "maskclip-value": ".maskclip_value:MaskCLIPValue",
+    "sclip": ".sclip:SCLIP",
+    "clearclip": ".clearclip:ClearCLIP",
+    "naclip": ".naclip:NACLIP",
+    "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
+    "clip-diy": ".clip_diy:CLIPDIY",
+    "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",
+    "dino-pool": ".clip_dinoiser:DINOPool",
+    "cliper": ".cliper:CLIPer",
+    "ovseg-tf": ".ovseg_tf:OVSegTF",
+    "ovseg": ".ovseg:OVSeg",
+    "tcl": ".tcl:TCL",
+    "groupvit": ".groupvit:GroupViT",
+    "segclip": ".segclip:SegCLIP",
+    "clip-s4-like": ".clip_s4:CLIPS4Like",
+}
+
+
+def list_methods(plugins: bool = True) -> list[str]:
+    """Names of the built-in methods and, if ``plugins``, of those that installed distributions register."""
+    return [*_BUILT_IN, *(sorted(_plugins()) if plugins else ())]
+
+
+def method_home(name: str) -> str:
+    """``module:Class`` of a method; a leading dot means ours.  Raises ``UserError`` for an unknown name."""
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
+    if ":" in name:
+        return name
+    found = _plugins().get(name)
+    if found is None:
+        raise UserError(f"unknown method {name!r}{did_you_mean(name, list_methods())}")
+    return found.value
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    """Entry points of installed distributions that add methods, by name."""
+    return {e.name: e for e in entry_points(group=ENTRY_POINT_GROUP)}
