@@ -109,7 +109,7 @@ def shared_background() -> tuple[str, ...]:
 
 
 def mend(texts: Texts, record: DatasetRecord, background: int | None) -> Texts:
-    """Repair known defects: missing commas, joined words, doubled texts, and words that the background takes away.
+    """Repair known defects: missing commas, joined words, stray blanks, doubled texts, words that the background takes.
 
     A word of the background that is also a class goes to the class.  A text that two other classes share stays: whose
     it is cannot be known.
@@ -125,7 +125,7 @@ def mend(texts: Texts, record: DatasetRecord, background: int | None) -> Texts:
         kept: dict[str, str] = {}
         for text in line:
             if k != background or as_read(text) not in others:
-                kept.setdefault(as_read(text), text)
+                kept.setdefault(as_read(text), " ".join(text.split()))
         out.append(list(kept.values()))
     return out
 

@@ -85,7 +85,12 @@ def _load_folder(folder: Path) -> GroupViTWeights:
         ) from error
     state = {name: value for name, value in read_tensors(path).items() if name not in _CONSTANTS}
     check_keys(path, state, shapes)
-    return GroupViTWeights(config, state, f"folder {folder.name}, {TENSORS}", file_sha256(path))
+    return GroupViTWeights(config, state, f"folder {_named(folder)}, {TENSORS}", file_sha256(path))
+
+
+def _named(folder: Path) -> str:
+    """Name of a folder; in the hub's cache, ``models--OWNER--NAME/snapshots/COMMIT``, that of the repository."""
+    return folder.parent.parent.name.rpartition("--")[2] if folder.parent.name == "snapshots" else folder.name
 
 
 def build_model(config: Mapping[str, Any]) -> Any:

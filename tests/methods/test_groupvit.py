@@ -12,6 +12,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from ovss.harness import conformity
+from ovss.harness.published import WEIGHTS
 from ovss.methods import UserError, Vocabulary
 from ovss.methods.groupvit import IMAGENET_MEAN, IMAGENET_STD, GroupViT
 from ovss.methods.groupvit_checkpoint import (
@@ -269,6 +270,14 @@ def test_the_catalogue_finds_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
         GroupViT()
     with pytest.raises(UserError, match="checkpoint is 'gcc'"):
         GroupViT(checkpoint="gcc")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", ["groupvit-gcc-yfcc", "models--nvidia--groupvit-gcc-yfcc/snapshots/0123456789ab"])
+def test_the_source_names_the_checkpoint_wherever_it_lies(tmp_path: Path, place: str) -> None:
+    """Reported values are found by it, also for a folder of the hub's cache, which is named after a commit."""
+    write_folder(tmp_path / place, dict(groupvit_parts().state))
+    source = load_groupvit(tmp_path / place).source
+    assert source == "folder groupvit-gcc-yfcc, pytorch_model.bin" and source in WEIGHTS
 
 
 def test_nothing_is_filled_with_random_numbers(tmp_path: Path) -> None:
