@@ -15,8 +15,8 @@ Those are under the NVIDIA Source Code License (non-commercial); the licence of 
 
 import hashlib
 import json
-from functools import cache
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 

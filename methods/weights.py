@@ -8,7 +8,7 @@ folder that holds them all.
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -190,14 +190,13 @@ def find_weights(name: str, given: Path | None = None) -> Path:
     if given is not None and not given.exists():
         raise UserError(f"{given} does not exist: of the weights {name!r}, {entry.wanted} is expected there")
     if given is not None and given.is_file() and len(entry.files) == 1:
-        file = entry.files[0]
-        _record(entry, given, bool(_known(file)) and not _difference(file, given))
+        _record(entry, given, _is_known([(entry.files[0], given)]))
         return given
     if given is not None:
         found = found_in(entry, "given", given)
         if found.missing:
             raise UserError(f"{given} does not hold the weights {name!r}: {entry.wanted} is expected there")
-        _record(entry, found.path, False)
+        _record(entry, found.path, _is_known(found.files))
         return found.path
     located = locate(entry)
     if located is None or located.missing:
@@ -334,6 +333,11 @@ def check_stored(path: Path, sha256: str) -> None:
     stored = path.resolve()
     if stored.parent.name == "blobs" and len(stored.name) == 64 and stored.name != sha256:
         raise UserError(f"{path} is damaged: its sha256 is {sha256}, the hub told {stored.name}.  Delete {stored}")
+
+
+def _is_known(files: Iterable[tuple[WeightFile, Path]]) -> bool:
+    """Whether checksums say that these are the catalogued files."""
+    return all(_known(file) and not _difference(file, path) for file, path in files)
 
 
 def _known(file: WeightFile) -> dict[str, str]:
