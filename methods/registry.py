@@ -11,8 +11,8 @@ from torch import nn
 
 from .backbone import Backbone, Tokenizer, load_backbone, locate_backbone
 from .errors import UserError, did_you_mean
+from .loaded import recorded
 from .segmenter import Segmenter
-from .weights import recorded
 
 ENTRY_POINT_GROUP = "ovss.methods"
 _BUILT_IN = {

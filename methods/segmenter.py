@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
+from .loaded import LoadedWeights
 from .score_field import ScoreField
 from .vocabulary import Vocabulary
-from .weights import LoadedWeights
 from .windows import Box, WindowGeometry, cut
 
 

@@ -9,8 +9,6 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -20,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from .errors import UserError, did_you_mean
 from .files import cache_folder
+from .loaded import LoadedWeights, record, record_own
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -206,49 +205,11 @@ def find_weights(name: str, given: Path | None = None) -> Path:
     return located.path
 
 
-OWN_FILE = "unknown: a file of your own"
-"""Licence of weights that the user named, and that nothing identifies."""
-
-
-@dataclass(frozen=True)
-class LoadedWeights:
-    """Weights that something loaded: a catalogued checkpoint, or a file of the user's that nothing identifies."""
-
-    name: str
-    licence: str
-    catalogued: bool
-
-
-_recording: ContextVar[list[LoadedWeights] | None] = ContextVar("recording", default=None)
-
-
-@contextmanager
-def recorded() -> Iterator[list[LoadedWeights]]:
-    """The checkpoints that ``find_weights`` finds while this lasts, in order: what a method really loads."""
-    found: list[LoadedWeights] = []
-    token = _recording.set(found)
-    try:
-        yield found
-    finally:
-        _recording.reset(token)
-
-
 def _record(entry: WeightEntry, path: Path, catalogued: bool) -> None:
     if catalogued:
-        _add(LoadedWeights(entry.name, entry.licence, catalogued=True))
+        record(LoadedWeights(entry.name, entry.licence, catalogued=True))
     else:
         record_own(path)
-
-
-def record_own(path: Path) -> None:
-    """Say that a file of the user's is loaded, for those who do not ask ``find_weights`` about it."""
-    _add(LoadedWeights(f"file {path.name}", OWN_FILE, catalogued=False))
-
-
-def _add(loaded: LoadedWeights) -> None:
-    found = _recording.get()
-    if found is not None and loaded not in found:
-        found.append(loaded)
 
 
 def locate(entry: WeightEntry) -> FoundWeights | None:

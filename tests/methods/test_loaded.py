@@ -8,9 +8,10 @@ import torch
 
 from ovss.methods import Backbone, UserError, Vocabulary, create_method, load_backbone, weights
 from ovss.methods.backbone_names import TINY_CLIP
+from ovss.methods.loaded import OWN_FILE, LoadedWeights, recorded
 from ovss.methods.registry import check_parts
 from ovss.methods.segmenter import MethodInfo, Segmenter, describe
-from ovss.methods.weights import OWN_FILE, LoadedWeights, WeightFile, find_entry, find_weights, recorded
+from ovss.methods.weights import WeightFile, find_entry, find_weights
 
 HEAD = "found-head"
 
