@@ -15,8 +15,10 @@ from .backbone_names import check_backbone_parts, is_dense, resolve_backbone
 from .checkpoints import state_sha256
 from .clip_checkpoint import ClipWeights, read_clip
 from .errors import UserError, did_you_mean
+from .loaded import OWN_FILE
 from .vit import activation_name
-from .weights import OWN_FILE, check_entry, check_stored, find_entry, list_weights, locate
+from .weight_checks import check_stored
+from .weights import check_entry, find_entry, list_weights, locate
 
 TINY_CLIP_FOLDER = Path(__file__).parent / "tiny_clip"
 TINY_CLIP_NOTE = "tiny in-house model on synthetic scenes: ranks do not transfer"

@@ -29,10 +29,11 @@ from .checkpoints import state_sha256
 from .errors import UserError
 from .group_scores import Groups, GroupSegmenter, checked_threshold, pixel_owner
 from .groupvit_checkpoint import GroupViTWeights, build_model, load_groupvit
+from .loaded import record_own
 from .segmenter import MethodInfo, Segmenter
 from .text import encode_queries
 from .vocabulary import Vocabulary
-from .weights import find_weights, record_own
+from .weights import find_weights
 
 Checkpoint = Literal["groupvit-gcc-yfcc", "groupvit-gcc-redcaps"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

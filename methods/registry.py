@@ -11,9 +11,9 @@ from torch import nn
 from .backbone import Backbone, Tokenizer, load_backbone, locate_backbone
 from .errors import UserError
 from .foreign import foreign_code
+from .loaded import recorded
 from .names import method_home
 from .segmenter import Segmenter
-from .weights import recorded
 
 
 def find_method(name: str) -> type[Segmenter]:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from .backbone import Tokenizer
 from .errors import UserError
+from .loaded import LoadedWeights
 from .score_field import ScoreField
 from .vocabulary import Vocabulary
-from .weights import LoadedWeights
 from .windows import Box, WindowGeometry, cut
 
 

@@ -5,21 +5,20 @@ it was looked for, and ``bench weights fetch``.  A checkpoint of one file is fou
 folder that holds them all.
 """
 
-import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from .errors import UserError, did_you_mean
 from .files import cache_folder
+from .loaded import LoadedWeights, record, record_own
+from .weight_checks import difference, is_known
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -136,17 +135,6 @@ class FoundWeights:
         return self.files[0][1] if len(self.entry.files) == 1 else self.folder
 
 
-@dataclass(frozen=True)
-class FileCheck:
-    """What a file turned out to be: ``checked`` and ``unknown`` name kinds of evidence, ``wrong`` are sentences."""
-
-    path: Path
-    sha256: str
-    checked: tuple[str, ...]
-    unknown: tuple[str, ...]
-    wrong: tuple[str, ...]
-
-
 # ---- the catalogue
 
 
@@ -190,14 +178,13 @@ def find_weights(name: str, given: Path | None = None) -> Path:
     if given is not None and not given.exists():
         raise UserError(f"{given} does not exist: of the weights {name!r}, {entry.wanted} is expected there")
     if given is not None and given.is_file() and len(entry.files) == 1:
-        file = entry.files[0]
-        _record(entry, given, bool(_known(file)) and not _difference(file, given))
+        _record(entry, given, is_known([(entry.files[0], given)]))
         return given
     if given is not None:
         found = found_in(entry, "given", given)
         if found.missing:
             raise UserError(f"{given} does not hold the weights {name!r}: {entry.wanted} is expected there")
-        _record(entry, found.path, False)
+        _record(entry, found.path, is_known(found.files))
         return found.path
     located = locate(entry)
     if located is None or located.missing:
@@ -207,49 +194,11 @@ def find_weights(name: str, given: Path | None = None) -> Path:
     return located.path
 
 
-OWN_FILE = "unknown: a file of your own"
-"""Licence of weights that the user named, and that nothing identifies."""
-
-
-@dataclass(frozen=True)
-class LoadedWeights:
-    """Weights that something loaded: a catalogued checkpoint, or a file of the user's that nothing identifies."""
-
-    name: str
-    licence: str
-    catalogued: bool
-
-
-_recording: ContextVar[list[LoadedWeights] | None] = ContextVar("recording", default=None)
-
-
-@contextmanager
-def recorded() -> Iterator[list[LoadedWeights]]:
-    """The checkpoints that ``find_weights`` finds while this lasts, in order: what a method really loads."""
-    found: list[LoadedWeights] = []
-    token = _recording.set(found)
-    try:
-        yield found
-    finally:
-        _recording.reset(token)
-
-
 def _record(entry: WeightEntry, path: Path, catalogued: bool) -> None:
     if catalogued:
-        _add(LoadedWeights(entry.name, entry.licence, catalogued=True))
+        record(LoadedWeights(entry.name, entry.licence, catalogued=True))
     else:
         record_own(path)
-
-
-def record_own(path: Path) -> None:
-    """Say that a file of the user's is loaded, for those who do not ask ``find_weights`` about it."""
-    _add(LoadedWeights(f"file {path.name}", OWN_FILE, catalogued=False))
-
-
-def _add(loaded: LoadedWeights) -> None:
-    found = _recording.get()
-    if found is not None and loaded not in found:
-        found.append(loaded)
 
 
 def locate(entry: WeightEntry) -> FoundWeights | None:
@@ -321,82 +270,9 @@ def licences(user: str) -> dict[str, str]:
 def check_entry(found: FoundWeights) -> None:
     """Raise ``UserError`` when a file that was found by a catalogued name has another checksum than is known of it."""
     for file, path in found.files:
-        wrong = _difference(file, path)
+        wrong = difference(file, path)
         if wrong:
             raise UserError(
                 f"{path} is not the catalogued file of {found.entry.name!r}: {wrong}.  Delete it and run "
                 f"`bench weights fetch {found.entry.name}`; a file of your own has to be named by its path"
             )
-
-
-def check_stored(path: Path, sha256: str) -> None:
-    """Raise ``UserError`` when a file of the Hugging Face cache is not what the hub told when it was fetched."""
-    stored = path.resolve()
-    if stored.parent.name == "blobs" and len(stored.name) == 64 and stored.name != sha256:
-        raise UserError(f"{path} is damaged: its sha256 is {sha256}, the hub told {stored.name}.  Delete {stored}")
-
-
-def _known(file: WeightFile) -> dict[str, str]:
-    """The strongest checksum that is known of a file, by its kind; empty if none is."""
-    kinds = {"sha256": file.sha256, "git_blob": file.git_blob, "md5": file.md5}
-    return next(({kind: value} for kind, value in kinds.items() if value is not None), {})
-
-
-def _difference(file: WeightFile, path: Path) -> str:
-    """What the strongest known checksum says against a file; "" if nothing."""
-    for kind, expected in _known(file).items():
-        try:
-            found = _digests(path, path.stat().st_size, lambda count: None, (kind,))[kind]
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-        if not found.startswith(expected):
-            return f"its {kind} is {found}, {expected} was expected"
-    return ""
-
-
-def check_file(file: WeightFile, path: Path, advance: Callable[[int], None] = lambda count: None) -> FileCheck:
-    """Compare a file with all that is known about it, reading it once.
-
-    A file in the Hugging Face cache is compared with the checksum under which it is stored there, too: the one that the
-    hub told when it was fetched.  ``advance`` is told newly read bytes.
-
-    Raises ``UserError`` when the file cannot be read.
-    """
-    try:
-        size = path.stat().st_size
-        digests = _digests(path, size, advance)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    checked = ["size"] if file.size_bytes is not None else []
-    wrong = [f"it has {size} bytes, {file.size_bytes} were expected"] if file.size_bytes not in (None, size) else []
-    known = {"sha256": file.sha256, "md5": file.md5, "git_blob": file.git_blob}
-    for kind, expected in known.items():
-        if expected is not None:
-            checked.append(kind)
-            if not digests[kind].startswith(expected):
-                wrong.append(f"its {kind} is {digests[kind]}, {expected} was expected")
-    stored = path.resolve()
-    if stored.parent.name == "blobs" and len(stored.name) in (40, 64):  # git blob or sha256
-        checked.append("hub")
-        if stored.name not in (digests["sha256"], digests["git_blob"]):
-            wrong.append(f"the hub told the checksum {stored.name}, its sha256 is {digests['sha256']}")
-    unknown = [kind for kind in ("size", *known) if kind not in checked]
-    return FileCheck(path, digests["sha256"], tuple(checked), tuple(unknown), tuple(wrong))
-
-
-def _digests(
-    path: Path, size: int, advance: Callable[[int], None], kinds: tuple[str, ...] = ("sha256", "md5", "git_blob")
-) -> dict[str, str]:
-    """sha256, md5 and git's blob id: the SHA-1 over ``blob SIZE``, a zero byte and the content."""
-    makers: dict[str, Callable[[], Any]] = {
-        "sha256": hashlib.sha256,
-        "md5": lambda: hashlib.md5(usedforsecurity=False),
-        "git_blob": lambda: hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False),
-    }
-    hashes = {kind: makers[kind]() for kind in kinds}
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            for value in hashes.values():
-                value.update(chunk)
-            advance(len(chunk))
-    return {kind: value.hexdigest() for kind, value in hashes.items()}

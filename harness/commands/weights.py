@@ -9,12 +9,11 @@ from typing import Any
 from ...datasets.download import download
 from ...methods import UserError
 from ...methods.files import put_in_place
+from ...methods.weight_checks import FileCheck, check_file
 from ...methods.weights import (
-    FileCheck,
     FoundWeights,
     WeightEntry,
     WeightFile,
-    check_file,
     coming_methods,
     find_entry,
     found_in,

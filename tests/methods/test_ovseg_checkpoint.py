@@ -99,6 +99,9 @@ def test_a_file_is_found_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (tmp_path / entry).mkdir()
         torch.save({"model": random_state(SMALL), "iteration": 3}, tmp_path / entry / file)
     monkeypatch.setenv("OVSS_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match=r"not the catalogued file of 'ovseg-swinb-vitl14': its md5 is \w+, 526080 was"):
+        OVSeg()
+    monkeypatch.setattr("ovss.methods.weights.check_entry", lambda found: None)
     vocabulary = Vocabulary.from_names(["cat", "dog"], templates="simple")
     image = torch.randint(0, 256, (3, 70, 91), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     known = OVSeg(weights=random_ovseg())

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from ovss.methods import UserError, list_methods
 from ovss.methods.refine.guides import DiffusionName, SimilarityName
+from ovss.methods.weight_checks import check_file
 from ovss.methods.weights import (
     WeightEntry,
     WeightFile,
-    check_file,
     coming_methods,
     find_entry,
     find_weights,

@@ -18,7 +18,7 @@ from PIL import Image
 from ovss.datasets import DataError, find_record, open_dataset
 from ovss.datasets.checks import find_problems
 from ovss.harness import evaluate, load_protocol
-from ovss.harness.mmseg_config import MmsegDataset, load_any, open_any
+from ovss.harness.mmseg_config import MmsegDataset, load_any, open_any, unused_words
 from ovss.harness.mmseg_protocol import MODELS, protocol_of
 from ovss.harness.mmseg_shim import import_mmseg
 from ovss.harness.pipeline import Clock, Pipeline
@@ -572,3 +572,23 @@ def test_several_processes(bench: Bench) -> None:
     together = bench("--workers", "2")
     assert (together["images"], together["complete"]) == (6, True)
     assert bench("--fresh")["per_class"] == together["per_class"]
+
+
+def test_words_of_a_config_that_are_not_used_are_named(write: Write) -> None:
+    """The class file speaks for the config's own data set only; embeddings of words never do."""
+    own = f"mmseg:{write(words=('a', 'b'), model_type='CLIPForSegmentation')}"
+    assert unused_words(own, own) == []
+    assert unused_words(own, "sclip") == []
+    (found,) = unused_words("voc21", own)
+    assert found == (
+        f"--protocol {own}: the words that its name_path = './configs/cls_made.txt' stands for are not used; those of "
+        f"voc21 are, by the protocol's vocabulary.  With --dataset {own} they are"
+    )
+    model = "decode_head=dict(text_categories=20, text_embeddings_path='voc.pth')"
+    other = f"mmseg:{write(model=model, name='cfg_other.py')}"
+    assert [w.partition(" stands")[0].rpartition("its ")[2] for w in unused_words(other, None)] == [
+        "decode_head.text_categories = 20",
+        "decode_head.text_embeddings_path = 'voc.pth'",
+    ]
+    assert len(unused_words(own, other)) == 2
+    assert unused_words("shapes", None) == []

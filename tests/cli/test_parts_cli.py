@@ -1,0 +1,73 @@
+"""What ``bench run`` says about weights: at once what is wrong with them, and afterwards what is not known."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLUGIN = """
+import torch
+from ovss.methods import MethodInfo, Segmenter
+class Grey(Segmenter):
+    info = MethodInfo("grey", title="Grey", paper="", backbone="")
+    def __init__(self, device, dtype):
+        super().__init__()
+    @property
+    def provenance(self):
+        return {"method": "grey"}
+    def score_windows(self, windows):
+        grey = torch.nn.functional.avg_pool2d(windows.float().mean(1, keepdim=True), 8)
+        return grey.expand(-1, len(self.vocabulary.queries), -1, -1).contiguous()
+"""
+
+
+@pytest.mark.parametrize("verb", ["run", "segment"])
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (("--backbone", "ViT-B-16", "--weights", "nothing.pt"), "weights file nothing.pt does not exist"),
+        (("--backbone", "ViT-B-61/openai"), "did you mean ViT-B-16?"),
+    ],
+)
+def test_wrong_parts_are_told_at_once(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, verb: str, given: Any, what: str
+) -> None:
+    """Before what the verb needs is imported, which takes seconds, and before data are looked at."""
+    monkeypatch.setitem(sys.modules, f"ovss.harness.commands.{verb}", None)  # importing it now fails
+    rest = ("-d", "no-data") if verb == "run" else ("no-photo.jpg", "--classes", "a, b")
+    ended = bench(verb, "-m", "sclip", *rest, *given)
+    assert ended.code == 2
+    assert what in ended.err and "Traceback" not in ended.err
+
+
+def test_a_local_file_says_that_its_activation_was_not_checked(
+    bench: Callable[..., Any], random_weights: Callable[[str], Path]
+) -> None:
+    path = random_weights("ViT-B-32")
+    command = (
+        "run",
+        "-m",
+        "maskclip",
+        "-d",
+        "shapes",
+        "--limit",
+        "1",
+        "--backbone",
+        "vit-b/32",
+        "--weights",
+        str(path),
+    )
+    said = bench(*command).out
+    assert "weights ViT-B-32 file:" in said and "(activation GELU, by name, not checked)" in said
+    weights = bench(*command, "--json").json()["weights"]
+    assert weights["activation_checked"] is False
+
+
+def test_a_method_without_weights(bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "grey_plugin.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = bench("run", "-m", "grey_plugin:Grey", "-d", "shapes", "--limit", "1").out
+    assert "no weights, float32" in said and "?" not in said
+    assert " grey_plugin src:" in said
