@@ -73,6 +73,21 @@ def run(
     json: Json = False,
 ) -> None:
     """Score a method on a data set; stops and resumes, every number with its provenance."""
+    from .commands.early import check_run
+
+    changes = [*(change or []), *([f"refine={refine}"] if refine else [])]
+    check_run(
+        method=method,
+        datasets=dataset,
+        protocol=protocol,
+        weights=weights,
+        data_root=data_root,
+        device=device,
+        changes=changes,
+        options=option or [],
+        picture=picture,
+        results=results,
+    )
     from .commands.run import run_command
 
     run_command(
@@ -88,8 +103,7 @@ def run(
         fresh=fresh,
         boundary=boundary,
         confusion=confusion,
-        refine=refine,
-        changes=change or [],
+        changes=changes,
         options=option or [],
         allow_download=allow_download,
         picture=picture,
