@@ -1,7 +1,6 @@
 """Dataset: image ids, and a sample for each."""
 
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import shapes
+from .dependence import clusters_of
 from .errors import DataError, Problem
 from .loader import Labels, Pixels, label_digest, read_image_file, read_label
 from .record import PREPARED, DatasetRecord
@@ -79,25 +79,8 @@ class Dataset(ABC):
         return []
 
     def clusters(self, ids: tuple[str, ...]) -> NDArray[np.int64]:
-        """Unit of the bootstrap for each id, ``(N,)`` with values 0 to K - 1 (see ``DatasetRecord``, dependence)."""
-        if self.record.cluster_pattern:
-            groups = [re.match(self.record.cluster_pattern, i) for i in ids]
-            sources = [g.group(1) if g else i for g, i in zip(groups, ids, strict=True)]
-            return np.unique(sources, return_inverse=True)[1].astype(np.int64)
-        return self._blocks(ids) if self.record.block_frames else np.arange(len(ids))
-
-    def _blocks(self, ids: tuple[str, ...]) -> NDArray[np.int64]:
-        """Runs of ``block_frames`` neighbours with the same prefix."""
-        out, unit, seen, prefix = [], -1, self.record.block_frames, ""
-        for image_id in ids:
-            start, joint, _ = image_id.partition("_")
-            if not joint:  # no prefix: a sequence is a folder
-                start = image_id.rpartition("/")[0]
-            if start != prefix or seen == self.record.block_frames:
-                unit, seen, prefix = unit + 1, 0, start
-            seen += 1
-            out.append(unit)
-        return np.array(out, np.int64)
+        """Unit of the bootstrap for each id: ``clusters_of``."""
+        return clusters_of(self.record, ids)
 
 
 class FolderDataset(Dataset):

@@ -74,12 +74,15 @@ class Memory:
 
 
 def mark(path: Path) -> str:
-    """What changes when a file does: path, size, time and inode; "" if it is absent."""
+    """What changes when a file does: path, size, times and inode; "" if it is absent.
+
+    The time of the last change of status cannot be set by hand: other content with the old size and date is noticed.
+    """
     try:
         status = path.stat()
     except OSError:
         return ""
-    return f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
+    return f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{status.st_ino}"
 
 
 def _place(folder: Path, dataset: Dataset) -> Path | None:

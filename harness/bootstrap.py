@@ -16,8 +16,8 @@ from .metrics import Averaging, Float, iou, miou
 MIN_UNITS = 10
 """Fewest units for which an interval or a p value is given.  The percentile bootstrap draws from what was seen, so with
 few units it is too sure: it never looks beyond the worst and the best of them, and its spread is too small by
-``sqrt((n - 1) / n)`` (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 14; Hesterberg, What
-Teachers Should Know About the Bootstrap, 2015).  What it covers with few units: docs/protocols.md."""
+``sqrt((n - 1) / n)`` (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 14; Hesterberg,
+What Teachers Should Know About the Bootstrap, 2015).  What it covers with few units: docs/protocols.md."""
 REPLICATES = 2000
 SEED = 20240229
 

@@ -90,13 +90,27 @@ def protocol_diff(
 @protocol_app.command("lint")
 def protocol_lint(
     name: Annotated[str, typer.Argument(help="Protocol, or PROTOCOL/DATASET.")],
-    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Data set (default: shapes).")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "-d", help="Data set (default: all that the protocol names).")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Mistakes in a protocol and its vocabulary for a data set."""
-    from .commands.protocol import protocol_lint_command
+    """Mistakes in a protocol and its words, for one data set or for all that it names."""
+    from .commands.protocol_words import protocol_lint_command
 
     protocol_lint_command(name, dataset, as_json=json)
+
+
+@protocol_app.command("words")
+def protocol_words(
+    name: Annotated[str, typer.Argument(help="PROTOCOL/DATASET, or PROTOCOL together with --dataset.")],
+    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Data set, or its .toml file.")] = None,
+    json: Json = False,
+) -> None:
+    """Every text that speaks for a class, its prompt, and how many tokens it has."""
+    from .commands.protocol_words import protocol_words_command
+
+    protocol_words_command(name, dataset, as_json=json)
 
 
 @weights_app.command("list")

@@ -42,6 +42,10 @@ class Counts:
         """Counts of the first classes alone."""
         return Counts(self.tp[..., :classes], self.gt[..., :classes], self.pred[..., :classes])
 
+    def at(self, images: NDArray[np.bool_]) -> "Counts":
+        """Counts ``(K, C)`` of some images, chosen by a mask ``(N,)``."""
+        return Counts(self.tp[images], self.gt[images], self.pred[images])
+
     def total(self) -> "Counts":
         """Sum over the first axis (images)."""
         return Counts(self.tp.sum(axis=0), self.gt.sum(axis=0), self.pred.sum(axis=0))

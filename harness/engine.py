@@ -22,10 +22,11 @@ import torch
 from ..datasets import Dataset, Sample
 from ..methods import UserError
 from . import parts
-from .parts import ImageResult
+from .parts import ImageResult, Stamp
 from .pipeline import Clock, Pipeline, predict_together
+from .plan import build_pipelines
 from .provenance import peak_bytes
-from .runs import Run, build_pipelines
+from .runs import Run
 
 WARM_UP_IMAGES = 2
 _FLUSH_SECONDS, _FLUSH_SHARE, _FLUSH_AT_MOST = 2.0, 0.02, 30.0
@@ -44,14 +45,17 @@ class Lane:
     data: Dataset
 
 
-def work_through(lanes: Sequence[Lane], ids: Iterable[str], device: str, advance: Advance) -> None:
+def work_through(lanes: Sequence[Lane], ids: Iterable[str], device: str, advance: Advance, workers: int = 1) -> None:
     """Score ``ids`` one after the other and write parts; each lane takes what it has not done yet.
+
+    ``workers`` is how many processes are at it, which every part says.
 
     A part is written every two seconds, in long runs less often, but every half minute at least.  Whatever ends the
     loop, finished images are written.
     """
     started = flushed = time.monotonic()
-    todo = [_Todo(lane) for lane in lanes]
+    keys = [lane.data.record.key for lane in lanes]
+    todo = [_Todo(lane, workers, tuple(k for k in keys if k != lane.data.record.key)) for lane in lanes]
     try:
         for number, image_id in enumerate(ids):
             asked = [t for t in todo if image_id not in t.done]
@@ -71,14 +75,17 @@ def work_through(lanes: Sequence[Lane], ids: Iterable[str], device: str, advance
 class _Todo:
     """A lane, which images its run has, and results that are not written yet."""
 
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
+    def __init__(self, lane: Lane, workers: int, shared_with: tuple[str, ...]) -> None:
+        self.lane, plan = lane, lane.run.plan()
+        self.content = plan.content
         self.done = lane.run.done()
         self.buffer: list[ImageResult] = []
+        seconds = lane.pipeline.encode_seconds
+        self.stamp = Stamp.of(plan, workers=workers, encode_seconds=seconds, shared_with=shared_with)
 
     def flush(self) -> None:
         if self.buffer:
-            parts.write_part(self.lane.run.parts_folder, self.buffer)
+            parts.write_part(self.lane.run.parts_folder, self.buffer, self.stamp)
             self.buffer = []
 
 
@@ -90,14 +97,27 @@ def _score_image(todo: list[_Todo], image_id: str, device: str, warm: bool) -> N
         seen = samples[0] if samples else None
         # mypy cannot infer a lambda whose defaults bind the loop's values
         samples.append(clock.time("load", lambda d=t.lane.data, i=seen: d.load(image_id, i)))  # type: ignore[misc]
+    _check_content(todo, samples)
     try:
         labels = predict_together(pipelines, samples[0].image, clocks, image_id)
         zipped = zip(pipelines, labels, samples, clocks, strict=True)
         scored = [pipeline.compare(label, sample, clock) for pipeline, label, sample, clock in zipped]
     except UserError as error:
         raise UserError(f"image {image_id}: {error}") from error
-    for t, result, clock in zip(todo, scored, clocks, strict=True):
-        t.buffer.append(ImageResult(image_id, result, clock.seconds, peak_bytes(device), warm))
+    for t, result, clock, sample in zip(todo, scored, clocks, samples, strict=True):
+        t.buffer.append(ImageResult(image_id, result, clock.seconds, peak_bytes(device), warm, sample.digest))
+
+
+def _check_content(todo: Sequence[_Todo], samples: Sequence[Sample]) -> None:
+    """Raise ``UserError`` when a file has changed since the run was planned."""
+    for t, sample in zip(todo, samples, strict=True):
+        if sample.digest != t.content[sample.id]:
+            files = " or ".join(map(str, t.lane.data.files(sample.id)))
+            raise UserError(
+                f"image {sample.id}: {files} has changed since this run was planned, so it would mix two data sets.  "
+                "What was finished is kept; run the same command again: it checks the data anew and works on a run of "
+                "its own"
+            )
 
 
 def work_in_processes(runs: Sequence[Run], wanted: tuple[str, ...], workers: int, advance: Advance) -> None:
@@ -116,7 +136,7 @@ def work_in_processes(runs: Sequence[Run], wanted: tuple[str, ...], workers: int
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(os.getpid(), stop))
     folders = [str(run.folder) for run in runs]
     try:
-        tasks = [pool.submit(_work_share, folders, wanted[k::workers], threads) for k in range(workers)]
+        tasks = [pool.submit(_work_share, folders, wanted[k::workers], threads, workers) for k in range(workers)]
         pending: set[Future[None]] = set(tasks)
         done_before = 0
         while pending:
@@ -136,14 +156,14 @@ def work_in_processes(runs: Sequence[Run], wanted: tuple[str, ...], workers: int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _work_share(folders: list[str], ids: tuple[str, ...], threads: int) -> None:
+def _work_share(folders: list[str], ids: tuple[str, ...], threads: int, workers: int) -> None:
     torch.set_num_threads(threads)
     runs = [Run(Path(folder)) for folder in folders]
     specs = [run.plan().spec for run in runs]
     data = [spec.open_data() for spec in specs]
     lanes = [Lane(*lane) for lane in zip(runs, build_pipelines(specs, data), data, strict=True)]
     asked = takewhile(lambda _: _stop.value == 0, ids)
-    work_through(lanes, asked, specs[0].device, lambda count: None)
+    work_through(lanes, asked, specs[0].device, lambda count: None, workers)
 
 
 def _prepare(parent: int, stop: Any) -> None:

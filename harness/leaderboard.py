@@ -4,23 +4,21 @@ Runs stand in one column only if protocol hash, images, labels and vocabulary ar
 its own.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..methods import UserError
 from ..methods.weights import licences
-from .bootstrap import MIN_UNITS, indistinct_groups, paired_difference
-from .counting import Counts
-from .parts import counts_of
+from .bootstrap import indistinct_groups, paired_difference
+from .plan import Plan
 from .protocol import changes_of
-from .runs import Run, list_runs
+from .runs import Finished, list_runs
 
 _PUBLISHED = Path(__file__).parent / "published.csv"
 _PUBLISHED_NAMES = {
@@ -48,49 +46,69 @@ _PUBLISHED_WEIGHTS = {
 _PUBLISHED_REFINEMENT = {"none": "none", "pamr": "PAMR", "sd21": "SD-refine"}
 
 
-def collect(results: Path) -> pd.DataFrame:
-    """One row per finished run, newest code first; the frame behind every export.
+@dataclass(frozen=True)
+class Leaderboard:
+    """``frame``: one row per finished run, newest first.  ``skipped``: why a run folder could not be read, each."""
+
+    frame: pd.DataFrame
+    skipped: tuple[str, ...] = ()
+
+
+def collect(results: Path) -> Leaderboard:
+    """Every finished run, its metrics computed now from its counts; the frame is what is behind every export.
 
     Of several runs that differ in code or device only, all stay: the table shows the newest one, exports show all.
+    A run that is damaged or of an older version is skipped, and said so.
     """
-    rows = [_row(run) for run in list_runs(results)]
-    if not rows:
-        raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`")
-    frame = pd.DataFrame(rows).sort_values(["finished", "run"], ascending=False, ignore_index=True)
-    return _with_comparisons(frame, results)
+    runs, skipped = _readable(results)
+    if not runs:
+        why = "".join(f"\n  {reason}" for reason in skipped)
+        raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`{why}")
+    frame = pd.DataFrame([_row(run) for run in runs])
+    frame = frame.sort_values(["finished", "run"], ascending=False, ignore_index=True)
+    return Leaderboard(_with_comparisons(frame, {run.name: run for run in runs}), tuple(skipped))
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _readable(results: Path) -> tuple[list[Finished], list[str]]:
+    found, skipped = [], []
+    for run in list_runs(results):
+        try:
+            found.append(run.finished())
+        except UserError as error:
+            skipped.append(str(error))
+    return found, skipped
+
+
+def _row(run: Finished) -> dict[str, Any]:
     """A run as a row, before it is compared with others."""
-    manifest, metrics = run.manifest(), run.metrics()
-    weights, described = manifest["method"].get("weights") or {}, manifest["described"]
-    setting, guide = manifest["setting"], manifest.get("guide") or {}
-    units = len(set(manifest["clusters"]))
+    manifest, result = run.manifest, run.result
+    weights, described = manifest.weights, manifest.described
+    setting, guide = manifest.setting, manifest.guide or {}
     return {
-        "method": _label(run),
+        "method": _label(run.plan),
         "training_free": described["training_free"],
         "trained_on": described["trained_on"],
-        "licences": "; ".join(f"{k}: {v}" for k, v in _licences(run.plan().spec.method, setting).items()),
-        "dataset": manifest["dataset"]["key"],
-        "split": manifest["dataset"]["split"],
-        "protocol": manifest["protocol"]["name"],
-        "protocol_hash": manifest["protocol"]["hash"],
-        "changed": changes_of(run.plan().spec.protocol, manifest["dataset"]["key"]),
-        "miou": math.nan if metrics["miou"] is None else metrics["miou"],
-        "low": metrics["interval"][0] if metrics["interval"] and units >= MIN_UNITS else None,
-        "high": metrics["interval"][1] if metrics["interval"] and units >= MIN_UNITS else None,
+        "licences": "; ".join(f"{k}: {v}" for k, v in _licences(run.plan.spec.method, setting).items()),
+        "dataset": manifest.dataset["key"],
+        "split": manifest.dataset["split"],
+        "protocol": manifest.protocol["name"],
+        "protocol_hash": manifest.protocol["hash"],
+        "changed": changes_of(run.plan.spec.protocol, manifest.dataset["key"]),
+        "miou": result.miou,
+        "low": result.interval.low if result.interval else None,
+        "high": result.interval.high if result.interval else None,
         "group": None,
         "behind": None,
         "behind_low": None,
         "behind_high": None,
-        "images": manifest["images"],
-        "units": units,
-        "complete": metrics["complete"],
-        "images_per_second": 1 / manifest["seconds_per_image"],
-        "peak_mb": manifest["peak_bytes"] / 1e6,
+        "images": manifest.images,
+        "units": result.units,
+        "complete": result.complete,
+        "images_per_second": 1 / manifest.seconds_per_image,
+        "peak_mb": manifest.peak_bytes / 1e6,
         **reported(
             described["published"],
-            manifest["dataset"]["key"],
+            manifest.dataset["key"],
             str(weights.get("source", "")).partition("@")[0],
             _published_refinement(setting),
         ),
@@ -98,22 +116,21 @@ def _row(run: Run) -> dict[str, Any]:
         "weights": weights.get("sha256", "none"),
         "precision": setting["precision"],
         "guide": " ".join(str(guide[k]) for k in ("name", "sha256", "precision")) if guide else "",
-        "device": manifest["environment"]["device"],
-        "code": manifest["code_version"],
-        "vocabulary": manifest["vocabulary_hash"],
-        "images_sha256": manifest["images_sha256"],
-        "dataset_hash": manifest["dataset"]["hash"],
-        "finished": manifest["finished"],
-        "note": manifest["note"],
-        "run": run.folder.name,
+        "device": manifest.environment["device"],
+        "code": manifest.code_version,
+        "vocabulary": manifest.vocabulary_hash,
+        "images_sha256": manifest.images_sha256,
+        "dataset_hash": manifest.dataset["hash"],
+        "finished": manifest.finished,
+        "note": manifest.note,
+        "run": run.name,
     }
 
 
-def _label(run: Run) -> str:
+def _label(plan: Plan) -> str:
     """Name of the method with the options that the user gave it."""
-    spec = run.plan().spec
-    options = ", ".join(f"{k}={v}" for k, v in sorted(spec.options.items()))
-    return f"{spec.method} ({options})" if options else spec.method
+    options = ", ".join(f"{k}={v}" for k, v in sorted(plan.spec.options.items()))
+    return f"{plan.spec.method} ({options})" if options else plan.spec.method
 
 
 def reported(published: str | None, dataset: str, weights: str, refinement: str | None) -> dict[str, Any]:
@@ -178,20 +195,18 @@ def newest_runs(rows: Iterable[Any]) -> list[Any]:
     return list(seen.values())
 
 
-def _with_comparisons(frame: pd.DataFrame, results: Path) -> pd.DataFrame:
+def _with_comparisons(frame: pd.DataFrame, runs: dict[str, Finished]) -> pd.DataFrame:
     """Fill ``group`` and ``behind`` (mIoU minus that of the best, paired, in percent) for the newest runs."""
     columns: dict[tuple[Any, ...], list[Any]] = {}
     for row in newest_runs(frame[frame["miou"].notna()].itertuples()):
         columns.setdefault(column_of(row), []).append(row)
     for rows in columns.values():
-        runs = {row.Index: Run(results / "runs" / row.run) for row in rows}
-        averaging = runs[rows[0].Index].plan().identity["setting"]["averaging"]
-        clusters = _clusters(runs[rows[0].Index])
-        counts = {str(index): _counts(run) for index, run in runs.items()}
+        first = runs[rows[0].run].result
+        counts = {str(row.Index): runs[row.run].result.counts for row in rows}
         best = str(max(rows, key=lambda row: row.miou).Index)
-        groups = indistinct_groups(counts, clusters, averaging)
+        groups = indistinct_groups(counts, first.clusters, first.averaging)
         for name in counts:
-            found = paired_difference(counts[name], counts[best], clusters, averaging)
+            found = paired_difference(counts[name], counts[best], first.clusters, first.averaging)
             frame.loc[int(name), "group"] = groups.get(name)
             frame.loc[int(name), "behind"] = 100 * found.estimate
             if found.interval is not None:
@@ -200,12 +215,3 @@ def _with_comparisons(frame: pd.DataFrame, results: Path) -> pd.DataFrame:
                     100 * found.interval.high,
                 )
     return frame
-
-
-def _counts(run: Run) -> Counts:
-    return counts_of(run.counts(), len(run.metrics()["per_class"]))
-
-
-def _clusters(run: Run) -> Any:
-    """Bootstrap units of the images of a run, ``(N,)``."""
-    return np.array(run.manifest()["clusters"], np.int64)

@@ -11,18 +11,19 @@ from ..datasets import list_datasets
 from ..methods.files import store
 from .bootstrap import MIN_UNITS, why_no_interval
 from .escaping import latex_text, markdown_code, markdown_text, plain_text
-from .leaderboard import collect, column_of, entry_of, newest_runs
+from .leaderboard import Leaderboard, collect, column_of, entry_of, newest_runs
 from .tables import with_interval
 
 
-def write_leaderboard(results: Path, output: Path) -> pd.DataFrame:
-    """Write ``output`` (Markdown) and the same frame as .csv, .json and .tex beside it; returns the frame."""
-    frame = collect(results)
+def write_leaderboard(results: Path, output: Path) -> Leaderboard:
+    """Write ``output`` (Markdown) and the same frame as .csv, .json and .tex beside it; returns what was collected."""
+    found = collect(results)
+    frame = found.frame
     store(output, markdown(frame).encode())
     store(output.with_suffix(".csv"), frame.to_csv(index=False).encode())
     store(output.with_suffix(".json"), (frame.to_json(orient="records", indent=2) + "\n").encode())
     store(output.with_suffix(".tex"), latex(frame).encode())
-    return frame
+    return found
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -127,8 +128,8 @@ def _markdown_column(rows: list[Any]) -> list[str]:
 
 
 def _images(row: Any) -> str:
-    """``300 images``, or ``23 images (2 units)`` where some depend on each other."""
-    return f"{row.images} images ({row.units} unit{'' if row.units == 1 else 's'})"
+    """``23 images, 2 units``."""
+    return f"{row.images} images, {row.units} unit{'' if row.units == 1 else 's'}"
 
 
 def _table(heading: str, rows: list[Any]) -> list[str]:

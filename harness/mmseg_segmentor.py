@@ -28,8 +28,8 @@ from ..datasets.loader import Pixels
 from ..methods import UserError
 from .mmseg_shim import import_mmseg
 from .pipeline import Clock, Pipeline
+from .plan import RunSpec
 from .protocol import Protocol, load_protocol
-from .runs import RunSpec
 
 import_mmseg()
 if find_spec("mmcv._ext") is None:

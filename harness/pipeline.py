@@ -59,9 +59,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class Scored:
-    """Counts of one image, ``(C,)``; those of boundary bands and the confusion matrix if they were asked for."""
+    """Counts of one image, ``(C,)``; those of boundary bands and the confusion matrix if they were asked for.
+
+    ``pixels``: how many pixels were scored, that is, are not ignored.
+    """
 
     counts: Counts
+    pixels: int
     boundary: Counts | None = None
     confusion: SparseConfusion | None = None
 
@@ -119,7 +123,8 @@ class Pipeline:
         boundary = None
         if self.boundary:
             boundary = clock.time("count", lambda: count_boundary(labels, truth, every, ignored).first(classes))
-        return Scored(tally(table).first(classes), boundary, sparse(table) if self.confusion else None)
+        counts = tally(table).first(classes)
+        return Scored(counts, int(table.sum()), boundary, sparse(table) if self.confusion else None)
 
     def finish(
         self, scores: ScoreField, pixels: Tensor, size: tuple[int, int], clock: Clock, affinity: Affinity | None = None

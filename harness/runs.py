@@ -1,152 +1,41 @@
 """Runs: a plan, immutable parts, a manifest; one folder per run.
 
-A run folder is named by what decides its numbers (method, weights, protocol, vocabulary, data, code), so the same
-command finds the same folder: it goes on where it stopped, and a finished run answers at once.
+A run folder is named by what decides its numbers (method, weights, protocol, vocabulary, images and labels, code), so
+the same command finds the same folder: it goes on where it stopped, and a finished run answers at once.
 
     plan.json        what is to be done: spec, image ids, every hash       written first
     parts/*.parquet  per-image counts, written as the work goes on
     counts.parquet   all parts merged and sorted                           the same bytes in every history
-    metrics.json     metrics of counts.parquet                             likewise
+    metrics.json     metrics of counts.parquet, for other programs         likewise; never read back
     manifest.json    provenance, timing and memory                         written last
+
+Every file carries a checksum.  What stands in the last three follows from the first two, so ``Run.merge`` makes them
+again whenever one is absent or damaged.
 """
 
 import fcntl
 import hashlib
+import io
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
 
-from ..datasets import Dataset
-from ..methods import Segmenter, UserError, create_method
-from ..methods.files import store
+from ..datasets import clusters_of
+from ..methods import UserError
+from ..methods.files import clean_temporaries, store
 from . import parts
-from .mmseg_config import open_any
-from .pipeline import STAGES, Pipeline, check_sharing
-from .protocol import Protocol, Setting
-from .provenance import code_version, environment, foreign_hash, source_hash
+from .manifest import Manifest, images_sha256, make_manifest, read_manifest
+from .plan import Plan, read_plan
 from .result import EvalResult
 
 PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
-DESCRIBED = ("title", "training_free", "trained_on", "published")
-
-
-class RunSpec(BaseModel):
-    """What the user asked for, as JSON: enough for any process to build the same pipeline."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: str
-    dataset: str
-    protocol: Protocol
-    backbone: str | None = None
-    weights: str | None = None
-    data_root: str | None = None
-    device: str = "cpu"
-    options: dict[str, Any] = Field(default_factory=dict)
-    boundary: bool = False
-    confusion: bool = False
-
-    def open_data(self) -> Dataset:
-        """The data set."""
-        return open_any(self.dataset, Path(self.data_root) if self.data_root else None)
-
-    def setting_for(self, data: Dataset) -> Setting:
-        """The protocol's values for the data set."""
-        return self.protocol.setting(data.record.key)
-
-    def build_method(self, setting: Setting, allow_download: bool = False) -> Segmenter:
-        """The method with its parts loaded."""
-        import torch
-
-        reserved = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"} & self.options.keys()
-        if reserved:
-            names = ", ".join(sorted(reserved))
-            raise UserError(f"--option cannot set {names}: there are --backbone, --weights, --device for that")
-        return create_method(
-            self.method,
-            backbone=self.backbone,
-            device=self.device,
-            dtype=getattr(torch, setting.precision),
-            weights=Path(self.weights) if self.weights else None,
-            allow_download=allow_download,
-            **{**setting.options_for(self.method), **self.options},
-        )
-
-
-class Plan(BaseModel):
-    """A run's identity and its images.
-
-    ``note`` is to be printed beside every number; ``described`` are fields of the method's ``MethodInfo``, as it was
-    built.
-    """
-
-    spec: RunSpec
-    identity: dict[str, Any]
-    ids: tuple[str, ...]
-    note: str = ""
-    described: dict[str, Any] = Field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Folder name: readable, and unique by hash."""
-        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        method = self.spec.method.replace(":", ".").replace("/", ".")
-        dataset = self.identity["dataset"]["key"]
-        return f"{dataset}-{method}-{self.spec.protocol.name.rstrip('*')}-{digest[:10]}"
-
-
-def build_pipelines(specs: Sequence[RunSpec], data: Sequence[Dataset], allow_download: bool = False) -> list[Pipeline]:
-    """One pipeline for each data set, around one method.
-
-    Raises ``UserError`` when the settings of the data sets do not allow to share a pass.
-    """
-    settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
-    check_sharing(settings, [d.record.key for d in data], specs[0].method)
-    method = specs[0].build_method(settings[0], allow_download)
-    twins = [method, *(method.twin() for _ in specs[1:])]
-    return [
-        Pipeline(twin, setting, d.record, spec.boundary, spec.confusion)
-        for twin, setting, d, spec in zip(twins, settings, data, specs, strict=True)
-    ]
-
-
-def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset) -> Plan:
-    """Everything that decides the numbers of a run."""
-    ids = data.ids
-    identity = {
-        "method": pipeline.method.provenance,
-        "dataset": {
-            "key": data.record.key,
-            "split": data.record.split,
-            "hash": data.record.hash,
-            "images_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-        },
-        "protocol": {
-            "name": spec.protocol.name,
-            "hash": pipeline.setting.hash,
-            "version": spec.protocol.version,
-        },
-        "setting": pipeline.setting.model_dump(),
-        "vocabulary_hash": pipeline.method.vocabulary.hash,
-        "boundary": spec.boundary,
-        "confusion": spec.confusion,
-        "device_type": spec.device.partition(":")[0],
-        "source_hash": source_hash(),
-        "method_source_hash": foreign_hash(type(pipeline.method)),
-    }
-    if pipeline.guide is not None:
-        identity["guide"] = pipeline.guide.provenance
-    note = "; ".join(filter(None, ["" if pipeline.method.note else data.note, pipeline.note]))
-    described = {k: getattr(pipeline.method.described, k) for k in DESCRIBED}
-    return Plan(spec=spec, identity=identity, ids=ids, note=note, described=described)
 
 
 class Run:
@@ -157,14 +46,9 @@ class Run:
         self.parts_folder = folder / "parts"
 
     @classmethod
-    def open(cls, results: Path, plan: Plan) -> "Run":
-        """The folder of ``plan`` below ``results``, made if it is not there."""
-        run = cls(results / "runs" / plan.name)
-        try:
-            run.parts_folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"run folder {run.folder} cannot be written: {error.strerror}") from error
-        return run
+    def at(cls, results: Path, plan: Plan) -> "Run":
+        """The folder of ``plan`` below ``results``, whether it is there or not."""
+        return cls(results / "runs" / plan.name)
 
     def begin(self, plan: Plan, fresh: bool = False) -> None:
         """Write the plan, and first delete what was done if ``fresh``.  To be called under the lock.
@@ -174,13 +58,23 @@ class Run:
         if fresh:
             for name in (MANIFEST, METRICS, COUNTS):
                 (self.folder / name).unlink(missing_ok=True)
-            shutil.rmtree(self.parts_folder)
-            self.parts_folder.mkdir()
-        store(self.folder / PLAN, _json(plan.model_dump(mode="json")))
+            shutil.rmtree(self.parts_folder, ignore_errors=True)
+        self._make_folders()
+        for folder in (self.folder, self.parts_folder):
+            clean_temporaries(folder)
+        store(self.folder / PLAN, plan.sealed())
+        parts.set_aside_damaged(self.parts_folder)
+
+    def _make_folders(self) -> None:
+        try:
+            self.parts_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run folder {self.folder} cannot be written: {error.strerror}") from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Refuse to work on a run that another process works on."""
+        self._make_folders()
         try:
             file = (self.folder / ".lock").open("w")
         except OSError as error:
@@ -194,14 +88,17 @@ class Run:
 
     def plan(self) -> Plan:
         """Raises ``UserError`` when the folder is no run or its plan is damaged."""
-        try:
-            return Plan.model_validate_json((self.folder / PLAN).read_bytes())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder} is not a run folder with a readable {PLAN}: {error}") from error
+        if not (self.folder / PLAN).is_file():
+            raise UserError(f"{self.folder} is not a run folder: it has no {PLAN}")
+        return read_plan(self.folder / PLAN)
+
+    def parts(self) -> parts.Parts:
+        """Everything that was done so far."""
+        return parts.read_parts(self.parts_folder, self.plan())
 
     def done(self) -> set[str]:
         """Images that some part holds."""
-        return set(parts.read_parts(self.parts_folder)["image"])
+        return set(self.parts().frame["image"])
 
     def missing(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """Images of ``wanted`` that no part holds yet."""
@@ -209,64 +106,85 @@ class Run:
         return tuple(i for i in wanted if i not in done)
 
     def is_merged(self) -> bool:
-        """Whether the summary files speak of every image in the parts."""
-        if not (self.folder / MANIFEST).is_file():
+        """Whether the summary files are whole and speak of every image in the parts."""
+        try:
+            manifest = self.manifest()
+            counts, metrics = ((self.folder / name).read_bytes() for name in (COUNTS, METRICS))
+        except (OSError, UserError):
             return False
-        return int(self.manifest()["images"]) == len(parts.read_parts(self.parts_folder))
+        frame = self.parts().frame
+        return (
+            manifest.plan == self.plan().digest
+            and bool(len(frame))
+            and manifest.images_sha256 == images_sha256(frame)
+            and manifest.counts_sha256 == hashlib.sha256(counts).hexdigest()
+            and manifest.metrics_sha256 == hashlib.sha256(metrics).hexdigest()
+        )
 
-    def finish(self, data: Dataset, encode_seconds: float, workers: int = 1, shared_with: Sequence[str] = ()) -> None:
-        """Merge parts and write the summary files.
+    def answers(self, plan: Plan, wanted: tuple[str, ...]) -> bool:
+        """Whether the run holds ``wanted`` and is merged, so that nothing has to be written."""
+        try:
+            return self.plan().digest == plan.digest and self.is_merged() and not self.missing(wanted)
+        except UserError:
+            return False  # what is damaged is told when it is worked on
 
-        ``encode_seconds`` is what the vocabulary took this time, ``workers`` how many processes worked last,
-        ``shared_with`` the data sets that were scored in the same pass.
-        """
-        plan, frame = self.plan(), parts.read_parts(self.parts_folder)
-        setting = plan.spec.setting_for(data)
-        result = _evaluated(frame, data, setting)
+    def merge(self) -> None:
+        """Write the summary files from the plan and the parts.  Raises ``UserError`` when nothing is done yet."""
+        plan, found = self.plan(), self.parts()
+        if not found.stamps:
+            raise UserError(f"nothing of run {self.folder} is done yet: `bench run` works on it")
+        counts = parts.parquet_bytes(parts.counts_frame(found.frame))
+        metrics = _json(_evaluated(found.frame, plan).summary())
+        manifest = make_manifest(self.folder.name, plan, found, counts, metrics)
         (self.folder / MANIFEST).unlink(missing_ok=True)  # an old one must never stand beside new counts
-        parts.write_parquet(self.folder / COUNTS, parts.counts_frame(frame))
-        store(self.folder / METRICS, _json(result.summary()))
-        manifest = {
-            "run": self.folder.name,
-            "note": plan.note,
-            "described": plan.described,
-            "title": data.record.title,
-            **plan.identity,
-            "code_version": code_version(),
-            "environment": environment(plan.spec.device),
-            "workers": workers,
-            "shared_with": list(shared_with),
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **cost(frame),
-            "encode_seconds": encode_seconds,
-            "images": len(frame),
-            "images_sha256": hashlib.sha256("\n".join(frame["image"]).encode()).hexdigest(),
-            "planned": data.planned,
-            "clusters": result.clusters.tolist(),
-        }
-        store(self.folder / MANIFEST, _json(manifest))
+        store(self.folder / COUNTS, counts)
+        store(self.folder / METRICS, metrics)
+        store(self.folder / MANIFEST, manifest.sealed())
 
-    def result(self, data: Dataset, wanted: tuple[str, ...] | None = None) -> EvalResult:
-        """Result over ``wanted`` (default: all images done so far)."""
-        frame = parts.read_parts(self.parts_folder)
+    def result(self, wanted: tuple[str, ...] | None = None) -> EvalResult:
+        """Result over ``wanted`` (default: all images done so far), from the parts."""
+        frame = self.parts().frame
         if wanted is not None:
             frame = frame[frame["image"].isin(wanted)].reset_index(drop=True)
-        return _evaluated(frame, data, self.plan().spec.setting_for(data))
+        return _evaluated(frame, self.plan())
 
-    def manifest(self) -> dict[str, Any]:
-        """Raises ``UserError`` when the run was never finished."""
-        return _read_json(self.folder / MANIFEST)
+    def manifest(self) -> Manifest:
+        """Raises ``UserError`` when the run was never finished, is damaged or of an older version."""
+        return read_manifest(self.folder / MANIFEST)
 
-    def metrics(self) -> dict[str, Any]:
-        """Metrics over all images done so far."""
-        return _read_json(self.folder / METRICS)
-
-    def counts(self) -> pd.DataFrame:
-        """Merged counts, one row per image.  Raises ``UserError`` when the run was never finished."""
+    def finished(self) -> "Finished":
+        """The run as it was merged, every file checked.  Raises ``UserError`` when one is absent or damaged."""
+        plan, manifest, path = self.plan(), self.manifest(), self.folder / COUNTS
         try:
-            return pd.read_parquet(self.folder / COUNTS)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{self.folder} has no readable {COUNTS}: finish it with `bench run`") from error
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.  Finish it with `bench run`") from error
+        if manifest.plan != plan.digest or manifest.counts_sha256 != hashlib.sha256(content).hexdigest():
+            raise UserError(
+                f"{path} is damaged, or does not belong to the manifest beside it.  `bench run` with the same words "
+                "makes it again"
+            )
+        try:
+            frame = pd.read_parquet(io.BytesIO(content))
+        except pa.ArrowException as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
+        return Finished(self, plan, manifest, frame, _evaluated(frame, plan))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A merged run: its counts per image (``frame``), and ``result``, computed from them now."""
+
+    run: Run
+    plan: Plan
+    manifest: Manifest
+    frame: pd.DataFrame
+    result: EvalResult
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return self.run.folder.name
 
 
 def list_runs(results: Path) -> list[Run]:
@@ -274,39 +192,20 @@ def list_runs(results: Path) -> list[Run]:
     return [Run(p.parent) for p in sorted((results / "runs").glob(f"*/{MANIFEST}"))]
 
 
-def cost(frame: pd.DataFrame) -> dict[str, Any]:
-    """Mean seconds per image and stage (warm-up left out where possible) and peak memory."""
-    typical = frame[frame["warm"]] if frame["warm"].any() else frame
-    stages = {stage: float(typical[f"{stage}_seconds"].mean()) for stage in STAGES}
-    return {
-        "seconds_per_image": sum(stages.values()),
-        "seconds_per_stage": stages,
-        "peak_bytes": int(frame["peak_bytes"].max()),
-    }
-
-
-def _evaluated(frame: pd.DataFrame, data: Dataset, setting: Setting) -> EvalResult:
+def _evaluated(frame: pd.DataFrame, plan: Plan) -> EvalResult:
     ids = tuple(frame["image"])
-    classes = len(data.record.classes)
+    classes = len(plan.record.classes)
     return EvalResult(
-        record=data.record,
+        record=plan.record,
         ids=ids,
         counts=parts.counts_of(frame, classes),
-        clusters=data.clusters(ids),
-        planned=data.planned,
-        averaging=setting.averaging,
-        boundary=parts.counts_of(frame, classes, "boundary_") if "boundary_tp" in frame else None,
-        confusion=parts.confusion_of(frame),
+        clusters=clusters_of(plan.record, ids),
+        planned=plan.planned,
+        averaging=plan.setting.averaging,
+        boundary=parts.counts_of(frame, classes, "boundary_") if plan.spec.boundary else None,
+        confusion=parts.confusion_of(frame) if plan.spec.confusion else None,
     )
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}.  Run `bench run` for it again") from error
-    return value

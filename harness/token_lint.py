@@ -91,7 +91,7 @@ def _cut(vocabulary: Vocabulary, text: TextTokens, tokenizer: Tokenizer) -> str:
     lost = lost_words(text.prompt, tokenizer)
     count = "more" if text.tokens is None else f"{text.tokens} tokens"
     what = f"{_short(lost)!r} is not read" if lost else "the last word is not read to its end"
-    return f"{_short(text.text)!r} of class {vocabulary.classes[text.class_index]!r} has {count} in its prompt, {what}"
+    return f"{_short(text.text)!r} of {_class(vocabulary, text.class_index)} has {count} in its prompt, {what}"
 
 
 def lost_words(prompt: str, tokenizer: Tokenizer) -> str:
@@ -119,8 +119,8 @@ def _equal_rows(setting: "Setting", record: DatasetRecord, vocabulary: Vocabular
         equal = sum(a == b for a, b in pairs)
         where = "" if equal == len(pairs) else f" in {equal} of {len(pairs)} templates, as they are cut"
         text = (
-            f"{_short(first)!r} of class {vocabulary.classes[kept]!r} and {_short(query)!r} of class "
-            f"{vocabulary.classes[index]!r} are the same tokens{where}: the second class loses every tie"
+            f"{_short(first)!r} of {_class(vocabulary, kept)} and {_short(query)!r} of {_class(vocabulary, index)} are "
+            f"the same tokens{where}: class {index} loses every tie"
         )
         found.append(("warning", text) if where else (level, text + fix))
     return found
@@ -170,6 +170,10 @@ def _rows(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[Row]:
 
 def _batches(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[Tensor]:
     return [tokenizer(list(prompts[k : k + _BATCH])) for k in range(0, len(prompts), _BATCH)]
+
+
+def _class(vocabulary: Vocabulary, index: int) -> str:
+    return f"class {index} ({_short(vocabulary.classes[index])!r})"
 
 
 def _short(text: str) -> str:

@@ -39,7 +39,7 @@ _ODD: tuple[tuple[str, str], ...] = (
     ("holds an escape of HTML", r"&#?\w+;"),
     ("holds a token of CLIP's own, which ends the text for it", r"(?i)<(start|end)_of_text>"),
     ("stands in quotes or brackets", r"^([\"'`]|\[|\().*([\"'`]|\]|\))$"),
-    ("ends with a mark of punctuation", r"[.;:,!?|]$"),
+    ("ends with a mark of punctuation", r"[.:,!?|]$"),
     ("holds no letter", r"^[\W\d_]*$"),
 )
 
@@ -57,7 +57,7 @@ def lint_words(setting: "Setting", record: DatasetRecord) -> Findings:
     refused = set(_refused(setting, record, vocabulary))
     found = [("error", f"{text}; {HOW_TO_SHARE}") if text in refused else (level, text) for level, text in found]
     said = [*_form(setting, record), *_defects(texts, record), *_silent(texts, vocabulary)]
-    said += [*_odd_texts(setting, vocabulary), *_undeclared_rest(record)]
+    said += [*_odd_texts(setting, vocabulary), *_blank_names(record), *_undeclared_rest(record)]
     found += [("warning", text) for text in said]
     if background is not None and not texts[background] and not _has_threshold(setting):
         found.append(
@@ -138,6 +138,13 @@ def _odd_texts(setting: "Setting", vocabulary: Vocabulary) -> Iterable[str]:
         if odd:
             shown = "; ".join(f"{q!r} gives the prompt {template.replace('{}', q)!r}" for q in odd[:SHOWN])
             yield f"{what} ({len(odd)}): {shown}{and_more(odd)}"
+
+
+def _blank_names(record: DatasetRecord) -> Iterable[str]:
+    """Class names that are shown as another's would be."""
+    blank = [name for name in record.classes if name != name.strip()]
+    if blank:
+        yield f"class names begin or end with a blank ({len(blank)}): {quoted(blank[:SHOWN])}{and_more(blank)}"
 
 
 def _undeclared_rest(record: DatasetRecord) -> Iterable[str]:

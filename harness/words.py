@@ -142,7 +142,7 @@ def _check_length(lines: int, wanted: int, setting: "Setting", record: DatasetRe
 def joined_name(record: DatasetRecord, index: int) -> str | None:
     """The official name of a class of several words without its blanks; None for other names."""
     name = record.classes[index] if index < len(record.classes) else ""
-    return name.replace(" ", "").lower() if " " in name and "," not in name else None
+    return name.replace(" ", "").lower() if " " in name.strip() and "," not in name else None
 
 
 def _split(line: str, separator: str) -> list[str]:

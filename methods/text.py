@@ -22,6 +22,9 @@ from .files import cache_folder, write_atomically
 from .vocabulary import Vocabulary
 
 _BATCH = 256
+_SEAL = "key and sha256"
+_UNIT_TOLERANCE = 1e-4
+"""How far from 1 the length of a stored feature may be: float32 rounding stays below 1e-6."""
 
 
 def encode_queries(
@@ -38,21 +41,52 @@ def encode_queries(
     keyed by weights, tokenizer, templates, queries, ``unit_prompts`` and kind of device.
     """
     path = (cache or cache_folder() / "text") / f"{_cache_key(backbone, vocabulary, device, unit_prompts)}.safetensors"
-    try:
-        return safetensors.torch.load(path.read_bytes())["queries"].to(device)
-    except OSError:  # absent, or the folder cannot be used at all
-        pass
-    except (safetensors.SafetensorError, KeyError):
-        logging.getLogger(__name__).warning("%s is damaged and will be made again", path)
+    kept = _read_bank(path, len(vocabulary.queries))
+    if kept is not None:
+        return kept.to(device)
     prompts = [template.format(query) for query in vocabulary.queries for template in vocabulary.templates]
     features = (encode_prompts if unit_prompts else prompt_features)(backbone, prompts, device)
     mean = features.view(len(vocabulary.queries), len(vocabulary.templates), -1).mean(dim=1)
     queries = F.normalize(mean, dim=-1)
     try:
-        write_atomically(path, safetensors.torch.save({"queries": queries.cpu().contiguous()}))
+        write_atomically(path, _bank_bytes(path, queries.cpu().contiguous()))
     except OSError as error:
         logging.getLogger(__name__).warning("text features could not be cached in %s: %s", path.parent, error)
     return queries
+
+
+def _bank_bytes(path: Path, queries: Tensor) -> bytes:
+    """A file of text features that says which they are and what their bytes are."""
+    return safetensors.torch.save({"queries": queries}, {_SEAL: _seal(path, queries)})
+
+
+def _read_bank(path: Path, count: int) -> Tensor | None:
+    """Text features ``(count, dim)`` from the cache; None when they are not there, or damaged, which is said."""
+    try:
+        content = path.read_bytes()
+    except OSError:  # absent, or the folder cannot be used at all
+        return None
+    try:
+        queries = safetensors.torch.load(content)["queries"]
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    except (safetensors.SafetensorError, KeyError, ValueError):
+        queries, metadata = torch.empty(0), {}
+    if (
+        queries.dtype == torch.float32
+        and metadata == {_SEAL: _seal(path, queries)}
+        and queries.ndim == 2
+        and len(queries) == count
+        and bool(queries.isfinite().all())
+        and bool((queries.norm(dim=-1) - 1).abs().max() < _UNIT_TOLERANCE)
+    ):
+        return queries
+    logging.getLogger(__name__).warning("%s is damaged and will be made again", path)
+    return None
+
+
+def _seal(path: Path, queries: Tensor) -> str:
+    """Whose features they are and the SHA-256 of their bytes; one entry: safetensors keeps no order of several."""
+    return f"{path.stem} {hashlib.sha256(queries.contiguous().numpy().tobytes()).hexdigest()}"
 
 
 def encode_prompts(backbone: Backbone, prompts: list[str], device: torch.device) -> Tensor:
@@ -119,7 +153,7 @@ def _cache_key(backbone: Backbone, vocabulary: Vocabulary, device: torch.device,
     tokenizer = backbone.tokenizer
     probe = tokenizer(["A photo of 3 zebra-crossings, naïve!"])
     fields = [
-        "v1",
+        "v2",  # of the file: with its key and checksum
         backbone.sha256,
         repr(backbone.model),  # weights alone do not say which activation is used
         type(tokenizer).__name__,

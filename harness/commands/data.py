@@ -18,6 +18,7 @@ from ..mmseg_config import open_any
 from ..progress import progress, progress_to
 from ..tables import print_json, print_line, print_table
 from .data_status import all_rows, footnotes, name_a_root, prepared_name, raw_home, situation
+from .protocol_words import lint_data
 
 _FAST = 100
 """Samples that a fast check reads."""
@@ -53,6 +54,8 @@ def check_command(name: str, data_root: Path | None, fast: bool, expect: int | N
     with progress(f"checking {dataset.record.key}", len(ids)) as advance:
         found = find_problems(dataset, ids, cache_folder() / "checked", advance, others=False)
     problems, warnings = found.problems, found.warnings
+    for level, problem in _about_words(dataset, name):
+        (problems if level == "error" else warnings).append(problem)
     if len(dataset.ids) != (expect or dataset.planned):
         (problems if expect else warnings).append(_other_number(dataset, expect))
     report = {
@@ -73,6 +76,15 @@ def check_command(name: str, data_root: Path | None, fast: bool, expect: int | N
             print_line(f"next: `bench run --method METHOD --dataset {name}{_option(data_root)}`")
     if problems:
         raise SystemExit(1)
+
+
+def _about_words(dataset: Dataset, name: str) -> list[tuple[str, Problem]]:
+    """Errors and warnings about the words that the data set's own protocol gives its classes."""
+    record = dataset.record
+    found = lint_data(record.protocol, record)
+    verb = f"bench protocol words {record.protocol} --dataset {name}"
+    see = f"`{verb}` shows every prompt, with its tokens as OpenAI's CLIP counts them"
+    return [(level, Problem(_image_folder(dataset), text, see)) for level, text in found if level != "info"]
 
 
 def _other_number(dataset: Dataset, expect: int | None) -> Problem:

@@ -15,15 +15,15 @@ from ...methods.backbone import TINY_CLIP, TINY_CLIP_FOLDER, list_backbones
 from ...methods.errors import did_you_mean
 from ...methods.files import cache_folder
 from ...methods.weights import licences
-from ..bootstrap import MIN_UNITS, paired_difference, why_no_interval
+from ..bootstrap import paired_difference, why_no_interval
 from ..ceiling import grid_ceiling
+from ..manifest import Manifest
 from ..metrics import precision, recall
 from ..mmseg_config import open_any
-from ..parts import counts_of
 from ..progress import progress
 from ..protocol import changes_of, list_protocols, load_protocol
 from ..provenance import code_version, package_version
-from ..runs import PLAN, Run, list_runs
+from ..runs import PLAN, Finished, Run, list_runs
 from ..tables import images_and_units, megabytes, percent, print_json, print_line, print_table, with_interval
 
 
@@ -107,7 +107,7 @@ def find_run(name: str, results: Path) -> Run:
     runs = list_runs(results)
     same = [r for r in runs if name in (r.folder.name, r.folder.name.rpartition("-")[0])]
     if same:
-        return max(same, key=lambda r: str(r.manifest()["finished"]))
+        return max(same, key=_date) if len(same) > 1 else same[0]
     fitting = [r for r in runs if r.folder.name.startswith(name)]
     if len(fitting) != 1:
         known = "\n".join(f"  {r.folder.name}" for r in (fitting or runs))
@@ -116,81 +116,85 @@ def find_run(name: str, results: Path) -> Run:
     return fitting[0]
 
 
+def _date(run: Run) -> str:
+    """When a run was finished; one that cannot be read is older than all others."""
+    try:
+        return run.manifest().finished
+    except UserError:
+        return ""
+
+
 def show_command(name: str, results: Path, as_json: bool) -> None:
     """Per-class table and provenance."""
-    run = find_run(name, results)
-    manifest, metrics = run.manifest(), run.metrics()
+    run = find_run(name, results).finished()
+    manifest, metrics = run.manifest, run.result.summary()
     if as_json:
-        print_json({"manifest": manifest, "metrics": metrics, "run_dir": str(run.folder)})
+        print_json({"manifest": manifest.model_dump(mode="json"), "metrics": metrics, "run_dir": str(run.run.folder)})
         return
-    print_table(run.folder.name, ("class", "IoU", "precision", "recall", "images"), _class_rows(run, metrics))
+    print_table(run.name, ("class", "IoU", "precision", "recall", "images"), _class_rows(run))
     print_table("", ("metric", "value"), [(k, percent(v)) for k, v in metrics.items() if isinstance(v, float)])
-    units = len(set(manifest["clusters"]))
-    changed = changes_of(run.plan().spec.protocol, manifest["dataset"]["key"])
+    units = run.result.units
+    changed = changes_of(run.plan.spec.protocol, manifest.dataset["key"])
     rows = [
-        ("mIoU [95 %]", with_interval(metrics["miou"], metrics["interval"] if units >= MIN_UNITS else None)),
+        ("mIoU [95 %]", with_interval(metrics["miou"], metrics["interval"])),
         ("classes averaged", metrics["classes_averaged"]),
-        ("images", f"{manifest['images']} of {manifest['planned']}"),
-        ("units of the interval", " ".join(filter(None, [str(units), why_no_interval(units)]))),
-        ("protocol", f"{manifest['protocol']['name']} {manifest['protocol']['hash'][:16]}"),
-        ("vocabulary", manifest["vocabulary_hash"][:16]),
+        ("images", f"{manifest.images} of {manifest.planned}"),
+        ("units of the interval", "; ".join(filter(None, [str(units), why_no_interval(units)]))),
+        ("protocol", f"{manifest.protocol['name']} {manifest.protocol['hash'][:16]}"),
+        ("vocabulary", manifest.vocabulary_hash[:16]),
         *([("changed by hand", changed)] if changed else []),
         ("weights", _weights(manifest)),
-        *([("refined by", ", ".join(f"{k} {v}" for k, v in manifest["guide"].items()))] if "guide" in manifest else []),
-        ("device", f"{manifest['environment']['device']}, {manifest['setting']['precision']}"),
-        ("code", manifest["code_version"]),
-        ("seconds per image", f"{manifest['seconds_per_image']:.4f}"),
-        *((f"  {k}", f"{v:.4f}") for k, v in manifest["seconds_per_stage"].items()),
-        ("seconds for the vocabulary", f"{manifest['encode_seconds']:.3f}"),
-        ("peak MB", megabytes(manifest["peak_bytes"])),
+        *([("refined by", ", ".join(f"{k} {v}" for k, v in manifest.guide.items()))] if manifest.guide else []),
+        ("device", f"{manifest.environment['device']}, {manifest.setting['precision']}"),
+        ("code", manifest.code_version),
+        ("seconds per image", f"{manifest.seconds_per_image:.4f}"),
+        *((f"  {k}", f"{v:.4f}") for k, v in manifest.seconds_per_stage.items()),
+        ("seconds for the vocabulary", f"{manifest.encode_seconds:.3f}"),
+        ("peak MB", megabytes(manifest.peak_bytes)),
     ]
     print_table("", ("provenance", ""), rows)
-    if manifest["note"]:
-        print_line(f"note: {manifest['note']}")
+    if manifest.note:
+        print_line(f"note: {manifest.note}")
 
 
-def _class_rows(run: Run, metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+def _class_rows(run: Finished) -> list[tuple[str, ...]]:
     """A row per class; ``images`` are those that are labelled with it: few make a number that means little."""
-    per_class = metrics["per_class"]
-    counts = counts_of(run.counts(), len(per_class))
+    counts = run.result.counts
     total = counts.total()
     shown = [[percent(None if np.isnan(v) else 100 * float(v)) for v in f(total)] for f in (precision, recall)]
     images = (counts.gt > 0).sum(axis=0)
     return [
         (name, percent(value), *row, str(n))
-        for (name, value), *row, n in zip(per_class.items(), *shown, images, strict=True)
+        for (name, value), *row, n in zip(run.result.per_class.items(), *shown, images, strict=True)
     ]
 
 
-def _weights(manifest: dict[str, Any]) -> str:
-    weights = manifest["method"].get("weights") or {}
-    return " ".join(str(weights.get(k, "")) for k in ("name", "source", "sha256", "activation"))
+def _weights(manifest: Manifest) -> str:
+    return " ".join(str(manifest.weights.get(k, "")) for k in ("name", "source", "sha256", "activation"))
 
 
 def compare_command(first: str, second: str, results: Path, as_json: bool) -> None:
     """Paired difference of two runs."""
-    runs = [find_run(name, results) for name in (first, second)]
-    plans = [r.plan() for r in runs]
-    if plans[0].identity["dataset"] != plans[1].identity["dataset"]:
+    runs = [find_run(name, results).finished() for name in (first, second)]
+    identities = [r.plan.identity for r in runs]
+    if identities[0]["dataset"] != identities[1]["dataset"]:
         raise UserError("the two runs are not on the same images: there is nothing to pair")
-    frames = [r.counts() for r in runs]
-    common = sorted(set(frames[0]["image"]) & set(frames[1]["image"]))
-    kept = [f["image"].isin(common) for f in frames]
-    classes = len(runs[0].metrics()["per_class"])
-    counts = [counts_of(f[k], classes) for f, k in zip(frames, kept, strict=True)]
-    clusters = np.unique(np.array(runs[0].manifest()["clusters"])[kept[0]], return_inverse=True)[1]
-    found = paired_difference(counts[0], counts[1], clusters, plans[0].identity["setting"]["averaging"])
-    same = plans[0].identity["protocol"]["hash"] == plans[1].identity["protocol"]["hash"]
+    common = set(runs[0].result.ids) & set(runs[1].result.ids)
+    kept = [np.isin(r.result.ids, sorted(common)) for r in runs]
+    counts = [r.result.counts.at(k) for r, k in zip(runs, kept, strict=True)]
+    clusters = np.unique(runs[0].result.clusters[kept[0]], return_inverse=True)[1]
+    found = paired_difference(counts[0], counts[1], clusters, runs[0].result.averaging)
+    same = identities[0]["protocol"]["hash"] == identities[1]["protocol"]["hash"]
     value = {
-        "first": runs[0].folder.name,
-        "second": runs[1].folder.name,
+        "first": runs[0].name,
+        "second": runs[1].name,
         "images": len(common),
         "units": found.units,
         "same_protocol": same,
         "difference": 100 * found.estimate,
         "interval": found.interval and [100 * found.interval.low, 100 * found.interval.high],
         "p_value": found.p_value,
-        "note": plans[0].note,
+        "note": runs[0].plan.note,
     }
     if as_json:
         print_json(value)

@@ -1,4 +1,4 @@
-"""``bench protocol show``, ``diff`` and ``lint``."""
+"""``bench protocol show`` and ``diff``."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from ...datasets import DatasetRecord, dataset_keys, find_record, read_record
 from ...methods import UserError
 from ...methods.errors import did_you_mean
 from ..mmseg_config import load_any
-from ..protocol import Protocol, Setting, diff_settings, lint_setting, split_name
+from ..protocol import Protocol, Setting, diff_settings, split_name
 from ..tables import print_json, print_line, print_table
 from ..words import OFFICIAL, OUTSIDE, class_texts, list_words
 
@@ -18,7 +18,7 @@ _MOST_CLASSES = 20
 
 def protocol_show_command(name: str, dataset: str | None, as_json: bool) -> None:
     """Every value with its reason and its source."""
-    protocol, key, record = _load(name, dataset)
+    protocol, key, record = load_with_record(name, dataset)
     setting = protocol.setting(key)
     words = _words(setting, record) if record else {}
     if as_json:
@@ -124,7 +124,7 @@ def _print_words(words: dict[str, list[str]], record: DatasetRecord) -> None:
     print_line(f"word lists there are for {record.key}: {', '.join([OFFICIAL, *list_words(record.key)])}")
 
 
-def _load(name: str, dataset: str | None) -> tuple[Protocol, str | None, DatasetRecord | None]:
+def load_with_record(name: str, dataset: str | None) -> tuple[Protocol, str | None, DatasetRecord | None]:
     """A protocol by ``NAME`` or ``NAME/DATASET``, the key of the data set, and its record if it has one.
 
     Raises ``UserError`` for a data set that is neither catalogued nor a file nor named by the protocol, and for two.
@@ -150,7 +150,7 @@ def _load(name: str, dataset: str | None) -> tuple[Protocol, str | None, Dataset
 
 def protocol_diff_command(first: str, second: str, dataset: str | None, as_json: bool) -> None:
     """What differs, and why numbers may move."""
-    sides = [_load(name, dataset) for name in (first, second)]
+    sides = [load_with_record(name, dataset) for name in (first, second)]
     settings = [protocol.setting(key) for protocol, key, _ in sides]
     found = diff_settings(settings[0], settings[1])
     sources = {
@@ -205,19 +205,3 @@ def _print_different_words(names: tuple[str, str], words: dict[str, tuple[list[s
     print_table(f"words that differ ({len(words)} classes)", ("class", *names), rows)
     if len(words) > len(shown):
         print_line(f"and {len(words) - len(shown)} more: --json has all")
-
-
-def protocol_lint_command(name: str, dataset: str | None, as_json: bool) -> None:
-    """Findings for a protocol on a data set; exit code 1 if one is an error."""
-    protocol, key, record = _load(name, dataset or (None if split_name(name)[1] else "shapes"))
-    if record is None:
-        raise UserError(f"data set {key!r} is not in the catalogue; name the path of its .toml file")
-    found = lint_setting(protocol.setting(key), record)
-    if as_json:
-        print_json([{"level": level, "text": text} for level, text in found])
-    elif found:
-        print_table("", ("level", "finding"), found)
-    else:
-        print_line(f"protocol {protocol.name} on {record.key}: nothing found")
-    if any(level == "error" for level, _ in found):
-        raise SystemExit(1)

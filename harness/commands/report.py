@@ -1,7 +1,12 @@
 """``bench leaderboard`` and ``bench regress``."""
 
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 from ..bootstrap import why_no_interval
 from ..progress import progress
@@ -9,13 +14,23 @@ from ..tables import images_and_units, print_json, print_line, print_table, with
 
 
 def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
-    """Write the leaderboard and say where."""
-    from ..leaderboard_text import bounds_of, write_leaderboard
+    """Write the leaderboard and say where; exit code 1 if a run had to be left out."""
+    from ..leaderboard_text import write_leaderboard
 
-    frame = write_leaderboard(results, output)
+    found = write_leaderboard(results, output)
     if as_json:
-        print_json(json.loads(frame.to_json(orient="records")))
-        return
+        print_json(json.loads(found.frame.to_json(orient="records")))
+    else:
+        _print_frame(found.frame, output)
+    for reason in found.skipped:
+        sys.stderr.write(f"left out: {reason}\n")
+    if found.skipped:
+        raise SystemExit(1)
+
+
+def _print_frame(frame: "pd.DataFrame", output: Path) -> None:
+    from ..leaderboard_text import bounds_of
+
     order = ["protocol", "changed", "dataset", "training_free", "miou"]
     ordered = frame.sort_values(order, ascending=[True, True, True, False, False])
     rows = [

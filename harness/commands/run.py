@@ -12,11 +12,11 @@ from ...methods.files import cache_folder, clean_cache
 from ..bootstrap import why_no_interval
 from ..engine import Lane, work_in_processes, work_through
 from ..mmseg_config import PREFIX, load_any, open_any
-from ..pipeline import Pipeline, check_sharing
+from ..pipeline import check_sharing
+from ..plan import Plan, RunSpec, build_pipelines, make_plan
 from ..progress import progress
 from ..protocol import Setting, lint_setting
-from ..result import EvalResult
-from ..runs import Run, RunSpec, build_pipelines, make_plan
+from ..runs import Run
 from ..tables import (
     images_and_units,
     megabytes,
@@ -55,20 +55,23 @@ def run_command(
     specs = [_spec(name.strip(), protocol, data_root, changed, asked) for name in datasets.split(",")]
     data = [spec.open_data() for spec in specs]
     wanted = data[0].ids[:limit]
-    _check(specs, data, wanted)
+    digests = _check(specs, data, wanted)
     pipelines = build_pipelines(specs, data, allow_download)
     for pipeline in pipelines:
         print_warnings(pipeline.findings, but=lint_setting(pipeline.setting, pipeline.record))
-    runs = _work(results, specs, pipelines, data, wanted, workers, fresh)
+    plans = [make_plan(*plan) for plan in zip(specs, pipelines, data, digests, strict=True)]
+    lanes = [Lane(Run.at(results, plan), p, d) for plan, p, d in zip(plans, pipelines, data, strict=True)]
+    if fresh or not all(lane.run.answers(plan, wanted) for lane, plan in zip(lanes, plans, strict=True)):
+        _work(lanes, plans, wanted, workers, fresh)
     if picture is not None:
         from ..overlay import write_contact_sheet
 
         write_contact_sheet(picture, pipelines[0], [data[0].load(i) for i in wanted[:6]])
-    reports = [_report(run, d, wanted) for run, d in zip(runs, data, strict=True)]
+    reports = [_report(lane.run, wanted) for lane in lanes]
     if as_json:
         print_json(reports[0] if len(reports) == 1 else reports)
     else:
-        _print_reports(runs, reports, picture)
+        _print_reports([lane.run for lane in lanes], reports, picture)
 
 
 def _spec(
@@ -90,17 +93,21 @@ def _spec(
     return RunSpec(**fields)
 
 
-def _check(specs: list[RunSpec], data: list[Dataset], wanted: tuple[str, ...]) -> None:
-    """Find everything that would stop the work, before any of it."""
+def _check(specs: list[RunSpec], data: list[Dataset], wanted: tuple[str, ...]) -> list[dict[str, str]]:
+    """Find everything that would stop the work, before any of it; returns the digests of every image and label."""
     _check_same_images(data)
     settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
     check_sharing(settings, [d.record.key for d in data], specs[0].method)
     for setting, d in zip(settings, data, strict=True):
         _warn(d, setting)
+    digests = []
     for d in data:
         with progress(f"checking {d.record.key}", len(d.ids)) as advance:
-            for warning in check_samples(d, wanted, cache_folder() / "checked", advance).warnings:
-                print_warning(str(warning))
+            checked = check_samples(d, wanted, cache_folder() / "checked", advance)
+        for warning in checked.warnings:
+            print_warning(str(warning))
+        digests.append(checked.digests)
+    return digests
 
 
 def _absolute(name: str) -> str:
@@ -141,32 +148,17 @@ def _warn(data: Dataset, setting: Setting) -> None:
         print_warning(f"{data.record.key} has {len(data.ids)} images here, {data.planned} are expected")
 
 
-def _work(
-    results: Path,
-    specs: list[RunSpec],
-    pipelines: list[Pipeline],
-    data: list[Dataset],
-    wanted: tuple[str, ...],
-    workers: int,
-    fresh: bool,
-) -> list[Run]:
-    """Score what is missing of ``wanted`` and write the summaries, under the locks of the runs."""
-    plans = [make_plan(*plan) for plan in zip(specs, pipelines, data, strict=True)]
-    runs = [Run.open(results, plan) for plan in plans]
-    lanes = [Lane(*lane) for lane in zip(runs, pipelines, data, strict=True)]
-    keys = [d.record.key for d in data]
+def _work(lanes: list[Lane], plans: list[Plan], wanted: tuple[str, ...], workers: int, fresh: bool) -> None:
+    """Score what is missing of ``wanted`` and merge, under the locks of the runs."""
     with ExitStack() as locks:
-        for run, plan in zip(runs, plans, strict=True):
-            locks.enter_context(run.lock())
-            run.begin(plan, fresh)
-        before = [run.missing(wanted) for run in runs]
-        _score_missing(lanes, before, specs[0], workers)
-        for lane, missing in zip(lanes, before, strict=True):
-            # A run that is done keeps the provenance of who did it.
-            if missing or not lane.run.is_merged():
-                others = [k for k in keys if k != lane.data.record.key]
-                lane.run.finish(lane.data, lane.pipeline.encode_seconds, workers, others)
-    return runs
+        for lane, plan in zip(lanes, plans, strict=True):
+            locks.enter_context(lane.run.lock())
+            lane.run.begin(plan, fresh)
+        missing = [lane.run.missing(wanted) for lane in lanes]
+        _score_missing(lanes, missing, plans[0].spec, workers)
+        for lane in lanes:
+            if not lane.run.is_merged():
+                lane.run.merge()
 
 
 def _score_missing(lanes: list[Lane], missing: list[tuple[str, ...]], spec: RunSpec, workers: int) -> None:
@@ -183,30 +175,29 @@ def _score_missing(lanes: list[Lane], missing: list[tuple[str, ...]], spec: RunS
             sys.exit(130)
 
 
-def _report(run: Run, data: Dataset, wanted: tuple[str, ...]) -> dict[str, Any]:
-    result: EvalResult = run.result(data, wanted)
-    manifest = run.manifest()
+def _report(run: Run, wanted: tuple[str, ...]) -> dict[str, Any]:
+    result, manifest = run.result(wanted), run.manifest()
     return {
         "method": run.plan().spec.method,
-        "dataset": data.record.key,
-        "split": data.record.split,
-        "protocol": manifest["protocol"]["name"],
-        "protocol_hash": manifest["protocol"]["hash"],
-        "vocabulary_hash": manifest["vocabulary_hash"],
+        "dataset": manifest.dataset["key"],
+        "split": manifest.dataset["split"],
+        "protocol": manifest.protocol["name"],
+        "protocol_hash": manifest.protocol["hash"],
+        "vocabulary_hash": manifest.vocabulary_hash,
         **result.summary(),
         "planned": result.planned,
-        "seconds_per_image": manifest["seconds_per_image"],
-        "seconds_per_stage": manifest["seconds_per_stage"],
-        "encode_seconds": manifest["encode_seconds"],
-        "peak_bytes": manifest["peak_bytes"],
-        "weights": manifest["method"].get("weights"),
-        "refine": manifest["setting"]["refine"],
-        "guide": manifest.get("guide"),
-        "precision": manifest["setting"]["precision"],
-        "device": manifest["environment"]["device"],
-        "code_version": manifest["code_version"],
-        "note": manifest["note"],
-        "shared_with": manifest["shared_with"],
+        "seconds_per_image": manifest.seconds_per_image,
+        "seconds_per_stage": manifest.seconds_per_stage,
+        "encode_seconds": manifest.encode_seconds,
+        "peak_bytes": manifest.peak_bytes,
+        "weights": manifest.method.get("weights"),
+        "refine": manifest.setting["refine"],
+        "guide": manifest.guide,
+        "precision": manifest.setting["precision"],
+        "device": manifest.environment["device"],
+        "code_version": manifest.code_version,
+        "note": manifest.note,
+        "shared_with": manifest.shared_with,
         "run_dir": str(run.folder),
     }
 

@@ -104,13 +104,13 @@ def seconds(groups: Sequence[Sequence[Lane]]) -> float:
 
 def counts(lanes: Sequence[Lane]) -> list[dict[str, list[int]]]:
     """Counts of every lane, summed over images."""
-    frames = [parts.counts_frame(parts.read_parts(lane.run.parts_folder)) for lane in lanes]
+    frames = [parts.counts_frame(lane.run.parts().frame) for lane in lanes]
     return [{name: np.stack([*f[name]]).sum(0).tolist() for name in ("tp", "gt", "pred")} for f in frames]
 
 
 def stage_shares(lanes: Sequence[Lane]) -> str:
     """Where the wall time of the last separate runs went, in percent."""
-    frames = [parts.read_parts(lane.run.parts_folder) for lane in lanes]
+    frames = [lane.run.parts().frame for lane in lanes]
     spent = {stage: sum(float(f[f"{stage}_seconds"].sum()) for f in frames) for stage in STAGES}
     total = sum(spent.values())
     return ", ".join(f"{stage} {100 * s / total:.1f}" for stage, s in spent.items() if s)

@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ovss.harness.bootstrap import (
+    MIN_UNITS,
     cluster_counts,
     delta_standard_error,
     draw_weights,
@@ -12,6 +13,7 @@ from ovss.harness.bootstrap import (
     miou_interval,
     paired_difference,
     replicate_miou,
+    why_no_interval,
 )
 from ovss.harness.counting import Counts
 from ovss.harness.metrics import miou
@@ -204,21 +206,46 @@ def test_clusters_of_one_are_no_clusters() -> None:
     assert paired_difference(a, b, np.arange(40)) == paired_difference(a, b)
 
 
-def test_one_image_has_no_interval() -> None:
-    (a,) = simulate(1, (0.2,), seed=16)
+@pytest.mark.parametrize("units", [1, 2, 9])
+def test_few_units_have_no_interval(units: int) -> None:
+    (a,) = simulate(units, (0.2,), seed=16)
     assert miou_interval(a) is None
-    (a,) = simulate(9, (0.2,), seed=16)
-    assert miou_interval(a, np.zeros(9, np.int64)) is None  # one cluster
-    assert miou_interval(a) is not None
+    (a,) = simulate(30, (0.2,), seed=16)
+    assert miou_interval(a, np.arange(30) % units) is None  # many images, few clusters
+    assert why_no_interval(units) == f"no interval: {units} unit{'s' if units > 1 else ''}, 10 are needed"
 
 
-def test_one_image_proves_no_difference() -> None:
-    a, b = simulate(1, (1.0, 0.0), seed=20)
+def test_ten_units_have_one() -> None:
+    assert MIN_UNITS == 10
+    a, b = simulate(30, (0.2, 0.2), seed=16)
+    tens = np.arange(30) % 10
+    found = paired_difference(a, b, tens)
+    assert miou_interval(a, tens) is not None and found.interval is not None and found.p_value is not None
+    assert found.units == 10 and why_no_interval(10) == ""
+    assert set(indistinct_groups({"a": a, "b": b}, tens)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("units", [1, 9])
+def test_few_units_prove_no_difference(units: int) -> None:
+    """Nor do they prove that runs cannot be told apart: no group at all."""
+    a, b = simulate(units, (1.0, 0.0), seed=20)
     found = paired_difference(a, b)
-    assert found.estimate != 0 and found.p_value == 1.0
-    assert found.interval is None
-    assert np.isnan(delta_standard_error(a, b))
-    assert indistinct_groups({"a": a, "b": b}) == {"a": 1, "b": 1}
+    assert found.estimate != 0 and found.units == units
+    assert found.interval is None and found.p_value is None
+    assert np.isnan(delta_standard_error(a, b)) == (units == 1)
+    assert indistinct_groups({"a": a, "b": b}) == {} == indistinct_groups({"a": a})
+
+
+def test_why_ten() -> None:
+    """What a 95 % interval covers: with 2 units far less than with 10, which is not yet all (docs/protocols.md)."""
+    (population,) = simulate(20_000, (0.2,), seed=8)
+    truth, covered = float(miou(population.total())), {}
+    for units in (2, 10, 50):
+        rows = np.arange(250 * units).reshape(250, units)
+        drawn = [replicate_miou(pick(population, r), draw_weights(units, 300, seed=int(r[0]))) for r in rows]
+        bounds = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=1)
+        covered[units] = ((bounds[0] <= truth) & (truth <= bounds[1])).mean()
+    assert covered[2] < 0.6 and 0.8 < covered[10] < covered[50] and covered[50] > 0.9
 
 
 def test_groups_of_made_up_runs() -> None:

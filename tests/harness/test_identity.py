@@ -8,9 +8,9 @@ import pytest
 
 from ovss.datasets import open_dataset
 from ovss.harness.pipeline import Pipeline
+from ovss.harness.plan import Plan, RunSpec, make_plan
 from ovss.harness.protocol import load_protocol
 from ovss.harness.provenance import foreign_hash
-from ovss.harness.runs import Plan, RunSpec, make_plan
 from ovss.methods import find_method
 
 PLUGIN = """
@@ -25,7 +25,7 @@ def plan(method: str = "maskclip", **spec: object) -> Plan:
     asked = RunSpec(method=method, dataset="shapes", protocol=load_protocol("tiny"), backbone="tiny-clip", **spec)  # type: ignore[arg-type]
     data = open_dataset("shapes")
     setting = asked.setting_for(data)
-    return make_plan(asked, Pipeline(asked.build_method(setting), setting, data.record), data)
+    return make_plan(asked, Pipeline(asked.build_method(setting), setting, data.record), data, {})
 
 
 def test_paths_do_not_decide() -> None:

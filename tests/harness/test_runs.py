@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import random
@@ -17,18 +18,22 @@ import pandas as pd
 import pytest
 import torch
 
-from ovss.datasets import DatasetRecord, open_dataset
+from ovss.datasets import DatasetRecord, check_samples, open_dataset
 from ovss.harness import engine, parts, regress
 from ovss.harness.cli import main
 from ovss.harness.commands.look import find_run
+from ovss.harness.confusion_metrics import sparse, table_counts
 from ovss.harness.counting import Counts
 from ovss.harness.leaderboard import collect
 from ovss.harness.leaderboard_text import write_leaderboard
-from ovss.harness.parts import ImageResult
+from ovss.harness.manifest import cost
+from ovss.harness.parts import ImageResult, Stamp
 from ovss.harness.pipeline import STAGES, Pipeline, Scored
+from ovss.harness.plan import Plan, RunSpec, make_plan
 from ovss.harness.protocol import load_protocol
 from ovss.harness.result import EvalResult
-from ovss.harness.runs import COUNTS, MANIFEST, METRICS, PLAN, Run, RunSpec, cost, make_plan
+from ovss.harness.runs import COUNTS, MANIFEST, METRICS, PLAN, Run
+from ovss.harness.sealed import seal, unseal
 from ovss.methods import MethodInfo, Segmenter, UserError, find_method
 
 MINI = str(Path(__file__).parents[1] / "data" / "mini" / "mini.toml")
@@ -62,8 +67,8 @@ def start(results: Path, method: Segmenter | None = None, name: str = "levels", 
     asked = RunSpec(**values)
     data = asked.open_data()
     pipeline = Pipeline(method or Levels(name), asked.setting_for(data), data.record)
-    plan = make_plan(asked, pipeline, data)
-    run = Run.open(results, plan)
+    plan = make_plan(asked, pipeline, data, check_samples(data, data.ids).digests)
+    run = Run.at(results, plan)
     run.begin(plan)
     return run, pipeline
 
@@ -71,7 +76,7 @@ def start(results: Path, method: Segmenter | None = None, name: str = "levels", 
 def work(run: Run, pipeline: Pipeline, wanted: Sequence[str]) -> None:
     data = run.plan().spec.open_data()
     engine.work_through([engine.Lane(run, pipeline, data)], run.missing(tuple(wanted)), "cpu", lambda count: None)
-    run.finish(data, 0.0)
+    run.merge()
 
 
 def outputs(run: Run) -> tuple[bytes, bytes]:
@@ -104,82 +109,233 @@ def image_results(count: int, seed: int = 0) -> list[ImageResult]:
     rng = np.random.default_rng(seed)
     found = []
     for k in range(count):
-        tp = rng.integers(0, 2**40, CLASSES)
-        counts = Counts(tp, tp + rng.integers(0, 9, CLASSES), tp + rng.integers(0, 9, CLASSES))
-        found.append(ImageResult(f"image_{k:02d}", Scored(counts), dict.fromkeys(STAGES, 0.5), 1000 + k, warm=k > 1))
+        tp, wrong = rng.integers(1, 2**40, CLASSES), rng.integers(2, 9, CLASSES)
+        counts = Counts(tp, tp + wrong, tp + wrong[::-1])
+        scored = Scored(counts, int(counts.gt.sum()))
+        found.append(ImageResult(f"image_{k:02d}", scored, dict.fromkeys(STAGES, 0.5), 1000 + k, warm=k > 1))
     return found
 
 
+def planned(count: int = 14, digests: tuple[str, ...] = (), **spec: Any) -> Plan:
+    """A plan for ``image_results``."""
+    record = DatasetRecord(key="small", title="small", images="", labels="", classes=("wall", "cat", "sofa"))
+    asked = RunSpec(method="levels", dataset="small", protocol=load_protocol("tiny"), **spec)
+    ids = tuple(f"image_{k:02d}" for k in range(count))
+    return Plan(spec=asked, identity={"digests": digests, **spec}, record=record, ids=ids, digests=digests)
+
+
+PLANNED = planned()
+
+
+def write(folder: Path, results: Sequence[ImageResult], plan: Plan = PLANNED) -> Path:
+    return parts.write_part(folder, results, Stamp.of(plan))
+
+
+def read(folder: Path, plan: Plan = PLANNED) -> pd.DataFrame:
+    return parts.read_parts(folder, plan).frame
+
+
 def merged(folder: Path) -> bytes:
-    frame = parts.read_parts(folder)
-    parts.write_parquet(folder / "merged", parts.counts_frame(frame))
-    return (folder / "merged").read_bytes()
+    return parts.parquet_bytes(parts.counts_frame(read(folder)))
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_order_shards_and_crashes_leave_no_trace(tmp_path: Path, seed: int) -> None:
     results = image_results(14)
     (tmp_path / "plain").mkdir()
-    parts.write_part(tmp_path / "plain", results)
+    write(tmp_path / "plain", results)
     rng, folder = random.Random(seed), tmp_path / "wild"
     folder.mkdir()
     rng.shuffle(results)
     while results:
         size = rng.randint(1, 5)
-        parts.write_part(folder, results[:size])
+        write(folder, results[:size])
         if rng.random() < 0.3:  # a crash between writing and noticing: the same images are done again, elsewhere
             slower = [dataclasses.replace(r, seconds=dict.fromkeys(STAGES, 9.0), warm=False) for r in results[:2]]
-            parts.write_part(folder, slower)
+            write(folder, slower)
         del results[:size]
     (folder / ".part-torn.parquet.tmp").write_bytes(b"PAR1 torn")
     assert merged(folder) == merged(tmp_path / "plain")
-    frame = parts.read_parts(folder)
+    frame = read(folder)
     assert list(frame["image"]) == [f"image_{k:02d}" for k in range(14)]
     assert parts.counts_of(frame, CLASSES).tp.dtype == np.int64
     assert np.array_equal(parts.counts_of(frame, CLASSES).tp, np.stack([r.scored.counts.tp for r in image_results(14)]))
 
 
-@pytest.mark.parametrize("name", ["tp", "gt", "pred"])
-def test_contradictions_are_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "change"), [("tp", (0, 1, 0)), ("gt", (-1, 1, 0)), ("pred", (-1, 1, 0))])
+def test_contradictions_are_refused(tmp_path: Path, name: str, change: tuple[int, ...]) -> None:
     results = image_results(4)
-    parts.write_part(tmp_path, results)
-    counts = results[2].scored.counts
-    other = getattr(counts, name).copy()
-    other[1] += 1
-    changed = dataclasses.replace(results[2], scored=Scored(dataclasses.replace(counts, **{name: other})))
-    parts.write_part(tmp_path, [changed])
-    with pytest.raises(UserError, match=r"two different results for image image_02.*--fresh"):
-        parts.read_parts(tmp_path)
+    write(tmp_path, results)
+    scored = results[2].scored
+    counts = dataclasses.replace(scored.counts, **{name: getattr(scored.counts, name) + change})
+    write(tmp_path, [dataclasses.replace(results[2], scored=dataclasses.replace(scored, counts=counts))])
+    with pytest.raises(UserError, match=rf"two different results for image image_02 \({name}\).*--fresh"):
+        read(tmp_path)
+
+
+BAND = Counts(*(np.array([2, 0, 0]) for _ in range(3)))
+
+
+def test_contradictions_in_boundary_counts_are_refused(tmp_path: Path) -> None:
+    plan, (result,) = planned(boundary=True), image_results(1)
+    for gt in (2, 3):
+        band = dataclasses.replace(BAND, gt=np.array([gt, 0, 0]))
+        scored = dataclasses.replace(result.scored, boundary=band)
+        write(tmp_path, [dataclasses.replace(result, scored=scored)], plan)
+    with pytest.raises(UserError, match=r"two different results for image image_00 \(boundary_gt\)"):
+        read(tmp_path, plan)
+
+
+def test_contradictions_in_confusion_are_refused(tmp_path: Path) -> None:
+    """Two matrices with the same diagonal, rows and columns."""
+    plan, (result,) = planned(confusion=True), image_results(1)
+    for table in ([[4, 1, 0], [0, 4, 1], [1, 0, 4]], [[4, 0, 1], [1, 4, 0], [0, 1, 4]]):
+        counts = table_counts(np.array(table))
+        scored = Scored(counts, int(counts.gt.sum()), confusion=sparse(np.array(table)))
+        write(tmp_path, [dataclasses.replace(result, scored=scored)], plan)
+    with pytest.raises(UserError, match=r"two different results for image image_00 \(confusion_prediction\)"):
+        read(tmp_path, plan)
+
+
+def changed(result: ImageResult, pixels: int = 0, **arrays: Any) -> ImageResult:
+    counts = dataclasses.replace(result.scored.counts, **{k: np.array(v) for k, v in arrays.items()})
+    scored = dataclasses.replace(result.scored, counts=counts, pixels=pixels or result.scored.pixels)
+    return dataclasses.replace(result, scored=scored)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"tp": [3, 0, 0], "gt": [2, 2, 2], "pred": [3, 1, 1], "pixels": 6}, "more pixels are right"),
+        ({"tp": [-1, 0, 0], "gt": [2, 2, 2], "pred": [3, 1, 1], "pixels": 6}, "more pixels are right"),
+        ({"tp": [1, 0, 0], "gt": [2, 2, 2], "pred": [3, 1, 1], "pixels": 7}, "do not sum"),
+        ({"tp": [1, 0, 0], "gt": [2, 2, 2], "pred": [3, 2, 2], "pixels": 6}, "predicted than scored"),
+        ({"tp": [1, 0], "gt": [2, 4], "pred": [3, 1], "pixels": 6}, "one whole number for each of 3 classes"),
+        ({"tp": [1.5, 0, 0], "gt": [2, 2, 2], "pred": [3, 1, 1], "pixels": 6}, "one whole number"),
+    ],
+)
+def test_impossible_rows_are_refused(tmp_path: Path, arrays: dict[str, Any], reason: str) -> None:
+    write(tmp_path, [changed(image_results(1)[0], **arrays)])
+    with pytest.raises(UserError, match=f"holds what no run can give: .*{reason}"):
+        read(tmp_path)
+
+
+def test_rows_of_other_images_are_refused(tmp_path: Path) -> None:
+    (result,) = image_results(1)
+    write(tmp_path, [dataclasses.replace(result, id="stranger")])
+    with pytest.raises(UserError, match="image 'stranger' is not in the plan"):
+        read(tmp_path)
+
+
+def test_rows_of_other_content_are_refused(tmp_path: Path) -> None:
+    plan = planned(digests=tuple(f"content {k}" for k in range(14)))
+    first, second = image_results(2)
+    write(tmp_path, [dataclasses.replace(first, content="content 0")], plan)
+    assert len(read(tmp_path, plan)) == 1
+    write(tmp_path, [dataclasses.replace(second, content="other photo")], plan)
+    with pytest.raises(UserError, match="image 'image_01' had another content"):
+        read(tmp_path, plan)
+
+
+def test_asked_for_counts_must_be_there(tmp_path: Path) -> None:
+    plan = planned(boundary=True)
+    write(tmp_path, image_results(1), plan)
+    with pytest.raises(UserError, match="there is no column boundary_gt"):
+        read(tmp_path, plan)
+
+
+@pytest.mark.parametrize(
+    ("tp", "gt", "pred", "reason"),
+    [([3, 0, 0], [2, 0, 0], [3, 0, 0], "overlap"), ([2, 0, 0], [2, 0, 0], [2**41, 0, 0], "than their masks")],
+)
+def test_impossible_bands_are_refused(
+    tmp_path: Path, tp: list[int], gt: list[int], pred: list[int], reason: str
+) -> None:
+    plan, (result,) = planned(boundary=True), image_results(1)
+    band = Counts(*map(np.array, (tp, gt, pred)))
+    write(tmp_path, [dataclasses.replace(result, scored=dataclasses.replace(result.scored, boundary=band))], plan)
+    with pytest.raises(UserError, match=reason):
+        read(tmp_path, plan)
+
+
+@pytest.mark.parametrize("cell", [(0, 1), (2, 0)])
+def test_confusion_that_does_not_fit_its_counts_is_refused(tmp_path: Path, cell: tuple[int, int]) -> None:
+    plan, (result,) = planned(confusion=True), image_results(1)
+    table = np.array([[4, 1, 0], [0, 4, 1], [1, 0, 4]])
+    counts = table_counts(table)
+    for _ in range(2):
+        scored = Scored(counts, int(counts.gt.sum()), confusion=sparse(table))
+        write(tmp_path, [dataclasses.replace(result, scored=scored)], plan)
+        if table[cell] == 1:
+            break
+        assert len(read(tmp_path, plan)) == 1
+    table[cell] += 1
+    scored = Scored(counts, int(counts.gt.sum()), confusion=sparse(table))
+    write(tmp_path, [dataclasses.replace(result, scored=scored)], plan)
+    with pytest.raises(UserError, match="other sums than its counts"):
+        read(tmp_path, plan)
+
+
+def test_parts_of_another_run_are_refused(tmp_path: Path) -> None:
+    other = planned(boundary=True)
+    stranger = write(tmp_path, image_results(2), other)
+    with pytest.raises(UserError, match=r"belongs to another run.*move it out") as caught:
+        read(tmp_path)
+    assert str(stranger) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["part-{0} (copy).parquet", "part-x-2.parquet", "part-"])
+def test_files_that_are_no_parts_are_named(tmp_path: Path, name: str) -> None:
+    part = write(tmp_path, image_results(2))
+    copy = tmp_path / name.format(part.stem[5:])
+    copy.write_bytes(part.read_bytes())
+    with pytest.raises(UserError, match="no part that ovss-bench wrote") as caught:
+        read(tmp_path)
+    assert str(copy) in str(caught.value)
+    assert parts.images_in(tmp_path) == 2
+
+
+def test_foreign_parquet_is_named(tmp_path: Path) -> None:
+    """The name of a part, the checksum of its bytes, and yet not ours."""
+    for number, content in enumerate((parts.parquet_bytes(pd.DataFrame({"a": [1]})), b"no parquet at all")):
+        checksum = hashlib.sha256(content).hexdigest()[:16]
+        foreign = tmp_path / f"part-{number:032x}-1-{checksum}.parquet"
+        foreign.write_bytes(content)
+        with pytest.raises(UserError, match="no part that ovss-bench wrote") as caught:
+            read(tmp_path)
+        assert str(foreign) in str(caught.value)
+        foreign.unlink()
 
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
-    parts.write_part(tmp_path, image_results(2))
-    broken = parts.write_part(tmp_path, image_results(4)[2:])
+    write(tmp_path, image_results(2))
+    broken = write(tmp_path, image_results(4)[2:])
     content = broken.read_bytes()
     for damage in (content[: len(content) // 2], b"", b"no parquet at all"):
         broken.write_bytes(damage)
-        with pytest.raises(UserError, match="Delete it and run the same command again") as caught:
-            parts.read_parts(tmp_path)
+        with pytest.raises(UserError, match=r"damaged.*Run the same command again") as caught:
+            read(tmp_path)
         assert str(broken) in str(caught.value)
-    broken.unlink()
-    assert len(parts.read_parts(tmp_path)) == 2
+    parts.set_aside_damaged(tmp_path)
+    assert len(read(tmp_path)) == 2 and not broken.exists()
+    assert [p.name for p in tmp_path.glob("damaged-*")] == [f"damaged-{broken.name}"]
 
 
 def test_a_fresh_folder_holds_nothing(tmp_path: Path) -> None:
-    assert len(parts.read_parts(tmp_path)) == 0 and parts.images_in(tmp_path) == 0
-    parts.write_part(tmp_path, image_results(3))
-    parts.write_part(tmp_path, image_results(5)[3:])
+    assert len(read(tmp_path)) == 0 and parts.images_in(tmp_path) == 0
+    write(tmp_path, image_results(3))
+    write(tmp_path, image_results(5)[3:])
     assert parts.images_in(tmp_path) == 5
 
 
 def test_cost_leaves_warm_up_out(tmp_path: Path) -> None:
     slow = [dataclasses.replace(r, seconds=dict.fromkeys(STAGES, 7.0)) for r in image_results(2)]
-    parts.write_part(tmp_path, [*slow, *image_results(6)[2:]])
-    found = cost(parts.read_parts(tmp_path))
+    write(tmp_path, [*slow, *image_results(6)[2:]])
+    found = cost(read(tmp_path))
     assert found["seconds_per_stage"] == dict.fromkeys(STAGES, 0.5)
     assert found["seconds_per_image"] == pytest.approx(0.5 * len(STAGES))
     assert found["peak_bytes"] == 1005
-    assert cost(parts.read_parts(tmp_path).iloc[:1])["seconds_per_stage"]["load"] == 7.0  # nothing warm at all
+    assert cost(read(tmp_path).iloc[:1])["seconds_per_stage"]["load"] == 7.0  # nothing warm at all
 
 
 # --- stopping and resuming --------------------------------------------------------------------------------------------
@@ -189,13 +345,13 @@ def test_limit_then_more_equals_at_once(tmp_path: Path, ids: tuple[str, ...], un
     run, pipeline = start(tmp_path)
     work(run, pipeline, ids[:3])
     assert json.loads((run.folder / METRICS).read_text())["complete"] is False
-    assert run.manifest()["images"] == 3 and run.manifest()["planned"] == 300
+    assert run.manifest().images == 3 and run.manifest().planned == 300
     work(run, pipeline, ids[:10])
     assert outputs(run) == undisturbed
     work(run, pipeline, ids[:10])  # nothing is left to do
     assert outputs(run) == undisturbed
     assert run.missing(ids[:12]) == ids[10:12]
-    assert run.result(open_dataset("shapes"), ids[:3]).ids == ids[:3]
+    assert run.result(ids[:3]).ids == ids[:3]
 
 
 @pytest.mark.usefixtures("every_image_a_part")
@@ -222,7 +378,7 @@ def test_a_full_disk_loses_nothing(
         patch.setattr("ovss.methods.files.os.fsync", full)
         with pytest.raises(UserError, match=r"No space left on device.*make room and run the same command again"):
             work(run, pipeline, ids[:10])
-    assert sorted(p.name.rpartition("-")[2] for p in run.parts_folder.iterdir()) == ["1.parquet"] * (fails_at - 1)
+    assert len(list(run.parts_folder.iterdir())) == parts.images_in(run.parts_folder) == fails_at - 1
     assert len(run.missing(ids[:10])) == 10 - (fails_at - 1)
     work(run, pipeline, ids[:10])
     assert outputs(run) == undisturbed
@@ -240,7 +396,7 @@ def test_a_full_disk_keeps_the_old_summary(
 
     monkeypatch.setattr("ovss.methods.files.os.fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        run.finish(open_dataset("shapes"), 0.0)
+        run.merge()
     assert outputs(run) == before
     with pytest.raises(UserError, match="No space left"):
         start(tmp_path / "elsewhere")
@@ -320,10 +476,10 @@ def test_folders_that_are_no_runs(tmp_path: Path, ids: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match=r"no run is named 'camvid'.*\n.*shapes-levels-tiny-"):
         find_run("camvid", tmp_path)
     (run.folder / MANIFEST).write_text("{")
-    with pytest.raises(UserError, match=r"manifest\.json cannot be read"):
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         run.manifest()
     (run.folder / PLAN).write_text("{}")
-    with pytest.raises(UserError, match=r"readable plan\.json"):
+    with pytest.raises(UserError, match=r"plan\.json has no checksum"):
         run.plan()
 
 
@@ -366,8 +522,8 @@ def test_summary_by_hand() -> None:
     first, second = (100 * 6 / 10 + 100 * 2 / 5) / 2, 100 * 1 / 8
     assert found["miou_per_image"] == pytest.approx((first + second) / 2)
     assert found["miou_without_background"] is None and found["boundary_iou"] is None
-    assert found["images"] == 2 and found["complete"] is True
-    assert found["interval"][0] <= found["miou"] <= found["interval"][1]
+    assert found["images"] == 2 and found["units"] == 2 and found["complete"] is True
+    assert found["interval"] is None  # two units are too few
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -375,16 +531,27 @@ def test_averaging_over_labelled_classes() -> None:
     found = small_result(averaging="labelled").summary()
     assert found["miou"] == pytest.approx((600 / 14 + 300 / 13) / 2)
     assert found["classes_averaged"] == 2
-    low, high = found["interval"]
-    assert low == pytest.approx((100 * 6 / 10 + 100 * 2 / 5) / 2 if low > 20 else 100 / 8)  # an image drawn twice
-    assert high > small_result().summary()["interval"][1]
+
+
+def test_interval_over_units() -> None:
+    """Each image ten times: twenty units, or ten if twins are one; fewer have no interval."""
+    tenfold = Counts(*(np.tile(a, (10, 1)) for a in vars(small_result().counts).values()))
+    fields: dict[str, Any] = {"ids": tuple(map(str, range(20))), "counts": tenfold, "planned": 20}
+    single, paired, few = (small_result(**fields, clusters=np.arange(20) % k) for k in (20, 10, 9))
+    assert single.miou == paired.miou == few.miou == pytest.approx(small_result().miou)
+    for result, units in ((single, 20), (paired, 10)):
+        found = result.summary()
+        assert found["units"] == units and found["interval"][0] <= found["miou"] <= found["interval"][1]
+    assert paired.interval.low < paired.interval.high  # clusters of two unlike images
+    assert few.summary()["units"] == 9 and few.summary()["interval"] is None
 
 
 def test_background_partial_and_single_images() -> None:
     found = small_result(background=0, planned=5).summary()
     assert found["miou_without_background"] == pytest.approx((300 / 13 + 0) / 2)
     assert found["miou"] == small_result().summary()["miou"] and found["complete"] is False
-    assert small_result(clusters=np.array([0, 0])).summary()["interval"] is None  # one drive is one unit
+    drive = small_result(clusters=np.array([0, 0])).summary()
+    assert drive["images"] == 2 and drive["units"] == 1 and drive["interval"] is None  # one drive is one unit
 
 
 def test_nothing_labelled() -> None:
@@ -399,13 +566,23 @@ def test_nothing_labelled() -> None:
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    value = json.loads(path.read_text())
+    """Change a sealed file so that nobody notices."""
+    value = unseal(path.read_bytes(), path)
     change(value)
-    path.write_text(json.dumps(value))
+    path.write_bytes(seal(value))
+
+
+def forge(run: Run, change: Callable[[pd.DataFrame], None]) -> None:
+    """Change the merged counts so that nobody notices."""
+    frame = run.finished().frame
+    change(frame)
+    content = parts.parquet_bytes(frame)
+    (run.folder / COUNTS).write_bytes(content)
+    edit(run.folder / MANIFEST, lambda m: m.update(counts_sha256=hashlib.sha256(content).hexdigest()))
 
 
 def leaderboard(results: Path) -> tuple[pd.DataFrame, str]:
-    frame = write_leaderboard(results, results / "LEADERBOARD.md")
+    frame = write_leaderboard(results, results / "LEADERBOARD.md").frame
     return frame, (results / "LEADERBOARD.md").read_text()
 
 
@@ -438,22 +615,23 @@ def test_partial_results_are_marked_and_kept_apart(tmp_path: Path) -> None:
     frame, markdown = leaderboard(tmp_path)
     assert dict(zip(frame["method"], frame["complete"], strict=True)) == {"whole": True, "also": True, "part": False}
     assert "partial" not in table_of(markdown, "whole") and table_of(markdown, "whole") == table_of(markdown, "also")
-    assert "4 images **(partial)**" in table_of(markdown, "part")
+    assert "4 images, 4 units **(partial)**" in table_of(markdown, "part")
     assert markdown.count("(partial)") == 2  # in the overview and above the table
-    assert "partial (4 images)" in (tmp_path / "LEADERBOARD.tex").read_text()
+    assert "partial (4 images, 4 units)" in (tmp_path / "LEADERBOARD.tex").read_text()
 
 
 def test_exports_agree(tmp_path: Path, ids: tuple[str, ...]) -> None:
     for name in ("one", "two"):
         run, pipeline = start(tmp_path, name=name)
-        work(run, pipeline, ids[:6])
+        work(run, pipeline, ids[:12])
     frame, markdown = leaderboard(tmp_path)
     csv = pd.read_csv(tmp_path / "LEADERBOARD.csv")
     rows = json.loads((tmp_path / "LEADERBOARD.json").read_text())
-    metrics = run.metrics()
+    metrics = run.finished().result.summary()
     for row in (frame.iloc[0], csv.iloc[0], rows[0]):
         assert row["miou"] == pytest.approx(metrics["miou"], abs=1e-6)
         assert [row["low"], row["high"]] == pytest.approx(metrics["interval"], abs=1e-6)
+        assert row["units"] == metrics["units"] == 12
     assert list(csv.columns) == list(frame.columns) == list(rows[0])
     assert list(csv["run"]) == list(frame["run"]) == [r["run"] for r in rows]
     shown = f"{metrics['miou']:.2f} [{metrics['interval'][0]:.2f}, {metrics['interval'][1]:.2f}]"
@@ -468,11 +646,8 @@ def test_a_better_method_is_told_apart(tmp_path: Path, ids: tuple[str, ...]) -> 
         run, pipeline = start(tmp_path, name=name)
         work(run, pipeline, ids[:30])
         if name == "good":  # every pixel right
-            frame = run.counts()
-            frame["tp"] = frame["pred"] = frame["gt"]
-            parts.write_parquet(run.folder / COUNTS, frame)
-            edit(run.folder / METRICS, lambda m: m.update(miou=100.0, interval=[100.0, 100.0]))
-    groups = collect(tmp_path).set_index("method")["group"]
+            forge(run, lambda frame: frame.update({"tp": frame["gt"], "pred": frame["gt"]}))
+    groups = collect(tmp_path).frame.set_index("method")["group"]
     assert groups["good"] == 1 and groups["bad"] == 2
 
 
@@ -534,7 +709,7 @@ def test_runs_that_have_no_value(tmp_path: Path, ids: tuple[str, ...]) -> None:
     other, pipeline = start(tmp_path, name="other")
     work(other, pipeline, ids[:1])
     for nothing in (run, other):  # one of them, then both
-        edit(nothing.folder / METRICS, lambda m: m.update(miou=None))
+        forge(nothing, lambda f: f.update({n: f[n].map(np.zeros_like) for n in ("tp", "gt", "pred")}))
         markdown = leaderboard(tmp_path)[1]
         assert "| none |" in markdown and not re.search(r"\bnan\b", markdown)
         assert run_cli("leaderboard", "--results", str(tmp_path)) == 0
@@ -662,7 +837,9 @@ def test_bench_regress(baselines: Path, tmp_path: Path, monkeypatch: pytest.Monk
     value["methods"] = {k: value["methods"][k] for k in ("clip", "maskclip")}
     (tmp_path / "shapes.json").write_text(json.dumps(value))
     assert run_cli("regress", "--baselines", str(tmp_path)) == 0
-    edit(tmp_path / "shapes.json", lambda v: one_pixel(v["methods"]["maskclip"]))
+    value = stored(tmp_path)
+    one_pixel(value["methods"]["maskclip"])
+    (tmp_path / "shapes.json").write_text(json.dumps(value))
     assert run_cli("regress", "--baselines", str(tmp_path)) == 1
     assert run_cli("regress", "--baselines", str(tmp_path), "--update") == 0
     assert stored(tmp_path)["methods"]["maskclip"] == stored(baselines)["methods"]["maskclip"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ovss.datasets import check_samples
 from ovss.datasets import dataset as dataset_module
 from ovss.datasets.shapes import CLASS_NAMES, make_scene
 from ovss.harness import engine, parts, words
@@ -20,9 +21,10 @@ from ovss.harness.confusion_metrics import counts_of, dense
 from ovss.harness.counting import count_reference
 from ovss.harness.engine import Lane
 from ovss.harness.pipeline import STAGES, Clock, Pipeline, predict_together
+from ovss.harness.plan import RunSpec, build_pipelines, make_plan
 from ovss.harness.protocol import Protocol
 from ovss.harness.regress import offline_methods
-from ovss.harness.runs import COUNTS, METRICS, Run, RunSpec, build_pipelines, make_plan
+from ovss.harness.runs import COUNTS, METRICS, Run
 from ovss.methods import Backbone, MethodInfo, Segmenter, UserError, load_backbone, registry
 from ovss.methods.dense_clip import DenseClip
 
@@ -111,8 +113,8 @@ def lanes_for(results: Path, home: Path, keys: Sequence[str], **spec: Any) -> li
     data = [s.open_data() for s in specs]
     out = []
     for s, pipeline, d in zip(specs, build_pipelines(specs, data), data, strict=True):
-        plan = make_plan(s, pipeline, d)
-        run = Run.open(results, plan)
+        plan = make_plan(s, pipeline, d, check_samples(d, d.ids).digests)
+        run = Run.at(results, plan)
         run.begin(plan)
         out.append(Lane(run, pipeline, d))
     return out
@@ -126,7 +128,7 @@ def score(lanes: Sequence[Lane], ids: Sequence[str] | None = None) -> Bytes:
 
 def outputs(lanes: Sequence[Lane]) -> Bytes:
     for lane in lanes:
-        lane.run.finish(lane.data, 0.0)
+        lane.run.merge()
     return [((lane.run.folder / COUNTS).read_bytes(), (lane.run.folder / METRICS).read_bytes()) for lane in lanes]
 
 
@@ -216,7 +218,7 @@ def test_images_are_read_resized_and_encoded_once(home: Path, tmp_path: Path, mo
 
         monkeypatch.setattr(owner, name, call)
 
-    count_calls(dataset_module, "read_image")
+    count_calls(dataset_module, "read_image_file")
     count_calls(dataset_module, "read_label")
     count_calls(DenseClip, "encode_windows")
     count_calls(DenseClip, "score_features")
@@ -227,7 +229,7 @@ def test_images_are_read_resized_and_encoded_once(home: Path, tmp_path: Path, mo
     score(lanes)
     once = len(SIZES)
     assert calls == {
-        "read_image": once, "resize_image": once, "encode_windows": once,
+        "read_image_file": once, "resize_image": once, "encode_windows": once,
         "read_label": 3 * once, "score_features": 3 * once,
     }  # fmt: skip
     assert lanes[0].pipeline.method.weights is lanes[2].pipeline.method.weights  # type: ignore[attr-defined]
@@ -236,7 +238,7 @@ def test_images_are_read_resized_and_encoded_once(home: Path, tmp_path: Path, mo
 def test_what_is_done_once_counts_for_each(home: Path, tmp_path: Path) -> None:
     lanes = lanes_for(tmp_path, home, THREE)
     score(lanes)
-    frames = [parts.read_parts(lane.run.parts_folder) for lane in lanes]
+    frames = [lane.run.parts().frame for lane in lanes]
     for stage in ("resize", "segment"):
         first, *others = (frame[f"{stage}_seconds"] for frame in frames)
         assert (first > 0).all() and all((first == other).all() for other in others)
@@ -445,7 +447,7 @@ def test_confusion_is_stored_and_gives_the_counts(home: Path, tmp_path: Path, un
     found = score(lanes)
     assert len({lane.run.folder for lane in (*without, *lanes)}) == 6
     for lane, (_, plain_metrics), (_, metrics) in zip(lanes, undisturbed, found, strict=True):
-        frame, classes = lane.run.counts(), len(lane.data.record.classes)
+        frame, classes = lane.run.finished().frame, len(lane.data.record.classes)
         stored = parts.confusion_of(frame)
         assert stored is not None
         from_cells, counts = counts_of(stored, len(SIZES), classes), parts.counts_of(frame, classes)
@@ -455,7 +457,7 @@ def test_confusion_is_stored_and_gives_the_counts(home: Path, tmp_path: Path, un
         assert set(more) == ({"group_miou", "sg_miou"} if lane.data.record.groups else set())
         assert json.loads(metrics) == {**json.loads(plain_metrics), **more}
         assert all(0 < v <= 100 for v in more.values())
-    empty = lanes[1].run.counts().iloc[-1]  # every pixel of its label is ignored
+    empty = lanes[1].run.finished().frame.iloc[-1]  # every pixel of its label is ignored
     assert len(empty["confusion_pixels"]) == 0 and empty["gt"].sum() == 0
     assert json.loads(found[2][1])["group_miou"] > json.loads(found[2][1])["miou"]
 
@@ -509,17 +511,17 @@ def test_background_words_without_a_background_are_misses_only(tmp_path: Path, m
     pipeline = Pipeline(Painted(), spec.setting_for(data), data.record, boundary=True, confusion=True)
     assert pipeline.predict(data.load("a").image, Clock()).tolist() == PREDICTED
     assert pipeline.method.vocabulary.classes == ("dark", "light", words.OUTSIDE)
-    plan = make_plan(spec, pipeline, data)
-    run = Run.open(tmp_path / "results", plan)
+    plan = make_plan(spec, pipeline, data, check_samples(data, data.ids).digests)
+    run = Run.at(tmp_path / "results", plan)
     run.begin(plan)
     score([Lane(run, pipeline, data)])
 
-    row = run.counts().iloc[0]
+    row = run.finished().frame.iloc[0]
     assert [row[n].tolist() for n in ("tp", "gt", "pred")] == [[5, 5], [8, 6], [5, 6]]
     assert len(row["boundary_tp"]) == 2
-    stored = parts.confusion_of(run.counts())
+    stored = parts.confusion_of(run.finished().frame)
     assert stored is not None and dense(stored, 3).tolist() == [[5, 1, 2], [0, 5, 1], [0, 0, 0]]
-    metrics = run.metrics()
+    metrics = run.finished().result.summary()
     assert metrics["per_class"] == pytest.approx({"dark": 500 / 8, "light": 500 / 7})
     assert metrics["miou"] == pytest.approx((500 / 8 + 500 / 7) / 2) and metrics["classes_averaged"] == 2
     assert metrics["aacc"] == pytest.approx(1000 / 14)

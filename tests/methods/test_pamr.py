@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovss.methods.refine.pamr import Pamr
-from ovss.methods.refine.pamr import CLIP_MEAN, CLIP_STD, affinity
+from ovss.methods.refine.pamr import CLIP_MEAN, CLIP_STD, Pamr, affinity
 
 SIZE = (61, 83)
 

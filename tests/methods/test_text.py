@@ -163,6 +163,44 @@ def test_activation_is_part_of_the_key(vocabulary: Vocabulary, tower_calls: list
     assert len(tower_calls) == 2
 
 
+def test_no_flipped_bit_is_believed(
+    backbone: Backbone, vocabulary: Vocabulary, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = encode_queries(backbone, vocabulary, CPU)
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 8 * len(whole) // 97):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        caplog.clear()
+        assert torch.equal(encode_queries(backbone, vocabulary, CPU), first)
+        assert path.read_bytes() == whole and "will be made again" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["other key", "other length", "not unit", "not finite", "half"])
+def test_a_cache_file_with_a_seal_is_judged_too(
+    backbone: Backbone, vocabulary: Vocabulary, cache: Path, change: str
+) -> None:
+    """What a bug, not an accident, could have written."""
+    import safetensors.torch
+
+    from ovss.methods import text
+
+    first = encode_queries(backbone, vocabulary, CPU)
+    (path,) = cache.iterdir()
+    wrong = {
+        "other key": first.clone(),
+        "other length": first[:-1].clone(),
+        "not unit": first * 1.01,
+        "not finite": first * float("nan"),
+        "half": first.half(),
+    }[change]
+    named = path.with_name("0" * 64 + ".safetensors") if change == "other key" else path
+    path.write_bytes(safetensors.torch.save({"queries": wrong}, {text._SEAL: text._seal(named, wrong)}))
+    assert torch.equal(encode_queries(backbone, vocabulary, CPU), first)
+
+
 def test_unusable_cache_is_no_failure(
     backbone: Backbone, vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
