@@ -115,34 +115,45 @@ def run(
 @app.command()
 def segment(
     photo: Annotated[Path, typer.Argument(help="Image file.")],
-    classes: Annotated[str, typer.Option(help='Class names, for example "cat, sofa, wall".')],
+    classes: Annotated[
+        str | None, typer.Option(help='"cat, sofa, wall"; with synonyms "cat; sofa, couch; wall".')
+    ] = None,
+    classes_file: Annotated[
+        Path | None, typer.Option(help="File with a class per line, as data sets have; synonyms separated by commas.")
+    ] = None,
     method: Method = "sclip",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG (default: PHOTO_METHOD.png).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG (default: PHOTO_METHOD.png in the working folder).")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="Geometry and scoring.")] = "unified",
     backbone: Backbone = None,
     weights: Weights = None,
     device: Device = "cpu",
     refine: Refine = None,
+    change: Set = None,
     option: Option = None,
     allow_download: Download = False,
     json: Json = False,
 ) -> None:
     """Segment one photo and write an overlay with a legend."""
+    from .commands.segment_request import segment_request
+
+    request = segment_request(
+        photo=photo,
+        classes=classes,
+        classes_file=classes_file,
+        method=method,
+        output=output,
+        protocol=protocol,
+        weights=weights,
+        device=device,
+        changes=[*(change or []), *([f"refine={refine}"] if refine else [])],
+        options=option or [],
+    )
     from .commands.segment import segment_command
 
     segment_command(
-        photo=photo,
-        classes=classes,
-        method=method,
-        output=output or photo.with_name(f"{photo.stem}_{method.replace(':', '.')}.png"),
-        protocol=protocol,
-        backbone=backbone,
-        weights=weights,
-        device=device,
-        refine=refine,
-        options=option or [],
-        allow_download=allow_download,
-        as_json=json,
+        request, backbone=backbone, weights=weights, device=device, allow_download=allow_download, as_json=json
     )
 
 
