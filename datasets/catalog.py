@@ -38,6 +38,16 @@ def find_record(key: str) -> DatasetRecord:
     return read_record(_RECORDS / f"{key}.toml")
 
 
+def label_of(key: str, split: str) -> str:
+    """Key of a data set for names of files, with the split if it is not the one that the key alone stands for.
+
+    >>> label_of("shapes", "test"), label_of("shapes", "val")
+    ('shapes', 'shapes-val')
+    """
+    usual = find_record(key).split if key in dataset_keys() else split
+    return key if split == usual else f"{key}-{split}"
+
+
 def open_dataset(name: str, data_root: Path | None = None) -> Dataset:
     """Open a data set by name, looking for its files as ``places`` says.
 
@@ -48,7 +58,13 @@ def open_dataset(name: str, data_root: Path | None = None) -> Dataset:
     """
     if name.endswith(".toml"):
         path = Path(name)
-        dataset = FolderDataset(read_record(path), data_root or path.parent)
+        record = read_record(path)
+        if record.key.partition("@")[0] in dataset_keys():
+            raise DataError(
+                f"data set file {path} has the key {record.key!r}, which is that of a catalogued data set: results of "
+                f'both would stand in one column.  Choose another, for example key = "my_{record.key}"'
+            )
+        dataset = FolderDataset(record, data_root or path.parent)
         dataset.require_folders()
         return dataset
     key, _, split = name.partition(":")

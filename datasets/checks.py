@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from .advice import census_problems, census_warnings, one_class_problem, single_class
+from .catalog import dataset_keys
 from .census import Census, take_census
 from .dataset import Dataset, digest_of
 from .errors import DataError, Problem
@@ -116,11 +118,25 @@ def find_problems(
         memory.save()
     problems = [*dataset.listing_problems(), *(p for i in wanted for p in read[i].problems)]
     warnings = _unreadable_others([p for i in everything if i not in wanted for p in read[i].problems])
-    occurs = Counter(value for label in (read[i].label for i in wanted) if label for value in label.pixels)
+    labels = [label for label in (read[i].label for i in wanted) if label]
+    occurs = Counter(value for label in labels for value in label.pixels)
     for check, problem in _unhealthy(dataset, occurs, complete=len(wanted) == len(dataset.ids)):
         (problems if check.level == "error" else warnings).append(problem)
-    census = take_census(dataset, [(i, r.image, r.label) for i, r in read.items()])
-    return Findings(problems, warnings, {i: r.digest for i, r in read.items()}, census)
+    census = take_census(dataset, {i: r.image for i, r in read.items()}, {i: r.label for i, r in read.items()})
+    if not problems:  # otherwise it is no wonder that something is absent
+        problems += census_problems(dataset, census)
+        own = dataset.record.key.partition("@")[0] not in dataset_keys()
+        warnings += _of_the_census(dataset, census, labels, own)
+    return Findings(problems, warnings, {i: read[i].digest for i in sorted(read)}, census)
+
+
+def _of_the_census(dataset: Dataset, census: Census, labels: list[LabelFacts], own: bool) -> list[Problem]:
+    """Warnings about all labels that were read, and about those asked for where they say less."""
+    warnings = census_warnings(dataset, census, own)
+    only = single_class(dataset.record, labels)
+    if only is not None and len(labels) < census.labels and sum(c.images > 0 for c in census.classes) > 1:
+        warnings.append(one_class_problem(dataset, only, f"the {len(labels)} label(s) asked for"))
+    return warnings
 
 
 def _unreadable_others(problems: list[Problem]) -> list[Problem]:

@@ -1,7 +1,7 @@
 """Dataset: image ids, and a sample for each."""
 
-import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import shapes
+from .beside import PICTURES, Beside, find_beside, is_plain, visible_files
 from .dependence import clusters_of
-from .errors import DataError, Problem
+from .errors import DataError, Problem, shown
+from .lists import candidates, listed_lines
 from .loader import Labels, Pixels, label_digest, read_image_file, read_label
 from .record import PREPARED, DatasetRecord
 
@@ -78,6 +80,11 @@ class Dataset(ABC):
         """What is wrong with the list of images itself."""
         return []
 
+    @property
+    def beside(self) -> Beside:
+        """Files that look like samples of the data set and are none."""
+        return Beside()
+
     def clusters(self, ids: tuple[str, ...]) -> NDArray[np.int64]:
         """Unit of the bootstrap for each id: ``clusters_of``."""
         return clusters_of(self.record, ids)
@@ -105,7 +112,18 @@ class FolderDataset(Dataset):
                     f"{self.record.images!r} and {self.record.labels!r} with --data-root"
                 )
         if not self.ids:
-            raise DataError(f"data set {self.record.key!r}: no *{self.record.image_suffix} in {self.images}")
+            raise DataError(
+                f"data set {self.record.key!r}: no *{self.record.image_suffix} in {self.images}{self._instead()}"
+            )
+
+    def _instead(self) -> str:
+        """What is in the folder in place of images with the record's suffix."""
+        suffixes = Counter(p.suffix for p in self._found if p.suffix.lower() in PICTURES)
+        if not suffixes or self.record.list_file:
+            return ""
+        (suffix, count), *_ = suffixes.most_common(1)
+        found = f"{count} file{'' if count == 1 else 's'} *{shown(suffix)}"
+        return f'.  There: {found}.  Set image_suffix = "{shown(suffix)}" if these are the images'
 
     def has_images(self) -> bool:
         """Whether the folder holds any image of this suffix, and the list file is there if the record names one."""
@@ -125,42 +143,72 @@ class FolderDataset(Dataset):
     def _some_id(self) -> str | None:
         if self.record.list_file:
             return next((stem for _, stem in self._listed()), None)
-        found = next(_visible_files(self.images, self.record.image_suffix), None)
-        return None if found is None else self._id_of(found)
+        return next((self._id_of(p) for p in visible_files(self.images) if self._is_image(p)), None)
+
+    def _is_image(self, path: Path) -> bool:
+        return path.name.endswith(self.record.image_suffix) and is_plain(path)
 
     def _id_of(self, image: Path) -> str:
         return image.relative_to(self.images).as_posix().removesuffix(self.record.image_suffix)
 
     @cached_property
+    def _found(self) -> tuple[Path, ...]:
+        """Every file in the folder of images and below it, sorted."""
+        return tuple(sorted(visible_files(self.images)))
+
+    @cached_property
     def ids(self) -> tuple[str, ...]:
-        """Stems of the list file, or of all images in the folder (with subfolders), sorted."""
+        """Ids of the list file, or of all images in the folder (with subfolders), sorted."""
         if self.record.list_file:
             return tuple(sorted({s for _, s in self._listed()}))
-        return tuple(sorted(map(self._id_of, _visible_files(self.images, self.record.image_suffix))))
+        return tuple(sorted(self._id_of(p) for p in self._found if self._is_image(p)))
 
-    def _listed(self) -> list[tuple[int, str]]:
-        """Line number and stem of every line that is not blank; foreign path prefixes are dropped."""
+    @property
+    def planned(self) -> int:
+        """As catalogued, else as found: images with a label but another suffix count, too."""
+        return self.record.expected_images or len(self.ids) + len(self.beside.images)
+
+    @cached_property
+    def beside(self) -> Beside:
+        """Files that look like samples and are none.  Where a list says what is scored, there are none."""
+        if self.record.list_file or not self.record.images:
+            return Beside()
+        return find_beside(self.record, self.images, self.labels, self._found, self.ids)
+
+    def _listed(self) -> Iterator[tuple[int, str]]:
+        """Line number and id of every line that is neither blank nor a comment."""
         path = self._place(str(self.record.list_file))
         if path.is_dir():  # a folder of labels lists the images that have one
             found = sorted(p.name for p in path.glob(f"[!.]*{self.record.label_suffix}"))
-            return [(n, name.removesuffix(self.record.label_suffix)) for n, name in enumerate(found, 1)]
-        if not path.is_file():
-            raise DataError(f"data set {self.record.key!r}: list file {path} does not exist")
-        lines = [(n, line.split()) for n, line in enumerate(path.read_text().splitlines(), 1)]
-        names = [(n, words[0].rpartition("/")[2]) for n, words in lines if words]
-        return [(n, name.removesuffix(self.record.image_suffix)) for n, name in names]
+            yield from ((n, name.removesuffix(self.record.label_suffix)) for n, name in enumerate(found, 1))
+            return
+        for number, entry in listed_lines(path, f"data set {self.record.key!r}: list file {path}"):
+            ids = candidates(entry, self.record.image_suffix) or [entry]
+            yield number, next((i for i in ids if self.files(i)[0].is_file()), ids[-1])
 
     def listing_problems(self) -> list[Problem]:
-        """Double entries of the list file.  Blank lines are skipped and harmless."""
-        if not self.record.list_file:
-            return []
+        """Double entries of the list file, names that cannot be written down, a pattern that takes too long.
+
+        Blank lines are skipped and harmless.
+        """
+        problems = self._odd_names()
         first: dict[str, int] = {}
-        problems = []
-        for number, stem in self._listed():
+        for number, stem in self._listed() if self.record.list_file else ():
             if first.setdefault(stem, number) != number:
                 what = f"lines {first[stem]} and {number} both name {stem}"
-                problems.append(Problem(self._place(self.record.list_file), what, "Remove one of them"))
+                problems.append(Problem(self._place(str(self.record.list_file)), what, "Remove one of them"))
+        try:
+            self.clusters(self.ids)
+        except DataError as error:
+            problems.append(Problem(self.home, str(error), "See docs/datasets.md, dependence"))
         return problems
+
+    def _odd_names(self) -> list[Problem]:
+        """Images whose name is no UTF-8 or holds control characters: they cannot stand in a table."""
+        found = () if self.record.list_file else self._found
+        odd = [p for p in found if p.name.endswith(self.record.image_suffix) and not is_plain(p)]
+        what = "the name of the file holds bytes that are no UTF-8, or control characters, so the image is left out"
+        return [Problem(p, what, "Rename it (and its label): `convmv` converts names of other encodings") for p in odd]
 
     def files(self, image_id: str) -> tuple[Path, ...]:
         """Image and label file of an id."""
@@ -229,18 +277,3 @@ class ShapesDataset(Dataset):
         """Draw the scene."""
         scene = shapes.make_scene(self.split, int(image_id.rpartition("_")[2]))
         return Sample(image_id, scene.image, scene.label)
-
-
-def _visible_files(folder: Path, suffix: str) -> Iterator[Path]:
-    """Files in a folder and below it whose names end with ``suffix``.
-
-    Linked folders are followed, each once.  Hidden files and folders are left out: archives packed on macOS contain
-    ``._NAME.jpg`` for every ``NAME.jpg``, and notebooks leave copies in ``.ipynb_checkpoints``.
-    """
-    walked: set[Path] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = Path(place).resolve()
-        folders[:] = [] if real in walked else sorted(n for n in folders if not n.startswith("."))
-        if real not in walked:
-            yield from (Path(place, n) for n in names if n.endswith(suffix) and not n.startswith("."))
-        walked.add(real)

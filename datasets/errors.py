@@ -1,10 +1,21 @@
 """What can be wrong with data, reported together and with the fix."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 _SHOWN = 20
+
+
+def shown(path: Path | str) -> str:
+    """A path as it can be printed everywhere: bytes that are no UTF-8 and control characters are escaped."""
+    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def printable(text: str) -> str:
+    """Text of others for a terminal: what is no printable character is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True)
@@ -16,7 +27,7 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}. {self.fix}"
+        return f"{shown(self.file)}: {printable(self.what)}. {self.fix}"
 
 
 class DataError(Exception):

@@ -9,9 +9,10 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded, in pixels (13 377 squared): the bound at which Pillow suspects a decompression bomb.
@@ -20,6 +21,8 @@ MAX_PICTURE_BYTES = 1 << 30
 """Largest file of an image or label that is read."""
 MAX_TEXT_BYTES = 64 << 20
 """Largest list, table or TOML file that is read."""
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
+"""What is decoded; Pillow would hand some others to programs of the machine."""
 LARGE_PIXELS = 16_000_000
 """Pictures with more pixels are decoded one at a time, however many threads read."""
 
@@ -48,6 +51,7 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 """What Pillow raises for files that are absent, damaged or made to break it."""
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "jpeg2000", "lerc")
 _header, _large = threading.Lock(), threading.Lock()
 
 
@@ -78,7 +82,10 @@ def opened_image(content: bytes) -> Iterator[Image.Image]:
     with _header, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large pictures below our bound, and of odd but harmless headers
         try:
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=_formats())
+        except UnidentifiedImageError as error:
+            what = f"the file cannot be decoded (it begins as none of {', '.join(FORMATS)})"
+            raise RefusedError(what, "Copy or download it again, or save it as PNG") from error
         except Image.DecompressionBombError as error:
             raise _too_large("more than twice what Pillow allows") from error
     with image:
@@ -90,6 +97,43 @@ def opened_image(content: bytes) -> Iterator[Image.Image]:
             return
         with _large:
             yield image
+
+
+def lossy_form(content: bytes) -> str:
+    """Name of the lossy compression that a picture file has, whatever its suffix; "" if it has none."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "WebP" if b"VP8 " in _webp_chunks(content) else ""
+    if content[4:12] == b"ftypavif" or content[4:12] == b"ftypavis":
+        return "AVIF"
+    if content.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
+        return "JPEG 2000"  # with or without loss: its header does not tell
+    return _tiff_form(content) if content[:4] in (b"II*\0", b"MM\0*") else ""
+
+
+def _webp_chunks(content: bytes) -> set[bytes]:
+    """Names of the chunks of a WebP file, those inside the frames of an animation included."""
+    names, at = set(), 12
+    while at + 8 <= len(content):
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        names.add(name)
+        at += 24 if name == b"ANMF" else 8 + size + size % 2  # a frame holds chunks after 16 bytes of its own
+    return names
+
+
+def _tiff_form(content: bytes) -> str:
+    """A TIFF may hold JPEG or WebP data."""
+    with opened_image(content) as image:
+        compression = str(image.info.get("compression", ""))
+    return f"TIFF with {compression}" if compression in _LOSSY_TIFF else ""
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow has; it fails on the name of another."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _too_large(size: str) -> RefusedError:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from .errors import DataError, Problem
-from .files import UNREADABLE, RefusedError, opened_image, read_content
+from .files import UNREADABLE, RefusedError, lossy_form, opened_image, read_content
 from .record import DatasetRecord
 
 Pixels = NDArray[np.uint8]
@@ -17,6 +17,7 @@ Labels = NDArray[np.uint8] | NDArray[np.uint16]
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """Tag of EXIF; the orientations that exchange height and width."""
 _STRIP_ROWS = 1024
+_LOSSY = "Make it again from the original as PNG: saving this file as PNG does not bring the values back"
 _ROWS = 256
 """Rows of a label that are hashed at a time, so that a large one needs no second copy."""
 
@@ -90,7 +91,13 @@ def read_label(path: Path, record: DatasetRecord) -> Labels:
     value that is neither a class nor ``ignore_index``.
     """
     try:
-        with opened_image(read_content(path)) as image:
+        content = read_content(path)
+        lossy = lossy_form(content)
+        if lossy:
+            raise RefusedError(
+                f"the label is compressed with loss ({lossy}), so its values are not those that were drawn", _LOSSY
+            )
+        with opened_image(content) as image:
             stored = _stored_values(path, image, record)
     except UNREADABLE as error:
         raise DataError("a label cannot be read:", [_unreadable(path, error)]) from error
@@ -99,9 +106,23 @@ def read_label(path: Path, record: DatasetRecord) -> Labels:
     if wrong.any():
         first = record.first_label
         allowed = f"a class ({first} to {first + len(record.classes) - 1}) nor {record.ignore_index}"
-        what = f"label values {_shown([int(v) for v in np.unique(stored[wrong])])} are neither {allowed}"
-        raise DataError("a label has values out of range:", [Problem(path, what, record.out_of_range)])
+        values = [int(v) for v in np.unique(stored[wrong])]
+        what = f"label values {_shown(values)} are neither {allowed}"
+        fix = _likely_fix(values, stored, record) + record.out_of_range
+        raise DataError("a label has values out of range:", [Problem(path, what, fix)])
     return label.astype(np.uint8) if max(len(record.classes) - 1, record.ignore_index) < 256 else label
+
+
+def _likely_fix(wrong: list[int], stored: NDArray[np.uint16], record: DatasetRecord) -> str:
+    """Advice for the two usual cases: a mask of 0 and 255, and classes that are counted from 1."""
+    last = len(record.classes) - 1
+    if record.label_encoding != "index" or record.label_map or record.first_label:
+        return ""
+    if wrong == [255] and last == 1 and not (stored == 1).any():
+        return "If 255 is the second class, set label_map = { 255 = 1 }. "
+    if wrong == [last + 1] and stored.all():
+        return "If values count from 1, set first_label = 1. "
+    return ""
 
 
 def _stored_values(path: Path, image: Image.Image, record: DatasetRecord) -> NDArray[np.uint16]:

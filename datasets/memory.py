@@ -1,12 +1,13 @@
 """Memory of files that were read before, so that unchanged ones need not be read again.
 
-One file for each record and place.  Its first line names the format and the SHA-256 of the rest: a memory of another
-format, or one that was damaged, is as good as none.
+One file for each record and place.  Its first line names the format, the code that read the files and the SHA-256 of
+the rest: a memory of another format or of other rules, or one that was damaged, is as good as none.
 """
 
 import hashlib
 import json
 import logging
+from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,8 +16,9 @@ from .dataset import Dataset
 from .examine import ImageFacts, LabelFacts
 from .writing import clean_temporaries, write_atomically
 
-FORMAT = "ovss-checked 2"
-"""Raise the number when what is remembered changes its meaning."""
+_FORMAT = "ovss-checked 2"
+_RULES = ("examine.py", "files.py", "loader.py", "record.py")
+"""Files of ours that decide what is refused and what is remembered."""
 
 
 class _Entry(BaseModel):
@@ -68,9 +70,20 @@ class Memory:
         body = json.dumps({"samples": {k: v.model_dump() for k, v in self._samples.items()}}).encode()
         clean_temporaries(self.path.parent)
         try:
-            write_atomically(self.path, f"{FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode() + body)
+            write_atomically(self.path, head_of(body) + b"\n" + body)
         except OSError as error:
             logging.getLogger(__name__).warning("checked files cannot be remembered in %s: %s", self.path.parent, error)
+
+
+def head_of(body: bytes) -> bytes:
+    """First line of a memory that holds ``body``."""
+    return f"{_FORMAT} {_rules()} {hashlib.sha256(body).hexdigest()}".encode()
+
+
+@cache
+def _rules() -> str:
+    code = (Path(__file__).with_name(name).read_bytes() for name in _RULES)
+    return hashlib.sha256(b"".join(code)).hexdigest()[:16]
 
 
 def mark(path: Path) -> str:
@@ -98,7 +111,7 @@ def _stored(path: Path | None) -> dict[str, _Entry]:
     """What the file holds; nothing if it is absent, of another format or damaged."""
     try:
         head, _, body = path.read_bytes().partition(b"\n") if path else (b"", b"", b"")
-        if head.decode(errors="replace") != f"{FORMAT} {hashlib.sha256(body).hexdigest()}":
+        if head != head_of(body):
             return {}
         return dict(_Entries.model_validate_json(body).samples)
     except (OSError, ValidationError):

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .dataset import FolderDataset
 from .errors import DataError
 from .record import PREPARED, DatasetRecord
+from .text import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,12 +53,14 @@ def config_path() -> Path:
 def user_config() -> UserConfig:
     """The configuration, empty if there is none.  Raises ``DataError`` that names the file and the field."""
     path = config_path()
-    try:
-        return UserConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not path.exists():
         return UserConfig()
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    try:
+        return UserConfig.model_validate(tomllib.loads(read_text(path, f"configuration {path}")))
+    except tomllib.TOMLDecodeError as error:
         raise DataError(f"configuration {path} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise DataError(f"configuration {path} cannot be read: it is nested too deeply") from error
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise DataError(f"configuration {path} is not usable:\n" + "\n".join(lines)) from error

@@ -9,12 +9,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from .errors import DataError
+from .lists import class_lines
 from .record import DatasetRecord
+from .text import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+_SHOWN = 20
+"""Findings of a record that are listed."""
 
 
 def read_record(path: Path) -> DatasetRecord:
@@ -26,14 +31,11 @@ def read_record(path: Path) -> DatasetRecord:
 
     Raises ``DataError`` that names the file and the field.
     """
+    what = f"data set file {path}"
     try:
-        fields: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"data set file {path} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"data set file {path} is no valid TOML: {error}") from error
-    except OSError as error:
-        raise DataError(f"data set file {path} cannot be read: {error.strerror}") from error
+        fields: dict[str, Any] = tomllib.loads(read_text(path, what))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise DataError(f"{what} is no valid TOML: {_why(error)}") from error
     alternatives = fields.get("alternatives")
     for table in (fields, *(alternatives if isinstance(alternatives, list) else ())):
         if isinstance(table, dict):  # what is none is refused below
@@ -41,7 +43,7 @@ def read_record(path: Path) -> DatasetRecord:
     try:
         return DatasetRecord.model_validate(fields)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()]
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()[:_SHOWN]]
         raise DataError(f"data set file {path} is not usable:\n" + "\n".join(lines)) from error
 
 
@@ -65,7 +67,8 @@ def _fill_in(fields: dict[str, Any], path: Path) -> None:
     """Replace file names by what the files hold."""
     beside = path.parent
     if isinstance(fields.get("classes"), str):
-        fields["classes"] = _lines(beside / fields["classes"], path)
+        named = beside / fields["classes"]
+        fields["classes"] = class_lines(named, f"class file {named}, named in {path},")
     if isinstance(fields.get("palette"), str):
         fields["palette"] = [tuple(line.split()) for line in _lines(beside / fields["palette"], path)]
     if isinstance(fields.get("parents"), str):
@@ -90,8 +93,8 @@ def _columns(asked: dict[str, Any], field: str, path: Path) -> dict[int, int]:
 def _json(path: Path, asked_by: Path) -> Any:
     try:
         return json.loads(_text(path, asked_by))
-    except ValueError as error:
-        raise DataError(f"file {path}, named in {asked_by}, is no valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"file {path}, named in {asked_by}, is no valid JSON: {_why(error)}") from error
 
 
 def _lines(path: Path, asked_by: Path) -> list[str]:
@@ -99,6 +102,8 @@ def _lines(path: Path, asked_by: Path) -> list[str]:
 
 
 def _text(path: Path, asked_by: Path) -> str:
-    if not path.is_file():
-        raise DataError(f"file {path}, named in {asked_by}, does not exist")
-    return path.read_text(encoding="utf-8")
+    return read_text(path, f"file {path}, named in {asked_by},")
+
+
+def _why(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -5,10 +5,12 @@ A new data set is a record, not code: a TOML file in ``datasets/records/``, or o
 """
 
 import hashlib
-import re
 from typing import Annotated, Any, Literal
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from .text import invisible
 
 Index = Annotated[int, Field(ge=0, le=65535)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -101,8 +103,9 @@ class DatasetRecord(_Part):
     """A folder of images and a folder of labels with the same stems.
 
     ``images``, ``labels`` and ``list_file`` are relative to the data set's own folder, which is one of ``places`` below
-    a data root (for a user's file: below the file's folder).  ``list_file`` names the images, one per line; of a path
-    only the stem counts.  If it is a folder, the images are those with a label there.
+    a data root (for a user's file: below the file's folder).  ``list_file`` names the images, one per line: by the path
+    below ``images`` with or without suffix; leading folders that lead nowhere are dropped.  If it is a folder, the
+    images are those with a label there.
 
     Labels.  ``label_encoding`` is "index" (grey or palette image, values are indices) or "colour" (RGB, looked up in
     ``palette``).  ``label_map`` renames stored indices, e.g. ``{11 = 255}``; with ``only_mapped`` a value that it does
@@ -125,7 +128,7 @@ class DatasetRecord(_Part):
     title: str
     images: str
     labels: str
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: tuple[str, ...] = Field(min_length=1, max_length=65_535)
     words: tuple[str, ...] = ()
     split: str = "all"
     places: tuple[str, ...] = (".",)
@@ -141,9 +144,9 @@ class DatasetRecord(_Part):
     background: int | None = Field(default=None, ge=0)
     source: str = ""
     alternatives: tuple[Alternative, ...] = ()
-    block_frames: int = Field(default=0, ge=0)
-    cluster_pattern: str | None = None
-    expected_images: int | None = None
+    block_frames: int = Field(default=0, ge=0, le=1_000_000)
+    cluster_pattern: str | None = Field(default=None, max_length=500)
+    expected_images: int | None = Field(default=None, ge=1, le=1_000_000_000)
     shares_images_with: tuple[str, ...] = ()
     health: tuple[HealthCheck, ...] = ()
     lookalikes: tuple[Lookalike, ...] = ()
@@ -159,13 +162,22 @@ class DatasetRecord(_Part):
     licence: str = "unknown"
     home: str = ""
 
+    @field_validator("images", "labels", "list_file", "image_suffix", "label_suffix")
+    @classmethod
+    def _is_a_path(cls, text: str | None) -> str | None:
+        if text and (hidden := invisible(text)):
+            raise ValueError(f"{text!a} holds a character that cannot be seen ({hidden})")
+        return text
+
     @field_validator("cluster_pattern")
     @classmethod
     def _has_a_group(cls, pattern: str | None) -> str | None:
         """Found now: it is first used when all images are done."""
+        if pattern is None:
+            return None
         try:
-            groups = None if pattern is None else re.compile(pattern).groups
-        except re.error as error:
+            groups = regex.compile(pattern).groups
+        except (regex.error, OverflowError, RecursionError) as error:
             raise ValueError(f"is no regular expression: {error}") from error
         if groups == 0:
             raise ValueError(f"{pattern!r} has no group: put ( ) around what images of one unit have in common")

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .counting import Counts, count
-    from .decoding import DecodeRule, decode
+    from .decode_rule import DecodeRule
+    from .decoding import decode
     from .evaluation import evaluate
     from .protocol import Protocol, Setting, load_protocol
     from .result import EvalResult
 
 _HOMES = {
     "Counts": "counting",
-    "DecodeRule": "decoding",
+    "DecodeRule": "decode_rule",
     "EvalResult": "result",
     "Protocol": "protocol",
     "Setting": "protocol",

@@ -80,6 +80,7 @@ def run(
         method=method,
         datasets=dataset,
         protocol=protocol,
+        backbone=backbone,
         weights=weights,
         data_root=data_root,
         device=device,
@@ -145,8 +146,10 @@ def segment(
         method=method,
         output=output,
         protocol=protocol,
+        backbone=backbone,
         weights=weights,
         device=device,
+        allow_download=allow_download,
         changes=[*(change or []), *([f"refine={refine}"] if refine else [])],
         options=option or [],
     )

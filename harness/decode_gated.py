@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..methods import ScoreField, UserError
-from .decoding import DecodeRule, Refiner, Tile, tiles
+from .decode_rule import DecodeRule
+from .decoding import Refiner, Tile, tiles
 
 
 def decode_gated(field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None) -> Tensor:

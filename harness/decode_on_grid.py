@@ -5,7 +5,8 @@ from torch import Tensor
 
 from ..methods import ScoreField
 from ..methods.windows import Box
-from .decoding import DecodeRule, decode
+from .decode_rule import DecodeRule
+from .decoding import decode
 from .refinement import stretched
 
 

@@ -27,7 +27,8 @@ from torch import Tensor
 from ..methods import ScoreField
 from .assemble import lay_out, operator_for
 from .counting import Counts, count
-from .decoding import DecodeRule, Refiner, check_finite
+from .decode_rule import DecodeRule
+from .decoding import Refiner, check_finite
 
 # A tile of pixels.  16 rows mostly lie between the same two rows of patches, so a tile needs few source rows.
 _ROWS, _WIDTH = 16, 64

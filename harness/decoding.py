@@ -4,6 +4,7 @@
 two banded matrices (``assemble``), a few rows at a time, and never holds classes x height x width.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
@@ -12,9 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..methods import ScoreField, UserError
+from ..methods.errors import did_you_mean
 from .assemble import Axis, Operator, expand_columns, lay_out, mix_rows, operator_for
 from .decode_rule import DecodeRule
 
+DECODER = "OVSS_DECODER"
+"""Environment variable: which program decodes on a GPU; worker processes inherit it."""
 _BLOCK_BYTES = 4 << 20
 _EXPANDED_BYTES = 24 << 20
 Place = tuple[slice, slice]
@@ -34,7 +38,7 @@ def decode(
 
     Raises ``UserError`` when a score is NaN or infinite, or negative where the rule scales by class.
     """
-    if field.scores.is_cuda and find_spec("triton"):
+    if decoder_name(field.scores.device) != "torch":
         from .decode_triton import decode_cuda, supports
 
         # The kernels choose the type of labels by the classes of the queries alone.
@@ -61,6 +65,24 @@ def decode(
         probability = best.value if rule.activation == "none" else best.total.reciprocal_()
         labels.masked_fill_(probability < rule.probability_threshold, rule.background)
     return labels
+
+
+def decoder_name(device: str | torch.device) -> str:
+    """What decodes scores on a device: ``torch``, or ``triton``, which leaves to torch the rules that it has not.
+
+    The Triton kernels are asked for with ``OVSS_DECODER=triton``: they equal the reference in Triton's interpreter, and
+    no GPU has verified them yet.  Both give the same labels except where two classes differ by less than rounding, so
+    this is no part of a protocol; a run's manifest has the name.
+
+    Raises ``UserError`` for another value of the variable, and where Triton cannot run: nothing falls back in silence.
+    """
+    asked = os.environ.get(DECODER) or "torch"
+    if asked not in ("torch", "triton"):
+        raise UserError(f"${DECODER} is {asked!r}{did_you_mean(asked, ['torch', 'triton'])}")
+    if asked == "triton" and (torch.device(device).type != "cuda" or find_spec("triton") is None):
+        reason = "Triton is not installed" if find_spec("triton") is None else f"scores are on {device}"
+        raise UserError(f"${DECODER} asks for the decoder of Triton, which needs it and a GPU, but {reason}: unset it")
+    return asked
 
 
 def decode_reference(

@@ -4,10 +4,8 @@ Runs stand in one column only if protocol hash, images, labels and vocabulary ar
 its own.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +16,8 @@ from ..methods.weights import licences
 from .bootstrap import indistinct_groups, paired_difference
 from .plan import Plan
 from .protocol import changes_of
+from .published import reported
 from .runs import Finished, list_runs
-
-_PUBLISHED = Path(__file__).parent / "published.csv"
-_PUBLISHED_NAMES = {
-    "voc21": "VOC21",
-    "voc20": "VOC20",
-    "context60": "Context60",
-    "context59": "Context59",
-    "coco_object": "COCO-Object",
-    "coco_stuff": "COCO-Stuff",
-    "cityscapes": "Cityscapes",
-    "ade20k": "ADE20K",
-    "pc459": "PC459",
-    "ade847": "ADE847",
-}
-# By the repository that weights came from: a local file may hold anything.
-_PUBLISHED_WEIGHTS = {
-    "hub timm/vit_base_patch16_clip_224.openai": "openai ViT-B/16",
-    "hub timm/vit_large_patch14_clip_224.openai": "openai ViT-L/14",
-    "hub laion/CLIP-ViT-B-16-laion2B-s34B-b88K": "laion2b_s34b_b88k ViT-B/16",
-    "hub laion/CLIP-ViT-L-14-laion2B-s32B-b82K": "laion2b_s32b_b82k ViT-L/14",
-    "hub laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "laion2b ViT-H/14",
-    "hub timm/vit_base_patch16_clip_224.metaclip_2pt5b": "metaclip_fullcc ViT-B/16",
-    "hub timm/vit_large_patch14_clip_224.metaclip_2pt5b": "metaclip_fullcc ViT-L/14",
-}
-_PUBLISHED_REFINEMENT = {"none": "none", "pamr": "PAMR", "sd21": "SD-refine"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +62,7 @@ def _row(run: Finished) -> dict[str, Any]:
         "method": _label(run.plan),
         "training_free": described["training_free"],
         "trained_on": described["trained_on"],
-        "licences": "; ".join(f"{k}: {v}" for k, v in _licences(run.plan.spec.method, setting).items()),
+        "licences": "; ".join(f"{k}: {v}" for k, v in _licences(described, setting).items()),
         "dataset": manifest.dataset["key"],
         "split": manifest.dataset["split"],
         "protocol": manifest.protocol["name"],
@@ -109,8 +83,8 @@ def _row(run: Finished) -> dict[str, Any]:
         **reported(
             described["published"],
             manifest.dataset["key"],
-            str(weights.get("source", "")).partition("@")[0],
-            _published_refinement(setting),
+            str(weights.get("source", "")),
+            setting,
         ),
         "backbone": weights.get("name", "none"),
         "weights": weights.get("sha256", "none"),
@@ -122,7 +96,7 @@ def _row(run: Finished) -> dict[str, Any]:
         "images_sha256": manifest.images_sha256,
         "dataset_hash": manifest.dataset["hash"],
         "finished": manifest.finished,
-        "note": manifest.note,
+        "note": "; ".join(filter(None, [manifest.note, result.note])),
         "run": run.name,
     }
 
@@ -133,40 +107,9 @@ def _label(plan: Plan) -> str:
     return f"{plan.spec.method} ({options})" if options else plan.spec.method
 
 
-def reported(published: str | None, dataset: str, weights: str, refinement: str | None) -> dict[str, Any]:
-    """What was reported for a method and a refinement (by their names in the table), data set and weights (by origin).
-
-    Of several sources the most frequent value is taken, then the first.
-    """
-    nothing = {"reported": None, "reported_source": None}
-    table = _published()
-    fitting = table[
-        (table["method"] == published)
-        & (table["dataset"] == _PUBLISHED_NAMES.get(dataset))
-        & (table["backbone"] == _PUBLISHED_WEIGHTS.get(weights))
-        & (table["postproc"] == refinement)
-    ]
-    if fitting.empty:
-        return nothing
-    value = Counter(fitting["miou"]).most_common(1)[0][0]
-    source = fitting[fitting["miou"] == value].iloc[0]["source"]
-    return {"reported": float(value), "reported_source": source}
-
-
-def _published_refinement(setting: dict[str, Any]) -> str | None:
-    """What reported rows call the refinement; those with Stable Diffusion are CLIPer's: 2.1 base, a chain, noised."""
-    if setting["refine"] == "sd21" and (setting["refine_fusion"], setting["refine_noise"]) != ("chain", "per-image"):
-        return None
-    return _PUBLISHED_REFINEMENT.get(setting["refine"])
-
-
-def _licences(method: str, setting: dict[str, Any]) -> dict[str, str]:
-    return licences(method) | licences(setting["refine"])
-
-
-@cache
-def _published() -> pd.DataFrame:
-    return pd.read_csv(_PUBLISHED, keep_default_na=False)
+def _licences(described: dict[str, Any], setting: dict[str, Any]) -> dict[str, str]:
+    """Those of what the run loaded; a guide's name stands for one checkpoint."""
+    return described.get("licences", {}) | licences(setting["refine"])
 
 
 def column_of(row: Any) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ resizing, windows and scoring are ours.  Configs of the SCLIP family name a text
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ _DATASETS = {
     "COCOObjectDataset": ("coco_object", "_instanceTrainIds.png", False),
 }
 """Data set types that projects of the SCLIP family define for themselves: our key, label suffix, zero reduction."""
+
+
+_WORD_FIELDS = ("name_path", "class_names", "text_categories", "text_embeddings_path")
+"""Fields by which public configs name class words, or embeddings that stand for them (SCLIP's family, MaskCLIP)."""
 
 
 def open_any(name: str, data_root: Path | None = None) -> Dataset:
@@ -174,6 +179,37 @@ def _ignore_index(loaded: Any, listed: Any) -> int:
     metrics = loaded.get("test_evaluator") or ()
     metrics = metrics if isinstance(metrics, list | tuple) else (metrics,)
     return int(next((m["ignore_index"] for m in metrics if "ignore_index" in m), listed.ignore_index))
+
+
+def unused_words(dataset: str, protocol: str | None) -> list[str]:
+    """What the mmseg configs of a run say about words that the run does not follow: a sentence for each.
+
+    ``dataset`` and ``protocol`` are the names that the user gave.  The class file of a data set's config is used.
+    """
+    found = []
+    for option, name in (("--dataset", dataset), ("--protocol", protocol or "")):
+        if not name.startswith(PREFIX):
+            continue
+        loaded = read_config(Path(name.removeprefix(PREFIX)))
+        fields = dict(_word_fields(loaded.get("model") or {}))
+        if name == dataset:
+            fields.pop("name_path", None)
+        for place, value in fields.items():
+            advice = f".  With --dataset {name} they are" if place == "name_path" else ""
+            found.append(
+                f"{option} {name}: the words that its {place} = {value!r} stands for are not used; those of "
+                f"{dataset} are, by the protocol's vocabulary{advice}"
+            )
+    return found
+
+
+def _word_fields(part: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields of a model that bring words or their embeddings, wherever they are in it, with their dotted place."""
+    for key, value in part.items() if isinstance(part, dict) else ():
+        if key in _WORD_FIELDS and value:
+            yield f"{place}{key}", value
+        else:
+            yield from _word_fields(value, f"{place}{key}.")
 
 
 def _words(config: Path, model: Any, classes: int) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class Stamp(BaseModel):
         return cls(
             plan=plan.digest,
             written="",
-            code_version=code_version(),
+            code_version=" ".join(filter(None, [code_version(), plan.described.get("plugin")])),
             environment=environment(plan.spec.device),
             **made_by,
         )

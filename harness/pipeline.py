@@ -18,7 +18,8 @@ from ..methods.refine.guide import Affinity
 from .confusion_metrics import SparseConfusion, sparse
 from .counting import Counts, confusion, count_boundary, tally
 from .decode_on_grid import decode_on_grid
-from .decoding import DecodeRule, Refiner, check_finite, decode
+from .decode_rule import DecodeRule
+from .decoding import Refiner, check_finite, decode
 from .protocol import Setting
 from .refinement import guide_for, refine_field, stretched, without_class
 from .resize import resize_image

@@ -9,16 +9,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..datasets import Dataset, DatasetRecord
+from ..datasets.catalog import label_of
 from ..methods import Segmenter, UserError, create_method
+from ..methods.segmenter import describe
 from .mmseg_config import open_any
 from .pipeline import Pipeline, check_sharing
 from .protocol import Protocol, Setting
-from .provenance import foreign_hash, source_hash
+from .provenance import foreign_hash, plugin_version, source_hash
 from .sealed import digest_of, read_sealed, seal
 
 SCHEMA = 2
 """Version of the files of a run.  1 (before digests of contents, without checksums) is no longer read."""
-DESCRIBED = ("title", "training_free", "trained_on", "published")
 
 
 class RunSpec(BaseModel):
@@ -67,9 +68,10 @@ class RunSpec(BaseModel):
 class Plan(BaseModel):
     """A run's identity and its images.
 
-    ``digests`` says for each of ``ids`` which image and label were meant (``Sample.digest``); it is empty for
-    procedural data, whose content is decided by the code.  ``note`` is to be printed beside every number;
-    ``described`` are fields of the method's ``MethodInfo``, as it was built.
+    ``planned`` is how many images the data set should have.  ``digests`` says for each of ``ids`` which image and label
+    were meant (``Sample.digest``); it is empty for procedural data, whose content is decided by the code.  ``note`` is
+    to be printed beside every number; ``described`` is what tables say of the method as it was built
+    (``methods.segmenter.describe``).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -79,6 +81,7 @@ class Plan(BaseModel):
     identity: dict[str, Any]
     record: DatasetRecord
     ids: tuple[str, ...]
+    planned: int
     digests: tuple[str, ...] = ()
     note: str = ""
     described: dict[str, Any] = Field(default_factory=dict)
@@ -92,18 +95,13 @@ class Plan(BaseModel):
     def name(self) -> str:
         """Folder name: readable, and unique by hash."""
         method = self.spec.method.replace(":", ".").replace("/", ".")
-        dataset = self.identity["dataset"]["key"]
+        dataset = label_of(self.identity["dataset"]["key"], self.identity["dataset"]["split"])
         return f"{dataset}-{method}-{self.spec.protocol.name.rstrip('*')}-{self.digest[:10]}"
 
     @property
     def setting(self) -> Setting:
         """The protocol's values for the data set."""
         return self.spec.protocol.setting(self.record.key)
-
-    @property
-    def planned(self) -> int:
-        """How many images the data set should have, as ``Dataset.planned``."""
-        return self.record.expected_images or len(self.ids)
 
     @cached_property
     def content(self) -> dict[str, str]:
@@ -182,7 +180,14 @@ def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset, digests: Mapping
         "guide": None if pipeline.guide is None else pipeline.guide.provenance,
     }
     note = "; ".join(filter(None, ["" if pipeline.method.note else data.note, pipeline.note]))
-    described = {k: getattr(pipeline.method.described, k) for k in DESCRIBED}
+    described = describe(pipeline.method) | {"plugin": plugin_version(type(pipeline.method))}
     return Plan(
-        spec=spec, identity=identity, record=data.record, ids=ids, digests=content, note=note, described=described
+        spec=spec,
+        identity=identity,
+        record=data.record,
+        ids=ids,
+        planned=data.planned,
+        digests=content,
+        note=note,
+        described=described,
     )

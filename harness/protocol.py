@@ -61,8 +61,7 @@ class Setting(BaseModel):
     )
     upsample: Literal["frame", "direct", "labels"] = Field(
         default="frame",
-        description="Grids that cover the image go to the output by way of the resized image, or at once: edges move; "
-        "with labels, classes are decided on the grid and edges have its steps",
+        description="Grids go to the output by way of the resized image, at once, or as labels: edges move",
     )
     vocabulary: ListName = Field(
         default="official", description="Words are the largest single factor: 12 to 22 mIoU on VOC21"

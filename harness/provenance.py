@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,20 @@ def foreign_hash(method: type) -> str | None:
     return digest.hexdigest()[:16]
 
 
+def plugin_version(method: type) -> str:
+    """Package, version and source of a method from elsewhere, ``PACKAGE VERSION src:HASH``; "" for one of ours.
+
+    A module that no distribution installed has its own name, and no version.
+    """
+    source = foreign_hash(method)
+    if source is None:
+        return ""
+    root = method.__module__.partition(".")[0]
+    names = sorted(set(packages_distributions().get(root, ())))
+    named = [f"{name} {version(name)}" for name in names] or [root]
+    return " ".join([*named, f"src:{source[:8]}"])
+
+
 @lru_cache
 def git_state() -> dict[str, Any] | None:
     """Commit and dirty flag of the checkout that the code runs from; None for an installed wheel."""
@@ -82,6 +96,8 @@ def environment(device: str) -> dict[str, Any]:
     """Library versions, interpreter, machine and device, as JSON values."""
     import torch
 
+    from .decoding import decoder_name
+
     return {
         "packages": {name: package_version(name) for name in _PACKAGES},
         "python": platform.python_version(),
@@ -89,6 +105,7 @@ def environment(device: str) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": device_name(device),
+        "decoder": decoder_name(device),
         "threads": torch.get_num_threads(),
     }
 

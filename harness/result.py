@@ -65,6 +65,15 @@ class EvalResult:
         return found and Interval(100 * found.low, 100 * found.high)
 
     @property
+    def note(self) -> str:
+        """What has to be said beside its numbers: 100 % means nothing where only one class is labelled."""
+        labelled = np.flatnonzero(self.counts.gt.sum(axis=0))
+        if len(labelled) != 1:
+            return ""
+        name = self.record.classes[labelled[0]]
+        return f"all scored pixels of {self.record.key} are of one class ({name}): painting everything so scores 100"
+
+    @property
     def boundary_iou(self) -> float | None:
         """Mean Boundary IoU in percent, averaged as ``miou`` is; None unless its counts were asked for."""
         return None if self.boundary is None else 100 * float(metrics.miou(self.boundary.total(), self.averaging))

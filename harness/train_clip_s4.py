@@ -89,7 +89,7 @@ class Trainer:
     @torch.no_grad()
     def features(self, rgb: Tensor) -> Tensor:
         """CLIP's patch features of pictures: ``(B, 3, H, W)`` in [0, 1] -> ``(B, d, h, w)`` float32, unit length."""
-        return self.teacher.encode_windows(rgb * 255).clone().permute(0, 3, 1, 2)
+        return self.teacher.encode_windows(rgb * 255).features.clone().permute(0, 3, 1, 2)
 
     def region_features(self, rgb: Tensor) -> Tensor:
         """CLIP's mean feature over each superpixel of pictures, ``(R, d)`` at unit length."""

@@ -1,9 +1,9 @@
 """Checkpoint files of tensors: what is accepted and unwrapped, and what is said about one that does not fit."""
 
-import argparse
 import hashlib
 import pickle
 import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,34 +13,30 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
+from .safe_unpickle import Made, Named
+from .torch_file import open_torch_file
 
-# what safetensors and torch raise on bytes that are no checkpoint
+# what safetensors, zipfile and torch_file raise on bytes that are no checkpoint
 _DAMAGE = (
-    *(OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError),
-    *(LookupError, AssertionError, TypeError, AttributeError, struct.error),  # the unpickler, on files of before 1.6
+    *(OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, struct.error),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, safetensors.SafetensorError),
 )
 
 
 def read_tensors(path: Path, nests: tuple[str, ...] = (), prefixes: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU, in the file's dtypes.
 
-    Safetensors, or a pickle opened with ``weights_only=True``, so that no code of the file ever runs.  Of ``nests``,
-    the first key that the file has is unwrapped (training checkpoints keep the weights under one); each of ``prefixes``
-    is stripped once from every name, in order.  Values that are no tensors are left out.
+    Safetensors, a file of ``torch.save``, or a TorchScript archive.  No code of the file ever runs: pickles are read as
+    data (``torch_file``), so it does not matter what else lies beside the tensors.  Of ``nests``, the first key that
+    the file has is unwrapped (training checkpoints keep the weights under one); each of ``prefixes`` is stripped once
+    from every name, in order.  Values that are no tensors are left out.
 
     Raises ``UserError`` that names the file when it is absent, cannot be read or holds no dictionary, or when two of
     its names become the same one.
     """
-    state = _open(path)
-    if isinstance(state, dict):
-        state = next((state[key] for key in nests if key in state), state)
-    if not isinstance(state, dict):
-        raise UserError(f"weights file {path} holds a {type(state).__name__}, not a state dict")
     tensors: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            continue
-        short = str(name)
+    for name, value in _open(path, nests).items():
+        short = name
         for prefix in prefixes:
             short = short.removeprefix(prefix)
         if short in tensors:
@@ -49,19 +45,28 @@ def read_tensors(path: Path, nests: tuple[str, ...] = (), prefixes: tuple[str, .
     return tensors
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, nests: tuple[str, ...]) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"weights file {path} does not exist")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        # training scripts store their command line, a plain record of values, beside the weights
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with open_torch_file(path) as file:
+            state = file.state()
+            if isinstance(state, dict):
+                state = next((state[key] for key in nests if key in state), state)
+            if not isinstance(state, dict):
+                raise UserError(f"weights file {path} holds a {_kind(state)}, not a state dict")
+            return {str(name): file.tensor(value) for name, value in state.items() if file.is_tensor(value)}
     except _DAMAGE as error:
         raise UserError(
-            f"weights file {path} cannot be read (damaged, a TorchScript archive, or not tensors only): {error}"
+            f"weights file {path} cannot be read (damaged, or not a checkpoint of torch): {error}"
         ) from error
+
+
+def _kind(value: Any) -> str:
+    made = isinstance(value, Made) and isinstance(value.callee, Named)
+    return ".".join(value.callee.path) if made else type(value).__name__
 
 
 def check_keys(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import vit
 from .backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
-from .dense_clip import DenseClip, LastBlock
+from .dense_clip import DenseClip, LastBlock, SeenPatches
 from .dino import Dino, load_dino
 from .dinoiser_heads import DinoiserHeads, load_heads
 from .errors import UserError
@@ -93,6 +93,7 @@ class CLIPDINOiser(DenseClip):
         self._check_options()
         needs_heads = self.pooling == "trained" or background == "head_delta"
         self.heads = self._load_heads(heads) if needs_heads else None
+        self._released = heads is None
         self.dino = self._load_dino(dino) if self.pooling.startswith("dino_") else None
         self.found = self._load_found(found) if background.startswith("found") else None
 
@@ -152,12 +153,19 @@ class CLIPDINOiser(DenseClip):
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Segmenter.described``: without heads nothing was trained, and the embedded ones saw scenes only."""
+        """See ``Segmenter.described``: without heads nothing was trained, and the embedded ones saw scenes only.
+
+        The reported values are those of the released heads (the catalogue's, not a file that was named).
+        """
         if self.heads is None:
             return replace(self.info, training_free=True, trained_on=DINOPool.info.trained_on, published=None)
         if self.backbone.name == TINY_CLIP:
             return replace(self.info, trained_on="two convolutions on scenes of `shapes` without labels")
-        return self.info
+        info = self.info
+        if any(weights.name == "clip-dinoiser-heads-voc" for weights in self.loaded):
+            info = replace(info, trained_on=info.trained_on.replace("1000 ImageNet", "PASCAL VOC"))
+        constants = (self.pooling, self.gamma, self.delta, self.layer) == ("trained", 0.2, 0.99, -3)
+        return info if constants and self._released else replace(info, published=None)
 
     @property
     def activated(self) -> bool:
@@ -175,34 +183,32 @@ class CLIPDINOiser(DenseClip):
         super().encode(vocabulary)
 
     @torch.inference_mode()
-    def encode_windows(self, windows: Tensor) -> Tensor:
-        """Pooled features at unit length, ``(B, h, w, dim)`` float32; then one channel for saliency, or the keys."""
+    def encode_windows(self, windows: Tensor) -> SeenPatches:
+        """Pooled features of windows ``(B, 3, H, W)`` uint8 RGB; saliency and keys where a rule needs them."""
         tokens, inner, grid = self.walk(self.normalised(windows))
         features = self.raw_features(tokens, grid)
         inner = features if inner is None else inner
         rgb = self._rgb(windows, grid) if self.dino or self.found else None
         if self.pooling not in ("none", "clip_keys"):
             features = pool(features, self.affinity(inner, rgb, grid), self.gamma)
-        out = [F.normalize(features, dim=-1)]
-        if self.background != "none":
-            out.append(self.salient(inner, rgb, grid)[..., None].float())
-        if self.pooling == "clip_keys":
-            out.append(projected_keys(self.weights.blocks[-1], tokens))
-        return torch.cat(out, dim=-1).unflatten(1, grid)
+        return SeenPatches(
+            F.normalize(features, dim=-1).unflatten(1, grid),
+            projected_keys(self.weights.blocks[-1], tokens) if self.pooling == "clip_keys" else None,
+            self.salient(inner, rgb, grid).unflatten(1, grid) if self.background != "none" else None,
+        )
 
     @torch.inference_mode()
-    def score_features(self, features: Tensor) -> Tensor:
-        """Cosines, or probabilities where a rule needs them: ``(B, h, w, ...)`` -> ``(B, Q, h, w)`` float32."""
-        dim, grid = self.weights.projection.shape[1], features.shape[1:3]
-        scores = super().score_features(features[..., :dim])
+    def score_features(self, features: SeenPatches) -> Tensor:
+        """Cosines, or probabilities where a rule needs them, ``(B, Q, h, w)`` float32."""
+        scores = super().score_features(features)
         if not self.activated:
             return scores
         probabilities = (SCALE * scores).softmax(dim=1)
-        if self.background != "none":
-            return self._with_background(probabilities, features[..., dim] > 0)
-        by_patch = probabilities.flatten(2).transpose(1, 2)
-        smooth = smooth_by_keys(by_patch, features[..., dim:].flatten(1, 2), 1.0, self.key_norm)
-        return smooth.transpose(1, 2).unflatten(2, grid)
+        if features.salient is not None:
+            return self._with_background(probabilities, features.salient)
+        assert features.keys is not None  # see activated
+        smooth = smooth_by_keys(probabilities.flatten(2).transpose(1, 2), features.keys, 1.0, self.key_norm)
+        return smooth.transpose(1, 2).unflatten(2, scores.shape[2:])
 
     def walk(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         """Input of the last block ``(B, 1 + N, D)``, I ``(B, N, D)`` float32 (None for layer "final"), and the grid."""

@@ -45,6 +45,11 @@ class ClipSegmenter(Segmenter):
         """The backbone's."""
         return self.backbone.note
 
+    @property
+    def licences(self) -> dict[str, str]:
+        """See ``Segmenter.licences``; the backbone's first."""
+        return {**self.backbone.licences, **super().licences}
+
     def encode(self, vocabulary: Vocabulary) -> None:
         """Encode the queries once (float32, cached on disk)."""
         super().encode(vocabulary)

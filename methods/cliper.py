@@ -183,7 +183,7 @@ class CLIPer(ClipSegmenter):
     @torch.inference_mode()
     def encode_windows(self, windows: Tensor) -> tuple[EncodedImage, ...]:
         """Features of each image: ``(B, 3, H, W)`` uint8 RGB."""
-        return tuple(self._encode_image(pixels) for pixels in self.normalised(windows).split(1))
+        return tuple(self._encode_image(self.normalised(window[None])) for window in windows)
 
     def _encode_image(self, pixels: Tensor) -> EncodedImage:
         whole = fuse_layers(self.weights, pixels, self._layers, self.attention)

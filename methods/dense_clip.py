@@ -37,6 +37,23 @@ class LastBlock:
     gaussian_sigma: float | None = None
 
 
+@dataclass(frozen=True)
+class SeenPatches:
+    """What of the windows' scores does not depend on the words.  One tensor for each thing, as it was computed.
+
+    ``features`` ``(B, h, w, dim)`` float32 are of unit length.  The rest is None unless the method asks for it:
+    ``keys`` ``(B, h * w, D)`` float32 are those of the last block through its output projection, ``salient``
+    ``(B, h, w)`` bool marks patches that show an object.
+
+    A slice of a wider tensor would not do: a product reads it with other strides, and on some CPUs rounds otherwise
+    than the same product in another method.
+    """
+
+    features: Tensor
+    keys: Tensor | None = None
+    salient: Tensor | None = None
+
+
 class DenseClip(ClipSegmenter):
     """Patch-text cosine similarities of a CLIP ViT whose last block is ``last_block``.
 
@@ -89,10 +106,10 @@ class DenseClip(ClipSegmenter):
         return self.score_features(self.encode_windows(windows))
 
     @torch.inference_mode()
-    def encode_windows(self, windows: Tensor) -> Tensor:
-        """Patch features: ``(B, 3, H, W)`` uint8 RGB -> ``(B, h, w, dim)`` float32, unit length."""
+    def encode_windows(self, windows: Tensor) -> SeenPatches:
+        """Patch features of windows ``(B, 3, H, W)`` uint8 RGB."""
         tokens, grid = vit.run_trunk(self.weights, self.normalised(windows), self.positions)
-        return self.patch_features(tokens, grid).unflatten(1, grid)
+        return SeenPatches(self.patch_features(tokens, grid).unflatten(1, grid))
 
     def normalised(self, windows: Tensor) -> Tensor:
         """See ``ClipSegmenter.normalised``; padded if asked for, ``(B, 3, H, W)`` -> ``(B, 3, H', W')``."""
@@ -111,9 +128,10 @@ class DenseClip(ClipSegmenter):
         return F.pad(windows, (0, right, 0, bottom))
 
     @torch.inference_mode()
-    def score_features(self, features: Tensor) -> Tensor:
-        """Cosines with the queries: ``(B, h, w, dim)`` -> ``(B, Q, h, w)`` float32."""
-        return (features.flatten(1, 2) @ self.text.T).transpose(1, 2).unflatten(2, features.shape[1:3])
+    def score_features(self, features: SeenPatches) -> Tensor:
+        """Cosines with the queries, ``(B, Q, h, w)`` float32."""
+        unit = features.features
+        return (unit.flatten(1, 2) @ self.text.T).transpose(1, 2).unflatten(2, unit.shape[1:3])
 
     def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Last block and head: ``(B, 1 + h * w, D)`` -> ``(B, h * w, dim)`` float32, unit length."""

@@ -15,6 +15,7 @@ Those are under the NVIDIA Source Code License (non-commercial); the licence of 
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,7 +32,7 @@ from .groupvit_checkpoint import GroupViTWeights, build_model, load_groupvit
 from .segmenter import MethodInfo, Segmenter
 from .text import encode_queries
 from .vocabulary import Vocabulary
-from .weights import find_weights
+from .weights import find_weights, record_own
 
 Checkpoint = Literal["groupvit-gcc-yfcc", "groupvit-gcc-redcaps"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,7 +57,7 @@ class GroupViT(GroupSegmenter):
         training_free=False,
         trained_on="image-text pairs of CC3M, CC12M and YFCC14M (or RedCaps12M), without masks",
         backbone="",
-        published="GroupViT (trained)",
+        published="GroupViT",
         offline=False,
     )
 
@@ -71,7 +72,7 @@ class GroupViT(GroupSegmenter):
         super().__init__()
         if checkpoint not in get_args(Checkpoint):
             raise UserError(f"checkpoint is {checkpoint!r}; allowed are {', '.join(get_args(Checkpoint))}")
-        self.background_threshold = checked_threshold(background_threshold)
+        self.checkpoint, self.background_threshold = checkpoint, checked_threshold(background_threshold)
         self.device, self.dtype = torch.device(device), dtype
         if not isinstance(weights, GroupViTWeights):
             weights = load_groupvit(_find(checkpoint, weights))
@@ -101,6 +102,12 @@ class GroupViT(GroupSegmenter):
     def prompt_tokenizer(self) -> Tokenizer:
         """See ``Segmenter.prompt_tokenizer``."""
         return self._text_side.tokenizer
+
+    @property
+    def described(self) -> MethodInfo:
+        """See ``Segmenter.described``: the two checkpoints saw different images."""
+        pairs = {"groupvit-gcc-yfcc": "YFCC14M", "groupvit-gcc-redcaps": "RedCaps12M"}[self.checkpoint]
+        return replace(self.info, trained_on=f"image-text pairs of CC3M, CC12M and {pairs}, without masks")
 
     def encode(self, vocabulary: Vocabulary) -> None:
         """Encode the queries once (float32, cached on disk): means of text features that are not normalised first."""
@@ -149,6 +156,7 @@ class GroupViT(GroupSegmenter):
 def _find(checkpoint: Checkpoint, given: str | Path | None) -> Path:
     """The folder of a checkpoint, or the original file that was given."""
     if given is not None and Path(given).is_file():
+        record_own(Path(given))
         return Path(given)
     return find_weights(checkpoint, Path(given) if given else None)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import vit
 from .backbone import Backbone
-from .dense_clip import DenseClip, LastBlock
+from .dense_clip import DenseClip, LastBlock, SeenPatches
 from .errors import UserError
 from .key_smoothing import SCALE, KeyNorm, denoise_prompts, projected_keys, smooth_by_keys
 from .segmenter import MethodInfo
@@ -108,24 +108,23 @@ class MaskCLIPOriginal(DenseClip):
         bottom, right = (-side % self.weights.patch_px for side in windows.shape[2:])
         return F.pad(self._normalise(windows), (0, right, 0, bottom))
 
-    def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """See ``DenseClip.patch_features``; for key smoothing the keys follow, ``(B, h * w, dim + D)``."""
-        features = super().patch_features(tokens, grid)
-        if not self.key_smoothing:
-            return features
-        return torch.cat([features, projected_keys(self.weights.blocks[-1], tokens)], dim=-1)
+    @torch.inference_mode()
+    def encode_windows(self, windows: Tensor) -> SeenPatches:
+        """See ``DenseClip.encode_windows``; with the keys, for key smoothing."""
+        tokens, grid = vit.run_trunk(self.weights, self.normalised(windows), self.positions)
+        keys = projected_keys(self.weights.blocks[-1], tokens) if self.key_smoothing else None
+        return SeenPatches(self.patch_features(tokens, grid).unflatten(1, grid), keys)
 
     @torch.inference_mode()
-    def score_features(self, features: Tensor) -> Tensor:
-        """Refined scores: ``(B, h, w, ...)`` from ``encode_windows`` -> ``(B, Q, h, w)`` float32."""
-        dim, grid = self.weights.projection.shape[1], features.shape[1:3]
-        scores = super().score_features(features[..., :dim]).flatten(2).transpose(1, 2)
+    def score_features(self, features: SeenPatches) -> Tensor:
+        """Refined scores, ``(B, Q, h, w)`` float32."""
+        cosines = super().score_features(features)
+        scores = cosines.flatten(2).transpose(1, 2)
         if self.prompt_denoising:
             scores = denoise_prompts(scores, self.prompt_denoising)
-        if self.key_smoothing:
-            keys = features[..., dim:].flatten(1, 2)
-            scores = smooth_by_keys((SCALE * scores).softmax(dim=2), keys, self.key_smoothing, self.key_norm)
-        return scores.transpose(1, 2).unflatten(2, grid)
+        if features.keys is not None:
+            scores = smooth_by_keys((SCALE * scores).softmax(dim=2), features.keys, self.key_smoothing, self.key_norm)
+        return scores.transpose(1, 2).unflatten(2, cosines.shape[2:])
 
 
 def _with_exact_gelu(weights: vit.VisionTransformer) -> vit.VisionTransformer:

@@ -15,7 +15,7 @@ Liang et al., CVPR 2023, arXiv:2210.04150, in the form of the released code (spe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ class OVSeg(ClipSegmenter):
         training_free=False,
         trained_on="masks of COCO-Stuff (mask network), masked crops and nouns of COCO Captions (CLIP, prompts)",
         backbone="",
+        published="OVSeg",
         offline=False,
     )
 
@@ -124,6 +125,11 @@ class OVSeg(ClipSegmenter):
             "ensemble": self.ensemble,
             "mask_prompts": self.mask_prompts,
         }
+
+    @property
+    def described(self) -> MethodInfo:
+        """See ``Segmenter.described``; values without crops or prompts are not in the table of reported ones."""
+        return self.info if self.ensemble and self.mask_prompts else replace(self.info, published=None)
 
     @property
     def activated(self) -> bool:

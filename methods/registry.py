@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from .annotations import may_be
-from .backbone import Backbone, Tokenizer, load_backbone
+from .backbone import Backbone, Tokenizer, load_backbone, locate_backbone
 from .errors import UserError, did_you_mean
 from .foreign import foreign_code
 from .names import method_home
 from .segmenter import Segmenter
+from .weights import recorded
 
 _PARTS = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"}
 """What a constructor may take that no option sets: the command line has flags of their own for these."""
@@ -52,9 +53,8 @@ def create_method(
     method = find_method(name)
     if not method.info.backbone:
         return _create_alone(method, backbone, device, dtype, weights, options)
-    if weights is not None and not isinstance(backbone, str):
-        model = method.info.backbone.partition("/")[0]
-        raise UserError(f"a weights file needs the name of its model, for example --backbone {model}")
+    if weights is not None:
+        _need_model(method, backbone)
     if tokenizer is not None and not isinstance(backbone, nn.Module):
         raise UserError("a tokenizer goes with a backbone module; this backbone has its own")
     if isinstance(backbone, nn.Module):
@@ -66,6 +66,32 @@ def create_method(
     return _make(method, {"backbone": backbone, "device": find_device(device), "dtype": dtype, **options}, options)
 
 
+def check_parts(name: str, backbone: str | None, weights: Path | None, allow_download: bool = False) -> None:
+    """Raise the ``UserError`` of ``create_method`` about backbone and weights, as far as it needs no reading.
+
+    An unknown method, a backbone for a method that has none, a file without the name of its model, and a backbone whose
+    weights are not on this machine (unless they may be fetched).
+    """
+    method = find_method(name)
+    if not method.info.backbone:
+        _refuse_backbone(method, backbone)
+    elif weights is not None:
+        _need_model(method, backbone)
+    elif not allow_download:
+        locate_backbone(backbone or method.info.backbone)
+
+
+def _need_model(method: type[Segmenter], backbone: object) -> None:
+    if not isinstance(backbone, str):
+        model = method.info.backbone.partition("/")[0]
+        raise UserError(f"a weights file needs the name of its model, for example --backbone {model}")
+
+
+def _refuse_backbone(method: type[Segmenter], backbone: object) -> None:
+    if backbone is not None:
+        raise UserError(f"method {method.info.name!r} has weights of its own: leave out --backbone")
+
+
 def _create_alone(
     method: type[Segmenter],
     backbone: object,
@@ -75,8 +101,7 @@ def _create_alone(
     options: dict[str, Any],
 ) -> Segmenter:
     """A method whose weights are its own: a file of them may be named, a backbone may not."""
-    if backbone is not None:
-        raise UserError(f"method {method.info.name!r} has weights of its own: leave out --backbone")
+    _refuse_backbone(method, backbone)
     given = {} if weights is None else {"weights": weights}
     return _make(method, {"device": find_device(device), "dtype": dtype, **given, **options}, options)
 
@@ -111,13 +136,15 @@ def _make(method: type[Segmenter], parts: dict[str, Any], options: dict[str, Any
         taken = ", ".join(options)
         raise UserError(f"method {method.info.name!r} does not take these options ({taken}): {error}") from error
     try:
-        with foreign_code(method.info.name, method.__module__, "when it was made"):
-            return method(**parts)
+        with recorded() as loaded, foreign_code(method.info.name, method.__module__, "when it was made"):
+            made = method(**parts)
     except TypeError as error:
         if not options:
             raise
         given = ", ".join(f"{k}={v!r}" for k, v in options.items())
         raise UserError(f"method {method.info.name!r} cannot use these options ({given}): {error}") from error
+    made.loaded = tuple(loaded)
+    return made
 
 
 def find_device(name: str | torch.device) -> torch.device:

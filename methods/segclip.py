@@ -61,6 +61,7 @@ class SegCLIP(ClipSegmenter, GroupSegmenter):
         training_free=False,
         trained_on="image-text pairs of CC3M and COCO captions, without masks",
         backbone="",
+        published="SegCLIP",
         offline=False,
     )
 

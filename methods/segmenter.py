@@ -13,6 +13,7 @@ from .backbone import Tokenizer
 from .errors import UserError
 from .score_field import ScoreField
 from .vocabulary import Vocabulary
+from .weights import LoadedWeights
 from .windows import Box, WindowGeometry, cut
 
 
@@ -35,6 +36,25 @@ class MethodInfo:
     offline: bool = True
 
 
+def describe(method: "Segmenter") -> dict[str, Any]:
+    """What tables say about a method as it was built, as JSON values, by what it really loaded.
+
+    What a trained method was trained on is unknown when its weights are a file of the user's that nothing identifies.
+    """
+    info = method.described
+    own = [weights.name for weights in method.loaded if not weights.catalogued]
+    trained_on = info.trained_on
+    if own and not info.training_free:
+        trained_on = f"unknown: {', '.join(own)}; the released weights: {trained_on}"
+    return {
+        "title": info.title,
+        "training_free": info.training_free,
+        "trained_on": trained_on,
+        "published": info.published,
+        "licences": method.licences,
+    }
+
+
 class Segmenter(ABC):
     """A method with its parts and, after ``encode``, a vocabulary.
 
@@ -42,6 +62,8 @@ class Segmenter(ABC):
     """
 
     info: ClassVar[MethodInfo]
+    loaded: tuple[LoadedWeights, ...] = ()
+    """Checkpoints that it found while it was made by ``create_method``, the backbone's apart."""
     device = torch.device("cpu")
     """Where scores are made and decoded; a method that can run elsewhere sets its own."""
 
@@ -81,7 +103,8 @@ class Segmenter(ABC):
     def encode_windows(self, windows: Tensor) -> Any:
         """What of ``score_windows`` does not depend on the vocabulary.  Optional, together with ``score_features``.
 
-        A method that has both is run once for several vocabularies.  What is passed between them is its own affair.
+        A method that has both is run once for several vocabularies.  What is passed between them is a record of its
+        own, with a field for each thing.
         """
         raise NotImplementedError
 
@@ -119,6 +142,11 @@ class Segmenter(ABC):
     def described(self) -> MethodInfo:
         """``info`` of the method as it was built: options may change what it has seen, or what it compares with."""
         return self.info
+
+    @property
+    def licences(self) -> dict[str, str]:
+        """Checkpoints that it loaded, each with the licence of its weights; those that come with the code have ours."""
+        return {weights.name: weights.licence for weights in self.loaded}
 
     def cover(self, height: int, width: int) -> Box:
         """Rectangle, relative to a window of this size, that the grid of ``score_windows`` stretches over."""

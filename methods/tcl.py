@@ -73,7 +73,7 @@ class TCL(DenseClip):
         training_free=False,
         trained_on="a block and a decoder, on the image-text pairs of CC3M and CC12M, on top of CLIP",
         backbone="",
-        published="TCL (trained)",
+        published="TCL",
         offline=False,
     )
     last_block = LastBlock((), residual=True, ffn=True)
@@ -106,8 +106,10 @@ class TCL(DenseClip):
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Segmenter.described``: reported rows are taken to be without PAMR (unsure: their source is silent)."""
-        return replace(self.info, published=None) if self.pamr else self.info
+        """See ``Segmenter.described``: rows with and without PAMR are two in the table of reported values."""
+        if self.mix != 0.3 or self.pamr_steps != 10:
+            return replace(self.info, published=None)
+        return replace(self.info, published="TCL (PAMR)") if self.pamr else self.info
 
     def encode(self, vocabulary: Vocabulary) -> None:
         """Encode the queries once (float32, cached on disk)."""

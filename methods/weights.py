@@ -9,10 +9,12 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -185,19 +187,69 @@ def find_weights(name: str, given: Path | None = None) -> Path:
     Raises ``UserError`` for an unknown name and when the files are not there, with the places and the fix.
     """
     entry = find_entry(name)
-    if given is not None and given.is_file() and len(entry.files) == 1:
-        return given
     if given is not None and not given.exists():
         raise UserError(f"{given} does not exist: of the weights {name!r}, {entry.wanted} is expected there")
+    if given is not None and given.is_file() and len(entry.files) == 1:
+        file = entry.files[0]
+        _record(entry, given, bool(_known(file)) and not _difference(file, given))
+        return given
     if given is not None:
         found = found_in(entry, "given", given)
         if found.missing:
             raise UserError(f"{given} does not hold the weights {name!r}: {entry.wanted} is expected there")
+        _record(entry, found.path, False)
         return found.path
     located = locate(entry)
-    if located is not None and not located.missing:
-        return located.path
-    raise UserError(_not_here(entry, located))
+    if located is None or located.missing:
+        raise UserError(_not_here(entry, located))
+    check_entry(located)
+    _record(entry, located.path, True)
+    return located.path
+
+
+OWN_FILE = "unknown: a file of your own"
+"""Licence of weights that the user named, and that nothing identifies."""
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Weights that something loaded: a catalogued checkpoint, or a file of the user's that nothing identifies."""
+
+    name: str
+    licence: str
+    catalogued: bool
+
+
+_recording: ContextVar[list[LoadedWeights] | None] = ContextVar("recording", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[list[LoadedWeights]]:
+    """The checkpoints that ``find_weights`` finds while this lasts, in order: what a method really loads."""
+    found: list[LoadedWeights] = []
+    token = _recording.set(found)
+    try:
+        yield found
+    finally:
+        _recording.reset(token)
+
+
+def _record(entry: WeightEntry, path: Path, catalogued: bool) -> None:
+    if catalogued:
+        _add(LoadedWeights(entry.name, entry.licence, catalogued=True))
+    else:
+        record_own(path)
+
+
+def record_own(path: Path) -> None:
+    """Say that a file of the user's is loaded, for those who do not ask ``find_weights`` about it."""
+    _add(LoadedWeights(f"file {path.name}", OWN_FILE, catalogued=False))
+
+
+def _add(loaded: LoadedWeights) -> None:
+    found = _recording.get()
+    if found is not None and loaded not in found:
+        found.append(loaded)
 
 
 def locate(entry: WeightEntry) -> FoundWeights | None:
@@ -266,6 +318,42 @@ def licences(user: str) -> dict[str, str]:
 # ---- checking
 
 
+def check_entry(found: FoundWeights) -> None:
+    """Raise ``UserError`` when a file that was found by a catalogued name has another checksum than is known of it."""
+    for file, path in found.files:
+        wrong = _difference(file, path)
+        if wrong:
+            raise UserError(
+                f"{path} is not the catalogued file of {found.entry.name!r}: {wrong}.  Delete it and run "
+                f"`bench weights fetch {found.entry.name}`; a file of your own has to be named by its path"
+            )
+
+
+def check_stored(path: Path, sha256: str) -> None:
+    """Raise ``UserError`` when a file of the Hugging Face cache is not what the hub told when it was fetched."""
+    stored = path.resolve()
+    if stored.parent.name == "blobs" and len(stored.name) == 64 and stored.name != sha256:
+        raise UserError(f"{path} is damaged: its sha256 is {sha256}, the hub told {stored.name}.  Delete {stored}")
+
+
+def _known(file: WeightFile) -> dict[str, str]:
+    """The strongest checksum that is known of a file, by its kind; empty if none is."""
+    kinds = {"sha256": file.sha256, "git_blob": file.git_blob, "md5": file.md5}
+    return next(({kind: value} for kind, value in kinds.items() if value is not None), {})
+
+
+def _difference(file: WeightFile, path: Path) -> str:
+    """What the strongest known checksum says against a file; "" if nothing."""
+    for kind, expected in _known(file).items():
+        try:
+            found = _digests(path, path.stat().st_size, lambda count: None, (kind,))[kind]
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        if not found.startswith(expected):
+            return f"its {kind} is {found}, {expected} was expected"
+    return ""
+
+
 def check_file(file: WeightFile, path: Path, advance: Callable[[int], None] = lambda count: None) -> FileCheck:
     """Compare a file with all that is known about it, reading it once.
 
@@ -296,10 +384,16 @@ def check_file(file: WeightFile, path: Path, advance: Callable[[int], None] = la
     return FileCheck(path, digests["sha256"], tuple(checked), tuple(unknown), tuple(wrong))
 
 
-def _digests(path: Path, size: int, advance: Callable[[int], None]) -> dict[str, str]:
+def _digests(
+    path: Path, size: int, advance: Callable[[int], None], kinds: tuple[str, ...] = ("sha256", "md5", "git_blob")
+) -> dict[str, str]:
     """sha256, md5 and git's blob id: the SHA-1 over ``blob SIZE``, a zero byte and the content."""
-    hashes = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
-    hashes["git_blob"] = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    makers: dict[str, Callable[[], Any]] = {
+        "sha256": hashlib.sha256,
+        "md5": lambda: hashlib.md5(usedforsecurity=False),
+        "git_blob": lambda: hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False),
+    }
+    hashes = {kind: makers[kind]() for kind in kinds}
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             for value in hashes.values():

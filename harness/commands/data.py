@@ -10,6 +10,7 @@ from ...datasets.archives import extract
 from ...datasets.checks import find_problems
 from ...datasets.dataset import FolderDataset
 from ...datasets.download import download
+from ...datasets.errors import shown
 from ...datasets.places import data_roots, prepared_root, user_config
 from ...datasets.prepare import Job, find_recipe
 from ...datasets.record import Download
@@ -17,6 +18,7 @@ from ...methods.files import cache_folder
 from ..mmseg_config import open_any
 from ..progress import progress, progress_to
 from ..tables import print_json, print_line, print_table
+from .census import print_census
 from .data_status import all_rows, footnotes, name_a_root, prepared_name, raw_home, situation
 from .protocol_words import lint_data
 
@@ -56,7 +58,7 @@ def check_command(name: str, data_root: Path | None, fast: bool, expect: int | N
     problems, warnings = found.problems, found.warnings
     for level, problem in _about_words(dataset, name):
         (problems if level == "error" else warnings).append(problem)
-    if len(dataset.ids) != (expect or dataset.planned):
+    if len(dataset.ids) != (expect or dataset.record.expected_images or len(dataset.ids)):
         (problems if expect else warnings).append(_other_number(dataset, expect))
     report = {
         "dataset": dataset.record.key,
@@ -64,14 +66,19 @@ def check_command(name: str, data_root: Path | None, fast: bool, expect: int | N
         "labels": str(dataset.labels) if isinstance(dataset, FolderDataset) else "",
         "checked": len(ids),
         "listed": len(dataset.ids),
-        "complete": len(ids) == len(dataset.ids),
+        "planned": dataset.planned,
+        "complete": len(ids) == len(dataset.ids) and not dataset.beside.images,
+        "digest": found.digest if len(ids) == len(dataset.ids) and not problems else None,
         "problems": [_as_dict(p) for p in problems],
         "warnings": [_as_dict(p) for p in warnings],
+        "census": found.census.model_dump(),
     }
     if as_json:
         print_json(report)
     else:
-        _print_check(report, problems, warnings)
+        _print_findings(problems, warnings)
+        print_census(found.census)
+        _print_outcome(dataset, report)
         if not problems:
             print_line(f"next: `bench run --method METHOD --dataset {name}{_option(data_root)}`")
     if problems:
@@ -100,22 +107,28 @@ def _image_folder(dataset: Dataset) -> Path:
 
 
 def _as_dict(problem: Problem) -> dict[str, str]:
-    return {"file": str(problem.file), "what": problem.what, "fix": problem.fix}
+    return {"file": shown(problem.file), "what": problem.what, "fix": problem.fix}
 
 
-def _print_check(report: dict[str, Any], problems: list[Problem], warnings: list[Problem]) -> None:
+def _print_findings(problems: list[Problem], warnings: list[Problem]) -> None:
     for level, found in (("problem", problems), ("warning", warnings)):
         for problem in found[:_SHOWN]:
             print_line(f"{level}: {problem}")
         if len(found) > _SHOWN:
             print_line(f"... and {_number(len(found) - _SHOWN, level)} more; --json lists them all")
+
+
+def _print_outcome(dataset: Dataset, report: dict[str, Any]) -> None:
+    """How much was checked, of what there is, and how it went."""
     part = _number(report["checked"], "image")
-    if not report["complete"]:
+    if report["checked"] < report["listed"]:
         part = f"a sample of {report['checked']} of {report['listed']} images (without --fast: all)"
-    print_line(
-        f"{report['dataset']}: {part} checked, {_number(len(problems), 'problem')}"
-        f", {_number(len(warnings), 'warning')}; labels from {report['labels'] or 'the code'}"
-    )
+    elif dataset.beside.images:
+        part = f"{report['checked']} of {report['planned']} images (partial)"
+    elif dataset.record.list_file:
+        part += f", named by {dataset.record.list_file},"
+    found = f"{_number(len(report['problems']), 'problem')}, {_number(len(report['warnings']), 'warning')}"
+    print_line(f"{report['dataset']}: {part} checked, {found}; labels from {report['labels'] or 'the code'}")
 
 
 def _number(count: int, noun: str) -> str:

@@ -1,6 +1,6 @@
 """What is known at once is said at once: checks of a command line before torch, models or data take their time.
 
-The first checks import neither torch nor open_clip; ``check_parts`` imports torch, for the signatures of methods, and
+The first checks import neither torch nor open_clip; ``check_method`` imports torch, for the signatures of methods, and
 still comes before any weights are read.
 """
 
@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from ...methods import UserError
+from ...methods.backbone_names import check_backbone_request
 from ...methods.names import method_home
 from ..mmseg_config import PREFIX, load_any, open_any
 from .options import Value, parse_options
@@ -22,6 +23,7 @@ def check_run(
     method: str,
     datasets: str,
     protocol: str | None,
+    backbone: str | None,
     weights: Path | None,
     data_root: Path | None,
     device: str,
@@ -31,22 +33,23 @@ def check_run(
     results: Path,
 ) -> None:
     """Raise ``UserError`` or ``DataError`` for whatever is wrong with ``bench run`` and can be seen now."""
-    chosen = check_request(method, weights, device, options)
+    chosen = check_request(method, backbone, weights, device, options)
     if picture is not None:
         check_png(picture, "--picture", make_folder=True)
     check_results(results)
     for name in datasets.split(","):
         check_data(name.strip(), protocol, data_root, parse_options(changes, "--set"))
-    check_parts(method, device, chosen)
+    check_method(method, device, chosen)
 
 
-def check_request(method: str, weights: Path | None, device: str, options: list[str]) -> dict[str, Value]:
-    """Names of a method, a device and a weights file, and the method's options, which are returned."""
+def check_request(
+    method: str, backbone: str | None, weights: Path | None, device: str, options: list[str]
+) -> dict[str, Value]:
+    """Names of a method, a backbone, a weights file and a device, and the method's options, which are returned."""
     chosen = parse_options(options, "--option")
     method_home(method)
     check_device(device)
-    if weights is not None and not weights.exists():
-        raise UserError(f"weights file {weights} does not exist")
+    check_backbone_request(backbone, weights)
     return chosen
 
 
@@ -71,7 +74,7 @@ def check_data(name: str, protocol: str | None, data_root: Path | None, changes:
         load_any(record.protocol).changed(**changes)
 
 
-def check_parts(method: str, device: str, options: dict[str, Value]) -> None:
+def check_method(method: str, device: str, options: dict[str, Value]) -> None:
     """What needs torch, but no model: the options that a method takes, and that the device is there."""
     from ...methods.registry import check_options, find_device, find_method
 

@@ -188,6 +188,8 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
     value = {
         "first": runs[0].name,
         "second": runs[1].name,
+        "dataset": identities[0]["dataset"]["key"],
+        "split": identities[0]["dataset"]["split"],
         "images": len(common),
         "units": found.units,
         "same_protocol": same,

@@ -7,11 +7,12 @@ from typing import Any
 
 from ...datasets import Dataset, check_samples
 from ...methods import UserError, find_method
-from ...methods.backbone import TINY_CLIP
+from ...methods.backbone_names import TINY_CLIP
 from ...methods.files import cache_folder, clean_cache
+from ...methods.registry import check_parts
 from ..bootstrap import why_no_interval
 from ..engine import Lane, work_in_processes, work_through
-from ..mmseg_config import PREFIX, load_any, open_any
+from ..mmseg_config import PREFIX, load_any, open_any, unused_words
 from ..pipeline import check_sharing
 from ..plan import Plan, RunSpec, build_pipelines, make_plan
 from ..progress import progress
@@ -53,6 +54,9 @@ def run_command(
     clean_cache()
     changed = parse_options(changes, "--set")
     specs = [_spec(name.strip(), protocol, data_root, changed, asked) for name in datasets.split(",")]
+    for warning in dict.fromkeys(w for name in datasets.split(",") for w in unused_words(name.strip(), protocol)):
+        sys.stderr.write(f"warning: {warning}\n")
+    check_parts(specs[0].method, specs[0].backbone, asked["weights"], allow_download)
     data = [spec.open_data() for spec in specs]
     wanted = data[0].ids[:limit]
     digests = _check(specs, data, wanted)
@@ -144,7 +148,7 @@ def _warn(data: Dataset, setting: Setting) -> None:
             f"{data.record.key} cannot be scored so:\n  " + "\n  ".join(errors) if errors[1:] else errors[0]
         )
     print_warnings(found)
-    if len(data.ids) != data.planned:
+    if data.record.expected_images and len(data.ids) != data.planned:
         print_warning(f"{data.record.key} has {len(data.ids)} images here, {data.planned} are expected")
 
 
@@ -195,8 +199,9 @@ def _report(run: Run, wanted: tuple[str, ...]) -> dict[str, Any]:
         "guide": manifest.guide,
         "precision": manifest.setting["precision"],
         "device": manifest.environment["device"],
+        "decoder": manifest.environment["decoder"],
         "code_version": manifest.code_version,
-        "note": manifest.note,
+        "note": "; ".join(filter(None, [manifest.note, result.note])),
         "shared_with": manifest.shared_with,
         "run_dir": str(run.folder),
     }
@@ -206,10 +211,9 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
     columns = ("method", "data set", "protocol", "mIoU [95 %]", "aAcc", "mAcc", "images", "images/s", "peak MB")
     print_table("", columns, [_row(report) for report in reports])
     report = reports[0]
-    weights = report["weights"] or {}
     print_line(
-        f"weights {weights.get('name', '?')} {str(weights.get('sha256', '?'))[:17]}, {report['precision']}, "
-        f"{report['device']}, code {report['code_version']}"
+        f"{_weights(report['weights'])}, {report['precision']}, {report['device']}, decoder {report['decoder']}, "
+        f"code {report['code_version']}"
     )
     guide = report["guide"]
     if guide:
@@ -225,6 +229,16 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
         print_line(f"run {run.folder}" + (f", picture {picture}" if picture and run is runs[0] else ""))
     for note in dict.fromkeys(r["note"] for r in reports if r["note"]):
         print_line(f"note: {note}")
+
+
+def _weights(weights: dict[str, Any] | None) -> str:
+    """Name and hash, and that the activation was not checked where it was not."""
+    if not weights:
+        return "no weights"
+    checked = weights.get("activation_checked", True)
+    return f"weights {weights['name']} {weights['sha256'][:17]}" + (
+        "" if checked else f" ({weights['activation_note']})"
+    )
 
 
 def _row(report: dict[str, Any]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from ...methods import UserError
 from ..mmseg_config import load_any
 from ..protocol import Protocol, Setting
 from ..words import OFFICIAL, vocabulary_for
-from .early import check_parts, check_png, check_request
+from .early import check_method, check_png, check_request
 from .options import Value, parse_options
 
 
@@ -36,19 +36,25 @@ def segment_request(
     method: str,
     output: Path | None,
     protocol: str,
+    backbone: str | None,
     weights: Path | None,
     device: str,
+    allow_download: bool,
     changes: list[str],
     options: list[str],
 ) -> SegmentRequest:
     """Raise ``UserError`` or ``DataError`` for whatever is wrong and can be seen now."""
-    chosen_options = check_request(method, weights, device, options)
+    chosen_options = check_request(method, backbone, weights, device, options)
     target = _output(output, photo, method)
     chosen = _protocol(protocol, parse_options(changes, "--set"))
     setting = chosen.setting(None)
     record = photo_record(photo, *_words(classes, classes_file, setting), setting)
     file = read_image_file(photo, decode=False)
-    check_parts(method, device, chosen_options)
+    check_method(method, device, chosen_options)
+
+    from ...methods.registry import check_parts  # with torch
+
+    check_parts(method, backbone, weights, allow_download)
     return SegmentRequest(photo, file, target, method, chosen_options, chosen, setting, record)
 
 

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovss.datasets import DatasetRecord, dataset_keys, find_record
-from ovss.datasets.dataset import FolderDataset
+from ovss.datasets import DatasetRecord, checks, dataset_keys, find_record
 from ovss.datasets.record import Download, HealthCheck, Lookalike, Prepare
 
 from ..datasets.miniatures import MINIATURES, RAW, build, build_raw
@@ -186,7 +185,9 @@ def test_check_prints_problems_with_their_fixes(bench: Command, tmp_path: Path) 
     assert lines[1].startswith(f"problem: {labels}/2007_000035.png: label values 21 are neither a class (0 to 20)")
     assert lines[1].endswith("check that this is SegmentationClass, not SegmentationObject")
     assert lines[2].startswith("warning: ") and "there are 3 images, 1449 are expected" in lines[2]
-    assert lines[3] == f"voc21: 3 images checked, 2 problems, 1 warning; labels from {labels}"
+    assert lines[3].split() == ["class", "pixels", "images"]
+    listed = "3 images, named by ImageSets/Segmentation/val.txt, checked"
+    assert lines[-1] == f"voc21: {listed}, 2 problems, 1 warning; labels from {labels}"
     assert "next:" not in ended.out
     told = bench("data", "check", "voc21", "--data-root", str(root), "--json")
     report = json.loads(told.out)
@@ -219,21 +220,22 @@ def test_a_number_of_images(bench: Command, tmp_path: Path) -> None:
     assert other.code == 1 and "problem: " in other.out and "there are 3 images, 4 are expected" in other.out
 
 
-def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stems of the labels that are read from now on."""
     seen: list[str] = []
-    load = FolderDataset.load
+    read = checks.label_facts
 
-    def counted(self: FolderDataset, image_id: str, image: Any = None) -> Any:
-        seen.append(image_id)
-        return load(self, image_id, image)
+    def counted(path: Path, record: DatasetRecord) -> Any:
+        seen.append(path.stem)
+        return read(path, record)
 
-    monkeypatch.setattr(FolderDataset, "load", counted)
+    monkeypatch.setattr(checks, "label_facts", counted)
     return seen
 
 
 def test_a_second_check_reads_nothing(bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = build("camvid", tmp_path / "data", 3)
-    seen = count_loads(monkeypatch)
+    seen = count_reads(monkeypatch)
     command = ("data", "check", "camvid", "--data-root", str(root), "--json")
     first = bench(*command).json()
     assert len(seen) == 3
@@ -250,7 +252,7 @@ def test_a_fast_check_says_that_it_is_a_sample(bench: Command, tmp_path: Path, m
     monkeypatch.setattr(data, "_FAST", 3)
     root = build("voc21", tmp_path / "data", 8)
     (root / "VOCdevkit/VOC2012/SegmentationClass/2007_000034.png").unlink()
-    seen = count_loads(monkeypatch)
+    seen = count_reads(monkeypatch)
     command = ("data", "check", "voc21", "--data-root", str(root), "--expect", "8")
     fast = bench(*command, "--fast")
     assert fast.code == 0 and sorted(seen) == ["2007_000033", "2007_000036", "2007_000039"]
@@ -277,7 +279,8 @@ def test_other_names(bench: Command, tmp_path: Path) -> None:
     found = bench("data", "check", "coco_object@instances", "--data-root", str(root), "--json").json()
     assert found["dataset"] == "coco_object@instances" and found["labels"].endswith("coco_seg_anno")
     own = Path(__file__).parents[1] / "data/mini/mini.toml"
-    assert bench("data", "check", str(own), "--json").json()["warnings"] == []
+    (warning,) = bench("data", "check", str(own), "--json").json()["warnings"]
+    assert warning["what"].startswith("no label holds water, wood, tiles, ring, house and 4 more (9 of 22 classes)")
 
 
 REFUSED = {

@@ -61,7 +61,7 @@ def test_show_prints_the_words(bench: Command) -> None:
     rows = cells(out)
     assert rows["background"][0].startswith("ground, land, grass") and rows["bird"] == ["bird avian"]
     assert "bicycle" not in rows  # its text is its name
-    assert "word lists there are for voc21: official, clearclip, clip_dinoiser, cliper" in out
+    assert "word lists there are for voc21: official, clearclip, clip_dinoiser, clip_diy, cliper" in out
     outside = cells(bench("protocol", "show", "cliper/voc20").out)
     assert outside["(none of the classes)"][0].startswith("ground, land")
     assert "words on cityscapes: the name of each class" in bench("protocol", "show", "unified/cityscapes").out

@@ -99,6 +99,16 @@ def test_limit_full_fresh_boundary_and_picture(bench: Command, tmp_path: Path) -
     assert 0 < bands["boundary_iou"] < 100 and whole["boundary_iou"] is None
 
 
+def test_half_precision_of_a_preset(bench: Command) -> None:
+    """The released form of SCLIP's numbers, on a CPU too: another protocol, nearly the same labels."""
+    command = ("run", "-m", "sclip", "-d", "shapes", "--limit", "3", "--protocol", "paper:sclip", "--json")
+    command = (*command, "--set", "templates=simple", "--set", "short_side_px=112")
+    single, half = (bench(*command, "--set", f"precision={p}").json() for p in ("float32", "float16"))
+    assert (single["precision"], half["precision"]) == ("float32", "float16")
+    assert half["protocol_hash"] != single["protocol_hash"] and half["run_dir"] != single["run_dir"]
+    assert half["aacc"] == pytest.approx(single["aacc"], abs=1)
+
+
 def test_a_changed_protocol_is_another_run(bench: Command) -> None:
     command = ("run", "-m", "clip", "-d", "shapes", "--limit", "3", "--json")
     plain = bench(*command).json()

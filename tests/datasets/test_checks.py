@@ -14,7 +14,7 @@ from ovss.datasets import DataError, DatasetRecord, check_samples, checks, open_
 from ovss.datasets.dataset import FolderDataset
 from ovss.datasets.examine import ImageFacts, LabelFacts
 from ovss.datasets.loader import label_digest
-from ovss.datasets.memory import FORMAT
+from ovss.datasets.memory import head_of
 
 MINI = Path(__file__).parents[1] / "data" / "mini"
 
@@ -195,6 +195,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "no utf-8": lambda content: b"\xff\xfe\n" + content,
     "cut": lambda content: content[:-9],
     "another format": lambda content: content.replace(b"ovss-checked 2", b"ovss-checked 1", 1),
+    "other rules": lambda content: content[:15] + (b"0" * 16) + content[31:],
     "the first format": lambda content: b'{"a": ["1@2 3@4", [0, 1, 2]]}',
     **{f"bit {k}": (lambda content, k=k: flipped(content, k)) for k in (0, 20, 90, 200, 400, -1)},
 }
@@ -218,7 +219,7 @@ def test_a_memory_with_a_right_sum_and_a_wrong_content_is_forgotten(
     check_samples(data, data.ids, memory)
     (file,) = memory.iterdir()
     for body in (b"[]", b'{"samples": {"a": {"image": {"sha256": "zz"}}}}', b"\xff"):
-        file.write_bytes(f"{FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode() + body)
+        file.write_bytes(head_of(body) + b"\n" + body)
         reads = count_reads(monkeypatch)
         check_samples(data, data.ids, memory)
         assert sorted(reads) == ALL[:4]

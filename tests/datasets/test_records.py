@@ -41,7 +41,7 @@ def test_a_small_file_is_enough(tmp_path: Path) -> None:
 
 
 def test_classes_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("box\n\n chair, stool \nwall\n\n")
+    (tmp_path / "names.txt").write_text("box\r\n chair, stool \nwall\n\n")
     assert read_record(write(tmp_path, classes='"names.txt"')).classes == ("box", "chair, stool", "wall")
     assert "gone.txt" in refusal(write(tmp_path, classes='"gone.txt"'))
 
@@ -95,7 +95,7 @@ def test_mistakes_in_files_beside_the_record_are_named(tmp_path: Path) -> None:
 def test_files_that_are_absent_or_no_text(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "gone.toml")
     (tmp_path / "latin.toml").write_bytes(b'key = "caf\xe9"\n')
-    assert "no valid TOML" in refusal(tmp_path / "latin.toml")
+    assert "it is not UTF-8, see byte 0xe9 in line 1" in refusal(tmp_path / "latin.toml")
 
 
 def test_the_hash_moves_with_what_is_scored_only(tmp_path: Path) -> None:

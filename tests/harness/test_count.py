@@ -306,6 +306,25 @@ def test_boundary_of_a_square_by_hand() -> None:
     assert counts.gt[0] == outer
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "band"),
+    [
+        (400, 500, 13),  # 12.806, up
+        (1024, 2048, 46),  # 45.79, Cityscapes
+        (333, 500, 12),  # 12.015, down
+        (375, 500, 12),  # exactly 12.5: to the even number, as in the authors' code
+        (600, 800, 20),  # exactly 20
+        (20, 30, 1),  # 0.72: at least 1 px
+        (12, 13, 1),  # 0.35, which would round to 0
+    ],
+)
+def test_width_of_the_band(height: int, width: int, band: int) -> None:
+    """2 % of the diagonal, rounded: what an image of one class keeps inside says how wide its band is."""
+    label = torch.zeros(height, width, dtype=torch.uint8)
+    counts = count_boundary(label, label, 1)
+    assert counts.gt[0] == height * width - (height - 2 * band) * (width - 2 * band)
+
+
 def test_boundary_of_perfect_and_of_ignored_maps() -> None:
     prediction, label = blobs(6, (50, 60), 255, seed=3)
     perfect = count_boundary(torch.where(label == 255, prediction, label), label, 6)

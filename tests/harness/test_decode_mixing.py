@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovss.harness.assemble import lay_out
@@ -13,6 +14,8 @@ from ovss.harness.decoding import DecodeRule, decode, decode_reference
 from ovss.harness.refinement import without_class
 from ovss.methods import ScoreField, UserError
 from ovss.methods.windows import Box, WindowGeometry
+
+from ..agreement import assert_best, settled
 
 OWNERS = (0, 2, 1, 2, 0)
 
@@ -53,17 +56,21 @@ def test_equals_the_dense_field(name: str, windows: bool) -> None:
     for seed in range(3):
         field = masks(seed, windows)
         for size in ((20, 28), (33, 41)):
-            labels = decode(field, size, rule)
-            assert torch.equal(labels, decode(field.dense(), size, rule))
-            assert torch.equal(labels, decode_reference(field, size, rule))
+            sure = settled(field, size, rule)
+            assert sure.float().mean() > 0.99
+            labels = decode(field, size, rule)[sure]
+            assert torch.equal(labels, decode(field.dense(), size, rule)[sure])
+            assert torch.equal(labels, decode_reference(field, size, rule)[sure])
 
 
 def test_with_a_refiner() -> None:
     def blur(maps: Tensor) -> Tensor:
-        return torch.nn.functional.avg_pool2d(maps, 3, stride=1, padding=1)
+        return torch.nn.functional.avg_pool2d(maps, 15, stride=1, padding=7)
 
     field = masks(0)
-    assert torch.equal(decode(field, (33, 41), refine=blur), decode(field.dense(), (33, 41), refine=blur))
+    labels, dense = (decode(one, (33, 41), refine=blur) for one in (field, field.dense()))
+    assert (labels != dense).float().mean() < 1e-3  # sums in another order
+    assert (labels != decode(field, (33, 41))).float().mean() > 1e-2
 
 
 def test_planes_of_one_window_are_laid_out_in_memory() -> None:
@@ -75,7 +82,10 @@ def test_many_queries_of_few_masks() -> None:
     field = masks(1)
     generator = torch.Generator().manual_seed(2)
     wide = replace(field, query_to_class=tuple(range(500)), mixing=torch.rand(7, 500, generator=generator))
-    assert torch.equal(decode(wide, (60, 80)), decode_reference(wide, (60, 80)))
+    maps = F.interpolate(wide.dense().scores.double(), (20, 28), mode="bilinear", align_corners=False)
+    maps = F.interpolate(maps, (60, 80), mode="bilinear", align_corners=False)[0]
+    for decoder in (decode, decode_reference):
+        assert_best(decoder(wide, (60, 80)), maps, gap=1e-5)
 
 
 def test_queries_are_left_out() -> None:

@@ -11,7 +11,7 @@ import ovss.harness.decode_on_grid as module
 from ovss.datasets import find_record
 from ovss.harness import decode
 from ovss.harness.decode_on_grid import decode_on_grid, nearest
-from ovss.harness.decoding import DecodeRule
+from ovss.harness.decode_rule import DecodeRule
 from ovss.harness.pipeline import Clock, Pipeline
 from ovss.harness.protocol import Setting, load_protocol
 from ovss.methods import ScoreField, UserError, create_method, load_backbone

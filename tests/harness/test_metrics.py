@@ -348,3 +348,23 @@ def test_worse_share_never_has_a_higher_mean() -> None:
     for metric in (worst_case_miou_per_image, worst_case_miou_per_class):
         values = [float(metric(counts, share)) for share in np.linspace(0.05, 1, 20)]
         assert values == sorted(values)
+
+
+def test_pixels_given_to_a_class_that_is_not_counted_are_wrong() -> None:
+    """Of 6 labelled pixels 2 went to a background that the data set lacks: ``pred`` sums to less than ``gt``."""
+    counts = Counts(np.array([3, 1, 2]), np.array([4, 2, 2]), np.array([3, 1, 2])).first(2)
+    assert [a.tolist() for a in (counts.tp, counts.gt, counts.pred)] == [[3, 1], [4, 2], [3, 1]]
+    assert float(pixel_accuracy(counts)) == 4 / 6
+    assert float(frequency_weighted_iou(counts)) == pytest.approx(4 / 6 * 3 / 4 + 2 / 6 * 1 / 2)
+
+
+def test_one_labelled_pixel_is_enough_for_a_class_to_be_there() -> None:
+    counts = Counts(np.array([4, 0, 0]), np.array([4, 1, 0]), np.array([4, 0, 1]))
+    assert (float(miou(counts, "labelled")), int(classes_averaged(counts, "labelled"))) == (0.5, 2)
+    assert (float(miou(counts)), int(classes_averaged(counts))) == (pytest.approx(1 / 3), 3)
+
+
+def test_harmonic_mean_of_equal_halves_is_either() -> None:
+    half = Counts(np.array([1, 1]), np.array([2, 2]), np.array([1, 1]))
+    found = harmonic_miou(half, unseen=[1])
+    assert float(found.seen) == float(found.unseen) == float(found.harmonic) == 0.5

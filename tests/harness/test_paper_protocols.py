@@ -86,6 +86,29 @@ def test_aliases_and_versions() -> None:
     assert set(versions.values()) == {1, 2}
 
 
+HALF = (
+    *("sclip", "naclip", "clearclip", "proxyclip", "corrclip", "trident"),
+    *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14"),
+)
+"""Presets of papers whose released code runs in float16 on a GPU."""
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_float32_is_said_to_be_ours_and_moves_no_hash(name: str) -> None:
+    protocol = load_protocol(name)
+    assert "float16" in protocol.sources["precision"] and protocol.base["precision"] == "float32"
+    unsaid = {field: value for field, value in protocol.base.items() if field != "precision"}
+    assert protocol.model_copy(update={"base": unsaid}).setting("voc21").hash == protocol.setting("voc21").hash
+    half = protocol.changed(precision="float16")
+    assert half.name == f"{name}*" and half.setting("voc21").hash != protocol.setting("voc21").hash
+
+
+def test_hashes_of_the_family_are_those_of_version_2() -> None:
+    """Numbers that were made before keep their column."""
+    hashes = {name: load_protocol(name).setting("voc21").hash[:8] for name in ("sclip", "naclip", "clearclip")}
+    assert hashes == {"sclip": "dc79c9b6", "naclip": "5fab8442", "clearclip": "cfc7ecbc"}
+
+
 # --- the per-data-set settings of the mmseg family ------------------------------------------------------------------
 
 FAMILY: dict[str, dict[str, tuple[int, int, int, float, float, float]]] = {

@@ -1,6 +1,6 @@
 """Guides in the pipeline: what reaches a guide, what it gives back, and what that does to classes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ovss.datasets import DatasetRecord
 from ovss.harness import pipeline as pipeline_module
-from ovss.harness.decoding import decode_reference
+from ovss.harness.decoding import DecodeRule, decode_reference
 from ovss.harness.pipeline import Clock, Pipeline, predict_together
 from ovss.harness.protocol import Setting
 from ovss.harness.refinement import on_grid, refine_field, without_class
 from ovss.methods import MethodInfo, ScoreField, Segmenter, UserError
 from ovss.methods.windows import Box, WindowGeometry
+
+from ..agreement import assert_best, settled
 
 RECORD = DatasetRecord(key="toy", title="Toy", images="", labels="", classes=("none", "cat", "dog"), background=0)
 
@@ -68,14 +70,15 @@ def field_of(scores: Tensor, frame: tuple[int, int], owners: tuple[int, ...]) ->
 
 
 def test_one_map_is_resized_in_one_step() -> None:
-    scores = torch.rand(1, 3, 5, 7)
+    scores = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     found = on_grid(field_of(scores, (80, 112), (0, 1, 2)), (6, 6))
     assert torch.equal(found, F.interpolate(scores, (6, 6), mode="bilinear", align_corners=False)[0])
 
 
 def test_windows_are_averaged_in_the_frame_and_resized() -> None:
     boxes = tuple(WindowGeometry(4, 2).boxes(6, 8))
-    windowed = ScoreField(torch.rand(len(boxes), 2, 3, 3), boxes, boxes, (6, 8), (0, 1))
+    scores = torch.rand(len(boxes), 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    windowed = ScoreField(scores, boxes, boxes, (6, 8), (0, 1))
     total, visits = torch.zeros(2, 6, 8), torch.zeros(6, 8)
     for grid, box in zip(windowed.scores, boxes, strict=True):
         place = (slice(box.top, box.bottom), slice(box.left, box.right))
@@ -109,6 +112,14 @@ def test_queries_of_a_class_are_left_out() -> None:
     assert without_class(only, 1) is only
 
 
+@pytest.mark.parametrize(("unwanted", "level"), [(0, [0.1, 0.2, 0.3]), (2, [0.1, 0.2])])
+def test_image_level_scores_stay_with_their_classes(unwanted: int, level: list[float]) -> None:
+    """They are counted by class, not by query: without the highest class there is one less."""
+    rated = replace(field_of(torch.rand(1, 3, 2, 2), (8, 8), (2, 0, 1)), class_scores=torch.tensor([0.1, 0.2, 0.3]))
+    left = without_class(rated, unwanted)
+    assert left.class_scores is not None and left.class_scores.tolist() == pytest.approx(level)
+
+
 def test_the_guide_sees_the_image_at_its_own_size_and_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     guide = Shift()
     image = np.zeros((30, 40, 3), np.uint8)
@@ -118,8 +129,10 @@ def test_the_guide_sees_the_image_at_its_own_size_and_by_name(monkeypatch: pytes
     assert clock.seconds["refine"] > 0
     coarse = field_of(guide.maps[0][None], (30, 40), (0, 1, 2))
     moved = field_of(guide.maps[0].roll(1, dims=2)[None], (30, 40), (0, 1, 2))
-    assert torch.equal(labels, decode_reference(moved, (30, 40)))
-    assert not torch.equal(labels, decode_reference(coarse, (30, 40)))
+    sure = settled(moved, (30, 40), DecodeRule())
+    assert sure.float().mean() > 0.9
+    assert torch.equal(labels[sure], decode_reference(moved, (30, 40))[sure])
+    assert not torch.equal(labels[sure], decode_reference(coarse, (30, 40))[sure])
 
 
 def test_columns_are_seen_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +164,7 @@ def test_a_grid_goes_to_the_output_at_once_or_by_way_of_the_frame(monkeypatch: p
         for size in steps:
             maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
         found[upsample] = make(monkeypatch, None, short_side_px=64, upsample=upsample).predict(image, Clock())
-        assert torch.equal(found[upsample].long(), maps[0].argmax(dim=0))
+        assert_best(found[upsample], maps[0], gap=1e-5)
     assert not torch.equal(found["frame"], found["direct"])
 
 

@@ -121,7 +121,9 @@ def planned(count: int = 14, digests: tuple[str, ...] = (), **spec: Any) -> Plan
     record = DatasetRecord(key="small", title="small", images="", labels="", classes=("wall", "cat", "sofa"))
     asked = RunSpec(method="levels", dataset="small", protocol=load_protocol("tiny"), **spec)
     ids = tuple(f"image_{k:02d}" for k in range(count))
-    return Plan(spec=asked, identity={"digests": digests, **spec}, record=record, ids=ids, digests=digests)
+    return Plan(
+        spec=asked, identity={"digests": digests, **spec}, record=record, ids=ids, planned=count, digests=digests
+    )
 
 
 PLANNED = planned()

@@ -22,6 +22,7 @@ from ovss.harness.pipeline import Clock, Pipeline
 from ovss.harness.protocol import Setting, load_protocol
 from ovss.methods import MethodInfo, Segmenter, create_method, load_backbone
 
+from ..agreement import assert_best
 from ..methods.random_parts import random_parts
 
 PROTOCOL = load_protocol("tcl")
@@ -98,14 +99,6 @@ def merge(windows: list[Tensor], frame: tuple[int, int], size: tuple[int, int]) 
     return F.interpolate((total / visits)[None], size, mode="bilinear", align_corners=False)[0], visits
 
 
-def assert_same(labels: Tensor, maps: Tensor) -> None:
-    """Equal wherever the two best classes differ by more than rounding."""
-    best = maps.topk(2, dim=0).values
-    sure = best[0] - best[1] > 1e-4
-    assert sure.float().mean() > 0.99
-    assert torch.equal(labels.long()[sure], maps.argmax(dim=0)[sure])
-
-
 @pytest.mark.parametrize("frame", SIZES)
 @pytest.mark.parametrize("activated", [False, True])
 def test_windows_are_merged(frame: tuple[int, int], activated: bool) -> None:
@@ -118,7 +111,7 @@ def test_windows_are_merged(frame: tuple[int, int], activated: bool) -> None:
     windows = method.seen if activated else [(100 * scores).softmax(dim=0) for scores in method.seen]
     maps, visits = merge(windows, frame, frame)
     assert (visits.min(), visits.max()) == (1, min(3, len(boxes)))
-    assert_same(labels, maps)
+    assert_best(labels, maps)
 
 
 @pytest.mark.parametrize("activated", [False, True])
@@ -147,7 +140,7 @@ def test_sizes(size: tuple[int, int], frame: tuple[int, int]) -> None:
     labels = Pipeline(method, setting(), record()).predict(photo(*size), Clock())
     assert labels.shape == size
     assert len(method.seen) == len(starts(frame[0])) * len(starts(frame[1]))
-    assert_same(labels, merge(method.seen, frame, size)[0])
+    assert_best(labels, merge(method.seen, frame, size)[0])
 
 
 def test_resized_by_opencv_without_antialias() -> None:

@@ -501,7 +501,7 @@ def test_checkpoint_has_the_released_format(tiny: CLIPDINOiser, tmp_path: Path) 
     assert all(torch.equal(t, heads.state[k]) for k, t in trainer.heads.state.items())
     segmented = CLIPDINOiser(tiny.backbone, heads=str(tmp_path / "out/last.pt"))
     windows = (scene_batch() * 255).to(torch.uint8)
-    assert segmented.encode_windows(windows).shape == (2, 4, 4, 128)
+    assert segmented.encode_windows(windows).features.shape == (2, 4, 4, 128)
 
 
 def test_messages_about_the_output(tiny: CLIPDINOiser, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_pool_is_clip_over_superpixels_and_prototypes_come_from_it(teacher: Mask
     trainer.prepare(scenes())
     assert trainer.pool.shape == (60, 128) and torch.allclose(trainer.pool.norm(dim=1), torch.ones(()), atol=1e-3)
     rgb = torch.from_numpy(make_scene("train", 0).image.copy()).permute(2, 0, 1)[None] / 255
-    features = teacher.encode_windows(rgb * 255).permute(0, 3, 1, 2)
+    features = teacher.encode_windows(rgb * 255).features.permute(0, 3, 1, 2)
     centres = (torch.arange(24) + 0.5) * 4  # px; a cell takes the superpixel and the feature of its centre
     big = F.interpolate(features, (24, 24), mode="bilinear", align_corners=False)[0]
     regions = superpixels(rgb, SHORT.superpixels)[0][centres.long()][:, centres.long()]

@@ -87,7 +87,10 @@ def test_safetensors(save: Save, state: State) -> None:
         "source": "file weights.safetensors",
         "sha256": f"file:{digest}",
         "activation": "quick_gelu",
+        "activation_checked": False,
+        "activation_note": "activation QuickGELU, by name, not checked",
     }
+    assert backbone.licences == {"file weights.safetensors": "unknown: a file of your own"}
     assert backbone.mean == open_clip.OPENAI_DATASET_MEAN
     assert backbone.std == open_clip.OPENAI_DATASET_STD
     assert backbone.tokenizer(["a cat"]).shape == (1, 77)
@@ -153,9 +156,10 @@ class Bomb:
         return os.mkdir, (str(self.folder),)
 
 
-def test_pickle_with_code_is_refused_and_not_run(save: Save, state: State, tmp_path: Path) -> None:
-    message = refuse(save({"state_dict": state, "extra": Bomb(tmp_path / "trace")}))
-    assert "tensors only" in message
+def test_code_in_a_pickle_is_not_run(save: Save, state: State, tmp_path: Path) -> None:
+    path = save({"state_dict": state, "extra": Bomb(tmp_path / "trace")})
+    assert_loaded(load_backbone("ViT-B-32", weights=path), state)
+    assert "holds a" in refuse(save({"state_dict": Bomb(tmp_path / "trace")}))
     assert not (tmp_path / "trace").exists()
 
 
@@ -166,7 +170,7 @@ def test_pickle_that_is_no_state_dict(save: Save, content: Any) -> None:
 
 def test_absent_file(tmp_path: Path) -> None:
     assert "does not exist" in refuse(tmp_path / "none.safetensors")
-    assert "does not exist" in refuse(tmp_path)
+    assert "holds neither model.safetensors nor pytorch_model.bin" in refuse(tmp_path)
 
 
 def test_names_that_are_unknown() -> None:
@@ -217,6 +221,8 @@ def test_activation_is_asserted(save: Save, state: State, monkeypatch: pytest.Mo
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: str(path))
     backbone = load_backbone("ViT-B-32-quickgelu/openai")
     assert backbone.provenance["activation"] == "quick_gelu"
+    assert backbone.provenance["activation_checked"] is True
+    assert backbone.provenance["activation_note"] == "pretrained tag 'openai'"
     with pytest.raises(UserError, match=r"Use --backbone ViT-B-32-quickgelu/openai"):
         load_backbone("ViT-B-32/openai")
     assert load_backbone("ViT-B-32/laion2b_s34b_b79k").provenance["activation"] == "gelu"

@@ -75,12 +75,21 @@ class Bomb:
         return os.mkdir, (str(self.folder),)
 
 
-@pytest.mark.parametrize("where", ["beside", "inside the command line"])
-def test_code_is_refused_and_not_run(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("where", ["beside", "inside the command line", "among the weights"])
+def test_code_beside_the_tensors_is_not_run(tmp_path: Path, where: str) -> None:
     bomb = Bomb(tmp_path / "trace")
-    extra: Any = bomb if where == "beside" else argparse.Namespace(hook=bomb)
-    with pytest.raises(UserError, match="tensors only"):
-        read_tensors(save(tmp_path, {"teacher": STATE, "extra": extra}), nests=("teacher",))
+    content: dict[str, Any] = {"teacher": dict(STATE)}
+    if where == "among the weights":
+        content["teacher"]["bomb"] = bomb
+    else:
+        content["extra"] = bomb if where == "beside" else argparse.Namespace(hook=bomb)
+    assert_state(read_tensors(save(tmp_path, content), nests=("teacher",)))
+    assert not (tmp_path / "trace").exists()
+
+
+def test_code_in_the_place_of_the_weights_is_refused_and_not_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds a \w+\.mkdir, not a state dict"):
+        read_tensors(save(tmp_path, {"teacher": Bomb(tmp_path / "trace")}), nests=("teacher",))
     assert not (tmp_path / "trace").exists()
 
 

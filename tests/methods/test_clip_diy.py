@@ -25,6 +25,7 @@ from ovss.methods.dino import Dino
 from ovss.methods.found import Found
 from ovss.methods.vocabulary import load_templates
 
+from ..agreement import assert_best
 from .test_dense_clip import error, make_image
 from .test_dino import random_state
 
@@ -165,10 +166,7 @@ def test_scores(model: open_clip.CLIP, backbone: Backbone, found: Found, backgro
     assert field.scores.shape == (1, 5, 256, 256) and field.activated
     assert field.frame == SIZE and field.covers == field.boxes == (Box(0, 0, *SIZE),)
     assert torch.allclose(field.scores[0], wanted, rtol=0, atol=TOLERANCE)
-    best = wanted.topk(2, dim=0).values
-    clear = best[0] - best[1] > 2 * TOLERANCE
-    assert clear.float().mean() > 0.9
-    assert torch.equal(field.scores[0].argmax(0)[clear], wanted.argmax(0)[clear])
+    assert_best(field.scores[0].argmax(0), wanted, gap=2 * TOLERANCE, share=0.9)
 
 
 def test_mistakes_show(model: open_clip.CLIP, backbone: Backbone, found: Found) -> None:

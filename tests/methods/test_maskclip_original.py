@@ -114,9 +114,10 @@ def test_full_size() -> None:
     method, image = make(model, key_smoothing=1.0), make_image(*SIZE)
     features, keys, grid = plain_run(plain_tower(model), plain_pixels(image))
     assert grid == (7, 9)
-    found = method.encode_windows(image[None])[0].flatten(0, 1)
-    assert error(found[:, :512], features) <= TOLERANCE
-    assert error(found[:, 512:], keys) <= TOLERANCE
+    found = method.encode_windows(image[None])
+    assert found.keys is not None and found.salient is None
+    assert error(found.features[0].flatten(0, 1), features) <= TOLERANCE
+    assert error(found.keys[0], keys) <= TOLERANCE
 
 
 def test_scores_are_cosines(model: open_clip.CLIP) -> None:

@@ -24,6 +24,7 @@ from ovss.methods import (
     list_methods,
 )
 from ovss.methods.clip_dinoiser import CLIPDINOiser
+from ovss.methods.dense_clip import SeenPatches
 from ovss.methods.maskclip import MaskCLIP
 
 from .random_parts import make_with_random_parts
@@ -141,7 +142,7 @@ class OnlyScore(MaskCLIP):
 class BelowOnlyScore(OnlyScore):
     """Replaces a half below a class that has replaced the whole."""
 
-    def encode_windows(self, windows: Tensor) -> Tensor:
+    def encode_windows(self, windows: Tensor) -> SeenPatches:
         self.calls["encode"] += 1
         return super().encode_windows(255 - windows)
 
@@ -151,7 +152,7 @@ class ScoreAndEncode(MaskCLIP):
 
     calls: ClassVar[Counter[str]] = Counter()
 
-    def encode_windows(self, windows: Tensor) -> Tensor:
+    def encode_windows(self, windows: Tensor) -> SeenPatches:
         self.calls["encode"] += 1
         return super().encode_windows(255 - windows)
 
@@ -210,7 +211,7 @@ class OnlyEncode(MaskCLIP):
 
     calls: ClassVar[Counter[str]] = Counter()
 
-    def encode_windows(self, windows: Tensor) -> Tensor:
+    def encode_windows(self, windows: Tensor) -> SeenPatches:
         self.calls["encode"] += 1
         return super().encode_windows(255 - windows)
 
@@ -220,7 +221,7 @@ class OnlyFeatures(MaskCLIP):
 
     calls: ClassVar[Counter[str]] = Counter()
 
-    def score_features(self, features: Tensor) -> Tensor:
+    def score_features(self, features: SeenPatches) -> Tensor:
         self.calls["score"] += 1
         return -2 * super().score_features(features)
 

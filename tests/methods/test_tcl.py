@@ -303,6 +303,7 @@ def test_options(model: TclModel) -> None:
     for options in ({"mix": 1.5}, {"pamr_steps": -1}):
         with pytest.raises(UserError, match=next(iter(options))):
             TCL(weights=model, **options)  # type: ignore[arg-type]
-    assert TCL(weights=model).described.published is None
-    assert TCL(weights=model, pamr=False).described.published == "TCL (trained)"
+    assert TCL(weights=model).described.published == "TCL (PAMR)"
+    assert TCL(weights=model, pamr=False).described.published == "TCL"
+    assert TCL(weights=model, mix=0.5).described.published is None
     assert TCL(weights=model).activated and not TCL.info.training_free
