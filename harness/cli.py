@@ -73,9 +73,22 @@ def run(
     json: Json = False,
 ) -> None:
     """Score a method on a data set; stops and resumes, every number with its provenance."""
-    from ..methods.backbone_names import check_backbone_request
+    from .commands.early import check_run
 
-    check_backbone_request(backbone, weights)  # before seconds of imports
+    changes = [*(change or []), *([f"refine={refine}"] if refine else [])]
+    check_run(
+        method=method,
+        datasets=dataset,
+        protocol=protocol,
+        backbone=backbone,
+        weights=weights,
+        data_root=data_root,
+        device=device,
+        changes=changes,
+        options=option or [],
+        picture=picture,
+        results=results,
+    )
     from .commands.run import run_command
 
     run_command(
@@ -91,8 +104,7 @@ def run(
         fresh=fresh,
         boundary=boundary,
         confusion=confusion,
-        refine=refine,
-        changes=change or [],
+        changes=changes,
         options=option or [],
         allow_download=allow_download,
         picture=picture,
@@ -104,37 +116,47 @@ def run(
 @app.command()
 def segment(
     photo: Annotated[Path, typer.Argument(help="Image file.")],
-    classes: Annotated[str, typer.Option(help='Class names, for example "cat, sofa, wall".')],
+    classes: Annotated[
+        str | None, typer.Option(help='"cat, sofa, wall"; with synonyms "cat; sofa, couch; wall".')
+    ] = None,
+    classes_file: Annotated[
+        Path | None, typer.Option(help="File with a class per line, as data sets have; synonyms separated by commas.")
+    ] = None,
     method: Method = "sclip",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG (default: PHOTO_METHOD.png).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG (default: PHOTO_METHOD.png in the working folder).")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="Geometry and scoring.")] = "unified",
     backbone: Backbone = None,
     weights: Weights = None,
     device: Device = "cpu",
     refine: Refine = None,
+    change: Set = None,
     option: Option = None,
     allow_download: Download = False,
     json: Json = False,
 ) -> None:
     """Segment one photo and write an overlay with a legend."""
-    from ..methods.backbone_names import check_backbone_request
+    from .commands.segment_request import segment_request
 
-    check_backbone_request(backbone, weights)  # before seconds of imports
-    from .commands.segment import segment_command
-
-    segment_command(
+    request = segment_request(
         photo=photo,
         classes=classes,
+        classes_file=classes_file,
         method=method,
-        output=output or photo.with_name(f"{photo.stem}_{method.replace(':', '.')}.png"),
+        output=output,
         protocol=protocol,
         backbone=backbone,
         weights=weights,
         device=device,
-        refine=refine,
-        options=option or [],
         allow_download=allow_download,
-        as_json=json,
+        changes=[*(change or []), *([f"refine={refine}"] if refine else [])],
+        options=option or [],
+    )
+    from .commands.segment import segment_command
+
+    segment_command(
+        request, backbone=backbone, weights=weights, device=device, allow_download=allow_download, as_json=json
     )
 
 

@@ -18,6 +18,8 @@ _LINE_PX, _SWATCH_PX, _MARGIN_PX, _FONT_PX = 18, 12, 8, 10
 _PLAIN_PX = 600
 """Short side up to which a legend has these sizes; it grows with larger pictures."""
 _STRIP_ROWS = 256
+_TEXT_MOST = 60
+"""Characters of a name that a legend shows: a longer one would widen the picture."""
 
 
 def class_colours(count: int) -> list[tuple[int, int, int]]:
@@ -87,7 +89,8 @@ def _sheet(
     shares: Sequence[float] | None,
 ) -> Image.Image:
     """A picture of this (width, height), given as strips with their first rows, above a legend that grows with it."""
-    names = [plain_text(name) for name in names]  # a new line inside could not be measured
+    plain = [plain_text(name) for name in names]  # a new line inside could not be measured
+    names = [n if len(n) <= _TEXT_MOST else f"{n[: _TEXT_MOST - 1]}…" for n in plain]
     texts = names if shares is None else [f"{n} {100 * s:.1f} %" for n, s in zip(names, shares, strict=True)]
     scale = max(1.0, min(size) / _PLAIN_PX)
     line, swatch, margin = (round(scale * px) for px in (_LINE_PX, _SWATCH_PX, _MARGIN_PX))

@@ -2,18 +2,24 @@
 
 import importlib
 import inspect
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from .annotations import may_be
 from .backbone import Backbone, Tokenizer, load_backbone, locate_backbone
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .foreign import foreign_code
 from .loaded import recorded
 from .names import method_home
 from .segmenter import Segmenter
+
+_PARTS = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"}
+"""What a constructor may take that no option sets: the command line has flags of their own for these."""
 
 
 def find_method(name: str) -> type[Segmenter]:
@@ -98,6 +104,29 @@ def _create_alone(
     _refuse_backbone(method, backbone)
     given = {} if weights is None else {"weights": weights}
     return _make(method, {"device": find_device(device), "dtype": dtype, **given, **options}, options)
+
+
+def check_options(method: type[Segmenter], options: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` for options that the method's constructor does not take, by name or by type."""
+    parameters = inspect.signature(method).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    known = [
+        k for k, p in parameters.items() if k not in _PARTS and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    for name, value in options.items():
+        if name in known:
+            _check_value(method, name, value, parameters[name].annotation)
+        elif name not in _PARTS and not takes_any:  # a part that is named as an option is told by who builds the method
+            allowed = did_you_mean(name, known) if known else ".  It takes none"
+            raise UserError(f"method {method.info.name!r} takes no option {name!r}{allowed}")
+
+
+def _check_value(method: type[Segmenter], name: str, value: Any, annotation: Any) -> None:
+    if not may_be(value, annotation):
+        shown = inspect.formatannotation(annotation).replace("typing.", "")
+        raise UserError(f"method {method.info.name!r}: option {name} takes {shown}, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"method {method.info.name!r}: option {name} is {value}: numbers must be finite")
 
 
 def _make(method: type[Segmenter], parts: dict[str, Any], options: dict[str, Any]) -> Segmenter:

@@ -8,7 +8,7 @@ from typing import Any
 from ...datasets import Dataset, check_samples
 from ...methods import UserError, find_method
 from ...methods.backbone_names import TINY_CLIP
-from ...methods.files import cache_folder
+from ...methods.files import cache_folder, clean_cache
 from ...methods.registry import check_parts
 from ..bootstrap import why_no_interval
 from ..engine import Lane, work_in_processes, work_through
@@ -39,7 +39,6 @@ def run_command(
     limit: int | None,
     workers: int,
     fresh: bool,
-    refine: str | None,
     changes: list[str],
     allow_download: bool,
     picture: Path | None,
@@ -52,9 +51,8 @@ def run_command(
     ``datasets`` are names separated by commas, whose images are the same; ``asked`` are the other fields of a
     ``RunSpec``.
     """
-    if picture is not None and picture.suffix.lower() != ".png":
-        raise UserError(f"--picture writes a PNG, so it must end in .png, not {picture.name!r}")
-    changed = parse_options([*changes, *(f"refine={name}" for name in [refine] if name)], "--set")
+    clean_cache()
+    changed = parse_options(changes, "--set")
     specs = [_spec(name.strip(), protocol, data_root, changed, asked) for name in datasets.split(",")]
     for warning in dict.fromkeys(w for name in datasets.split(",") for w in unused_words(name.strip(), protocol)):
         sys.stderr.write(f"warning: {warning}\n")

@@ -5,64 +5,51 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...datasets.loader import read_image
-from ...datasets.record import DatasetRecord
-from ...methods import UserError, create_method
-from ..mmseg_config import load_any
-from ..overlay import add_legend, class_colours, overlay
+from ...methods import create_method
+from ...methods.files import clean_cache
+from ..overlay import class_colours, photo_sheet, save_png
 from ..pipeline import Clock, Pipeline
+from ..protocol import lint_setting
+from ..provenance import code_version, environment, source_hash
 from ..tables import print_json, print_line, print_table, print_warnings
-from ..word_lint import lint_words
-from .options import parse_options
+from .segment_request import SegmentRequest
+
+_STRIP_ROWS = 256
 
 
 def segment_command(
+    request: SegmentRequest,
     *,
-    photo: Path,
-    classes: str,
-    method: str,
-    output: Path,
-    protocol: str,
     backbone: str | None,
     weights: Path | None,
     device: str,
-    refine: str | None,
-    options: list[str],
     allow_download: bool,
     as_json: bool,
 ) -> None:
     """Write the overlay and say which class takes which share of the photo."""
-    names = _class_names(classes)
-    chosen = load_any(protocol).changed(**({"refine": refine} if refine else {}))
-    setting = chosen.setting(None)
-    image = read_image(photo)
-    segmenter = create_method(
-        method,
-        backbone=backbone,
-        device=device,
-        dtype=getattr(torch, setting.precision),
-        weights=weights,
-        allow_download=allow_download,
-        **(setting.options_for(method) | parse_options(options, "--option")),
-    )
-    record = DatasetRecord(key="photo", title=photo.name, images="", labels="", classes=tuple(names))
-    clock = Clock()
-    pipeline = Pipeline(segmenter, setting, record)
-    print_warnings([*lint_words(setting, record), *pipeline.findings])
-    labels = pipeline.predict(image, clock, photo.stem).cpu().numpy()
-    shares = np.bincount(labels.reshape(-1), minlength=len(names)) / labels.size
-    colours = class_colours(len(names))
-    try:
-        add_legend(overlay(image, labels, colours), names, colours, shares.tolist()).save(output)
-    except (OSError, ValueError) as error:
-        raise UserError(f"picture {output} cannot be written: {error}") from error
-    value: dict[str, Any] = {
-        "picture": str(output),
-        "method": method,
-        "protocol": chosen.name,
-        "protocol_hash": setting.hash,
-        "shares": dict(zip(names, shares.tolist(), strict=True)),
+    clean_cache()
+    pipeline = _pipeline(request, backbone, weights, device, allow_download)
+    print_warnings([*lint_setting(request.setting, request.record), *pipeline.findings])
+    image, clock = read_image(request.photo), Clock()
+    labels: NDArray[Any] = pipeline.predict(image, clock, request.photo.stem).cpu().numpy()
+    names = request.record.classes
+    areas = _areas(labels, len(names))
+    shares = [area / labels.size for area in areas]
+    save_png(photo_sheet(image, labels, names, class_colours(len(names)), shares), request.output)
+    value = {
+        "picture": str(request.output),
+        "photo": {
+            "name": request.photo.name,
+            "sha256": request.file.sha256,
+            "width_px": labels.shape[1],
+            "height_px": labels.shape[0],
+        },
+        "shares": dict(zip(names, shares, strict=True)),
+        "areas_px": dict(zip(names, areas, strict=True)),
+        **_provenance(request, pipeline, device),
         "seconds": sum(clock.seconds.values()),
         "note": pipeline.note,
     }
@@ -72,15 +59,58 @@ def segment_command(
         _print_report(value)
 
 
+def _pipeline(
+    request: SegmentRequest, backbone: str | None, weights: Path | None, device: str, allow_download: bool
+) -> Pipeline:
+    setting = request.setting
+    segmenter = create_method(
+        request.method,
+        backbone=backbone,
+        device=device,
+        dtype=getattr(torch, setting.precision),
+        weights=weights,
+        allow_download=allow_download,
+        **(setting.options_for(request.method) | request.options),
+    )
+    return Pipeline(segmenter, setting, request.record)
+
+
+def _areas(labels: NDArray[Any], classes: int) -> list[int]:
+    """Pixels of every class, counted a few rows at a time: ``bincount`` needs 8 bytes for each."""
+    strips = range(0, len(labels), _STRIP_ROWS)
+    counts = sum(np.bincount(labels[top : top + _STRIP_ROWS].reshape(-1), minlength=classes) for top in strips)
+    return [int(n) for n in np.asarray(counts)]
+
+
+def _provenance(request: SegmentRequest, pipeline: Pipeline, device: str) -> dict[str, Any]:
+    """Everything that decides which pixel gets which class."""
+    method = pipeline.method
+    return {
+        "method": request.method,
+        "method_provenance": method.provenance,
+        "weights": method.provenance.get("weights"),
+        "options": request.options,
+        "protocol": request.protocol.name,
+        "protocol_hash": request.setting.hash,
+        "setting": request.setting.model_dump(),
+        "words": dict(zip(request.record.classes, request.record.words, strict=True)),
+        "vocabulary_hash": method.vocabulary.hash,
+        "refine": request.setting.refine,
+        "guide": pipeline.guide.provenance if pipeline.guide else None,
+        "precision": request.setting.precision,
+        "environment": environment(device),
+        "device": environment(device)["device"],
+        "code_version": code_version(),
+        "source_hash": source_hash(),
+    }
+
+
 def _print_report(value: dict[str, Any]) -> None:
     print_table("", ("class", "percent of pixels"), [(n, f"{100 * s:.1f}") for n, s in value["shares"].items()])
+    print_line(
+        f"{value['method']}, protocol {value['protocol']} {value['protocol_hash'][:8]}, {value['precision']}, "
+        f"{value['device']}, code {value['code_version']}"
+    )
     print_line(f"wrote {value['picture']}")
     if value["note"]:
         print_line(f"note: {value['note']}")
-
-
-def _class_names(classes: str) -> list[str]:
-    names = [n.strip() for n in classes.split(",") if n.strip()]
-    if not names or len(set(names)) != len(names):
-        raise UserError(f"--classes takes different names separated by commas, not {classes!r}")
-    return names

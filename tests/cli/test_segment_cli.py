@@ -1,0 +1,184 @@
+"""``bench segment`` as a person calls it."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovss.harness.overlay import class_colours, overlay
+
+Command = Callable[..., Any]
+TINY = ("--backbone", "tiny-clip")
+
+
+@pytest.fixture
+def own(photo: Path, tmp_path: Path) -> Path:
+    """The photo in a folder of its own, beside another image as in a data set."""
+    folder = tmp_path / "set/images"
+    folder.mkdir(parents=True)
+    (folder / "photo.jpg").write_bytes(photo.read_bytes())
+    return folder / "photo.jpg"
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+
+
+def test_the_picture_lies_in_the_working_folder_and_never_beside_the_photo(
+    bench: Command, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(tmp_path / "set")
+    found = bench("segment", str(own), "--classes", "grass, sky, house", *TINY, "--json").json()
+    assert found["picture"] == "photo_sclip.png" and (tmp_path / "photo_sclip.png").is_file()
+    assert tree(tmp_path / "set") == before
+    with Image.open(tmp_path / "photo_sclip.png") as written:
+        assert written.width >= 120 and written.height > 90  # the photo and a legend below
+    monkeypatch.chdir(own.parent)
+    found = bench("segment", own.name, "--classes", "grass, sky, house", *TINY, "--json").json()
+    assert found["picture"] == "results/photo_sclip.png"
+    assert sorted(p.name for p in own.parent.iterdir()) == ["photo.jpg", "results"]
+
+
+def test_json_says_what_the_labels_are_from(bench: Command, own: Path, tmp_path: Path) -> None:
+    command = ("segment", str(own), "--classes", "grass; sky, clouds; house", *TINY, "--option", "pad=end")
+    found = bench(*command, "--set", "short_side_px=112", "--set", "window_px=0", "--json").json()
+    assert list(found["shares"]) == ["grass", "sky", "house"]
+    assert sum(found["areas_px"].values()) == 120 * 90
+    assert found["shares"] == {n: a / 10800 for n, a in found["areas_px"].items()}
+    assert found["photo"] == {
+        "name": "photo.jpg",
+        "sha256": hashlib.sha256(own.read_bytes()).hexdigest(),
+        "width_px": 120,
+        "height_px": 90,
+    }
+    assert found["protocol"] == "unified*" and found["setting"]["short_side_px"] == 112
+    plain = bench("segment", str(own), "--classes", "grass, sky, house", *TINY, "--json").json()
+    assert plain["protocol"] == "unified" and plain["protocol_hash"] != found["protocol_hash"]
+    assert plain["vocabulary_hash"] != found["vocabulary_hash"]
+    assert found["words"] == {"grass": "grass", "sky": "sky, clouds", "house": "house"}
+    assert found["options"] == {"pad": "end"} and found["method_provenance"]["pad"] == "end"
+    assert found["weights"]["name"] == "tiny-clip" and len(found["source_hash"]) == 16
+    assert found["precision"] == "float32" and found["device"].startswith("cpu")
+    assert found["code_version"] and "ranks do not transfer" in found["note"]
+
+
+def test_a_class_file_is_read_as_those_of_data_sets(bench: Command, own: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("grass\nsky, clouds\nhouse\n", encoding="utf-8")
+    by_file = bench("segment", str(own), "--classes-file", "names.txt", *TINY, "--json").json()
+    by_hand = bench("segment", str(own), "--classes", "grass; sky, clouds; house", *TINY, "--json").json()
+    for key in ("areas_px", "words", "vocabulary_hash"):
+        assert by_file[key] == by_hand[key]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"caf\xe9\n", ["class file names.txt", "line 1", "not UTF-8"]),
+        (b"cat\n\nsky\n", ["names.txt line 2 is empty"]),
+        (b"# animals\ncat\n", ["names.txt line 1", "comment"]),
+        (b"", ["names no class"]),
+        (b"cat\nsky, cat\ncat, feline\n", ["names cat twice"]),
+    ],
+)
+def test_a_class_file_that_is_not_usable(
+    bench: Command, own: Path, tmp_path: Path, content: bytes, words: list[str]
+) -> None:
+    (tmp_path / "names.txt").write_bytes(content)
+    ended = bench("segment", str(own), "--classes-file", "names.txt", *TINY)
+    assert ended.code == 2 and all(word in ended.err for word in words), ended.err
+
+
+REFUSED = {
+    "suffix": (["-o", "out.jpg"], ["--output writes a PNG", "out.jpg"]),
+    "absent folder": (["-o", "gone/out.png"], ["gone", "is not there"]),
+    "file for a folder": (["-o", "a-file/out.png"], ["a-file", "is no folder"]),
+    "folder for a file": (["-o", "a-folder.png"], ["a-folder.png", "no plain file"]),
+    "the photo itself": (["-o", "link.png"], ["would overwrite the photo"]),
+    "no class": (["--classes", ", ,"], ["names no class"]),
+    "two names": (["--classes", "cat,dog,cat"], ["--classes names cat twice"]),
+    "both": (["--classes-file", "a-file"], ["one of both"]),
+    "vocabulary": (["--set", "vocabulary=sclip"], ["--set vocabulary has no effect"]),
+    "field": (["--set", "colour=1"], ["colour: no such field"]),
+    "threshold": (["--set", "probability_threshold=0.3"], ["needs a background class"]),
+    "option": (["--option", "colour=1"], ["takes no option 'colour'"]),
+    "method": (["-m", "sclp"], ["did you mean sclip?"]),
+    "device": (["--device", "cudo"], ["unknown device 'cudo'"]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_wrong_is_said_before_a_model_is_loaded(
+    bench: Command, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    more, words = REFUSED[what]
+    (tmp_path / "a-file").write_text("x")
+    (tmp_path / "a-folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to(own)
+    monkeypatch.setattr("ovss.methods.registry.create_method", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "ovss.harness.commands.segment.create_method", lambda *a, **k: pytest.fail("a model was loaded")
+    )
+    before = tree(tmp_path)
+    classes = [] if "--classes" in more else ["--classes", "cat, sky"]
+    ended = bench("segment", str(own), *classes, *TINY, *more)
+    assert ended.code == 2 and ended.out == "" and "Traceback" not in ended.err
+    assert all(word in ended.err for word in words), ended.err
+    assert tree(tmp_path) == before
+
+
+def test_a_photo_that_claims_too_many_pixels(bench: Command, tmp_path: Path) -> None:
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    ended = bench("segment", "bomb.png", "--classes", "cat", *TINY)
+    assert ended.code == 2 and "bomb.png" in ended.err and "million are decoded" in ended.err
+    assert "Traceback" not in ended.err and len(ended.err.splitlines()) <= 2
+
+
+def test_a_full_disk_leaves_no_half_picture(
+    bench: Command, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    command = ("segment", str(own), "--classes", "cat, sky", *TINY)
+    assert bench(*command).code == 0  # texts are cached now
+    (tmp_path / "photo_sclip.png").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        ended = bench(*command)
+    assert ended.code == 2 and "photo_sclip.png could not be written: No space left" in ended.err
+    assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_the_picture_is_the_overlay_at_any_size(tmp_path: Path) -> None:
+    """Strips join without a seam: against the formula over the whole picture at once."""
+    from ovss.harness import overlay as module
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (600, 40, 3), np.uint8)
+    labels = np.repeat(rng.integers(0, 3, (60, 40)), 10, axis=0).astype(np.uint8)
+    labels[module._STRIP_ROWS :] = (labels[module._STRIP_ROWS :] + 1) % 3  # a border between two strips
+    colours = class_colours(3)
+    wanted = (0.45 * image + 0.55 * np.array(colours, np.uint8)[labels]).astype(np.uint8)
+    edges = np.zeros(labels.shape, bool)
+    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edges[1:] |= labels[1:] != labels[:-1]
+    wanted[edges] = 255
+    assert np.array_equal(overlay(image, labels, colours), wanted)
+    sheet = module.photo_sheet(image, labels, ["a", "b", "c"], colours, [0.2, 0.3, 0.5])
+    assert np.array_equal(np.asarray(sheet)[:600, :40], wanted)
+
+
+def test_the_legend_grows_with_the_picture() -> None:
+    from ovss.harness.overlay import add_legend
+
+    names = ["grass", "sky"]
+    small, large = (add_legend(np.zeros((side, side, 3), np.uint8), names, class_colours(2)) for side in (600, 2400))
+    assert large.height - 2400 == pytest.approx(4 * (small.height - 600), abs=4)
+    long = add_legend(np.zeros((2400, 2400, 3), np.uint8), ["x" * 100_000], class_colours(1))
+    assert long.width < 5000
