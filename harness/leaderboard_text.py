@@ -156,7 +156,7 @@ def latex(frame: pd.DataFrame) -> str:
         ]
         for r in rows:
             note = r.note if r.complete else f"partial ({r.images} images) {r.note}".strip()
-            cells = [r.dataset, r.method, with_interval(r.miou, bounds_of(r)), note]
+            cells = [f"{r.dataset} {r.split}", r.method, with_interval(r.miou, bounds_of(r)), note]
             out.append(" & ".join(_escaped(c) for c in cells) + r" \\")
         out.append(r"\end{tabular}")
     return "\n".join(out) + "\n"

@@ -170,7 +170,8 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
     runs = [find_run(name, results) for name in (first, second)]
     plans = [r.plan() for r in runs]
     if plans[0].identity["dataset"] != plans[1].identity["dataset"]:
-        raise UserError("the two runs are not on the same images: there is nothing to pair")
+        images = " and ".join(f"{d['key']} {d['split']}" for d in (p.identity["dataset"] for p in plans))
+        raise UserError(f"the two runs are not on the same images ({images}): there is nothing to pair")
     frames = [r.counts() for r in runs]
     common = sorted(set(frames[0]["image"]) & set(frames[1]["image"]))
     kept = [f["image"].isin(common) for f in frames]
