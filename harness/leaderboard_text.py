@@ -173,7 +173,7 @@ def latex(frame: pd.DataFrame) -> str:
         for r in rows:
             note = r.note if r.complete else f"partial ({_images(r)}) {r.note}".strip()
             note = "; ".join(filter(None, [why_no_interval(r.units), note]))
-            cells = [r.dataset, r.method, with_interval(r.miou, bounds_of(r)), note]
+            cells = [f"{r.dataset} {r.split}", r.method, with_interval(r.miou, bounds_of(r)), note]
             out.append(" & ".join(latex_text(c) for c in cells) + r" \\")
         out.append(r"\end{tabular}")
     return "\n".join(out) + "\n"

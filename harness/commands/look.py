@@ -178,7 +178,8 @@ def compare_command(first: str, second: str, results: Path, as_json: bool) -> No
     runs = [find_run(name, results).finished() for name in (first, second)]
     identities = [r.plan.identity for r in runs]
     if identities[0]["dataset"] != identities[1]["dataset"]:
-        raise UserError("the two runs are not on the same images: there is nothing to pair")
+        images = " and ".join(f"{d['key']} {d['split']}" for d in (i["dataset"] for i in identities))
+        raise UserError(f"the two runs are not on the same images ({images}): there is nothing to pair")
     common = set(runs[0].result.ids) & set(runs[1].result.ids)
     kept = [np.isin(r.result.ids, sorted(common)) for r in runs]
     counts = [r.result.counts.at(k) for r, k in zip(runs, kept, strict=True)]

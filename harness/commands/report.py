@@ -31,12 +31,12 @@ def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
 def _print_frame(frame: "pd.DataFrame", output: Path) -> None:
     from ..leaderboard_text import bounds_of
 
-    order = ["protocol", "changed", "dataset", "training_free", "miou"]
-    ordered = frame.sort_values(order, ascending=[True, True, True, False, False])
+    order = ["protocol", "changed", "dataset", "split", "training_free", "miou"]
+    ordered = frame.sort_values(order, ascending=[True, True, True, True, False, False])
     rows = [
         (
             f"{r.protocol} {r.changed}".strip(),
-            r.dataset,
+            f"{r.dataset} {r.split}",
             r.method,
             "no" if r.training_free else "yes",
             with_interval(r.miou, bounds_of(r)),

@@ -11,6 +11,7 @@ from ...methods.backbone_names import TINY_CLIP
 from ...methods.files import cache_folder, clean_cache
 from ...methods.registry import check_parts
 from ..bootstrap import why_no_interval
+from ..decoding import decoder_name
 from ..engine import Lane, work_in_processes, work_through
 from ..mmseg_config import PREFIX, load_any, open_any, unused_words
 from ..pipeline import check_sharing
@@ -56,6 +57,7 @@ def run_command(
     specs = [_spec(name.strip(), protocol, data_root, changed, asked) for name in datasets.split(",")]
     for warning in dict.fromkeys(w for name in datasets.split(",") for w in unused_words(name.strip(), protocol)):
         sys.stderr.write(f"warning: {warning}\n")
+    decoder_name(asked["device"])
     check_parts(specs[0].method, specs[0].backbone, asked["weights"], allow_download)
     data = [spec.open_data() for spec in specs]
     wanted = data[0].ids[:limit]

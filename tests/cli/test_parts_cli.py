@@ -71,3 +71,22 @@ def test_a_method_without_weights(bench: Callable[..., Any], tmp_path: Path, mon
     said = bench("run", "-m", "grey_plugin:Grey", "-d", "shapes", "--limit", "1").out
     assert "no weights, float32" in said and "?" not in said
     assert " grey_plugin src:" in said
+
+
+def test_splits_stand_apart_wherever_runs_are_shown(bench: Callable[..., Any], tmp_path: Path) -> None:
+    for dataset in ("shapes", "shapes:val"):
+        assert bench("run", "-m", "maskclip", "-d", dataset, "--limit", "2").code == 0
+    said = bench("leaderboard").out
+    assert "shapes test" in said and "shapes val" in said
+    assert "shapes val & maskclip" in (tmp_path / "results" / "LEADERBOARD.tex").read_text()
+    ended = bench("compare", "shapes-maskclip-tiny", "shapes-val-maskclip-tiny")
+    assert ended.code == 2 and "not on the same images (shapes test and shapes val)" in ended.err
+
+
+def test_a_decoder_that_cannot_run_is_told_at_once(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OVSS_DECODER", "triton")
+    ended = bench("run", "-m", "maskclip", "-d", "shapes", "--limit", "1")
+    assert ended.code == 2 and ended.err.startswith("error: $OVSS_DECODER asks for the decoder of Triton")
+    assert not (tmp_path / "results").exists()
