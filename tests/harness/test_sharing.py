@@ -216,7 +216,7 @@ def test_images_are_read_resized_and_encoded_once(home: Path, tmp_path: Path, mo
 
         monkeypatch.setattr(owner, name, call)
 
-    count_calls(dataset_module, "read_image")
+    count_calls(dataset_module, "read_image_file")
     count_calls(dataset_module, "read_label")
     count_calls(DenseClip, "encode_windows")
     count_calls(DenseClip, "score_features")
@@ -227,7 +227,7 @@ def test_images_are_read_resized_and_encoded_once(home: Path, tmp_path: Path, mo
     score(lanes)
     once = len(SIZES)
     assert calls == {
-        "read_image": once, "resize_image": once, "encode_windows": once,
+        "read_image_file": once, "resize_image": once, "encode_windows": once,
         "read_label": 3 * once, "score_features": 3 * once,
     }  # fmt: skip
     assert lanes[0].pipeline.method.weights is lanes[2].pipeline.method.weights  # type: ignore[attr-defined]
