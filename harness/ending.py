@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 ISSUES = "https://github.com/ovss-bench/ovss-bench/issues"
 _DEBUG = "OVSS_DEBUG"
+_NOT_READ = 141
+"""Exit code of a program whose output nobody reads any more, as shells have it: 128 and the number of SIGPIPE."""
 _OF_THE_SYSTEM = {
     errno.ENOSPC: "Make room and run the same command again: what was finished is kept",
     errno.EDQUOT: "Make room and run the same command again: what was finished is kept",
@@ -44,12 +46,14 @@ def run_to_end(call: Callable[[], None]) -> None:
     except SystemExit as end:
         if end.code == 130 and not isinstance(end.__context__, KeyboardInterrupt):  # else the verb has said more
             sys.stderr.write("stopped\n")
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(_NOT_READ)
         raise
     except KeyboardInterrupt:
         _end(130, "stopped")
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left for the end to complain about
-        sys.exit(141)
+        sys.exit(_NOT_READ)
     except Exception as error:
         text = _paragraph(error)
         if text is None:

@@ -161,16 +161,17 @@ def find_device(name: str | torch.device) -> torch.device:
 
 
 def _import(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    home = __package__ if module.startswith(".") else module
+    name, _, attribute = target.partition(":")
+    home = __package__ if name.startswith(".") else name
+    with foreign_code(target, home, "when it was imported"):
+        module = _module(name, target)
     try:
-        with foreign_code(target, home, "when it was imported"):
-            return getattr(_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:  # of one of ours
+        return getattr(module, attribute)
+    except AttributeError as error:
         raise UserError(f"method {target!r} cannot be imported: {error}") from error
 
 
-def _module(name: str) -> Any:
+def _module(name: str, target: str) -> Any:
     """A module; ``UserError`` when it is not there, while what is wrong inside it is raised as it is."""
     try:
         return importlib.import_module(name, __package__)
@@ -179,6 +180,6 @@ def _module(name: str) -> Any:
         if not f"{name}.".startswith(f"{absent}."):
             raise
         raise UserError(
-            f"method module {name!r} cannot be imported: {error}.  Is it installed?  For a module in this folder put "
+            f"method {target!r} cannot be imported: {error}.  Is it installed?  For a module in this folder put "
             "PYTHONPATH=. before the command"
         ) from error

@@ -34,7 +34,7 @@ BEFORE_TORCH = {
     "run -m sclip -d shapes --protocol unifed": "did you mean unified?",
     "run -m sclip -d shapez": "unknown data set 'shapez'",
     "run -m sclip -d camvid": "--data-root",
-    "run -m sclip -d shapes,camvid --data-root gone": "gone is not there",
+    "run -m sclip -d shapes,camvid --data-root gone": "The folder gone does not exist",
     "run -m sclip -d gone.toml": "gone.toml does not exist",
     "run -m sclip -d mmseg:gone.py": "gone.py does not exist",
     "run -m sclip -d shapes --backbone ViT-B-16 --weights gone.pt": "gone.pt does not exist",
