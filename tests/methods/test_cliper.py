@@ -104,8 +104,8 @@ def agree(model: open_clip.CLIP, image: Tensor, **options: Any) -> None:
     got, seg = make_method(model, **options).score_windows(image[None])[0], wanted(model, image, **options)
     assert got.shape == seg.shape and got.dtype == torch.float32
     assert error(got, seg) < TOLERANCE
-    assert_best(got.argmax(dim=0), seg, gap=TOLERANCE)
-    assert_best(got[SPLIT[0]].argmax(dim=0), seg[SPLIT[0]], gap=TOLERANCE)
+    assert_best(got.argmax(dim=0), seg, gap=TOLERANCE, share=0.5)  # a threshold leaves zeros alone
+    assert_best(got[SPLIT[0]].argmax(dim=0), seg[SPLIT[0]], gap=TOLERANCE, share=0.5)
     assert got.min() >= 0
 
 
