@@ -202,7 +202,7 @@ def test_killed_at_random_moments(
         if launcher.wait() == 0:
             break  # it was quicker
         until(lambda h=helpers: not any(map(parent_of, h)), 5, "workers outlive their parent")  # type: ignore[misc]
-        progress.append(sum(int(p.stem.rpartition("-")[2]) for p in parts_of(tmp_path)))
+        progress.append(sum(int(p.stem.split("-")[2]) for p in parts_of(tmp_path)))
     assert progress == sorted(progress) and progress[-1] > 0  # what was done once stays done
     launcher.start(tmp_path, "--workers", str(workers))
     assert launcher.wait() == 0, (tmp_path / "err").read_text()
@@ -241,7 +241,7 @@ def test_one_failing_worker_stops_the_others(launcher: Launcher, tmp_path: Path)
     assert time.monotonic() - failed < 2
     told = (tmp_path / "err").read_text()
     assert told.startswith("error: ") and "Traceback" not in told
-    assert sum(int(p.stem.rpartition("-")[2]) for p in parts_of(tmp_path)) >= 2  # what was finished is kept
+    assert sum(int(p.stem.split("-")[2]) for p in parts_of(tmp_path)) >= 2  # what was finished is kept
 
 
 @needs_proc

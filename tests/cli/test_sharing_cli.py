@@ -119,7 +119,7 @@ def test_limit_then_all_with_more_images_in_one_than_in_the_other(bench: Command
     done = bench(*COMMAND, *BOTH, "--json").json()
     assert list(map(outputs, done)) == list(map(outputs, whole))
     parts = {p: p.stat().st_mtime_ns for p in home.glob("results/runs/*/parts/*")}
-    images = sorted(int(p.stem.rpartition("-")[2]) for p in parts)
+    images = sorted(int(p.stem.split("-")[2]) for p in parts)
     assert images == [1, 2, 2, 3]  # plain 3 + 1, ground 2 + 2: nothing was done twice
     assert list(map(outputs, bench(*COMMAND, *BOTH, "--json").json())) == list(map(outputs, whole))
     assert parts == {p: p.stat().st_mtime_ns for p in home.glob("results/runs/*/parts/*")}

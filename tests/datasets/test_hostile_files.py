@@ -246,9 +246,9 @@ def test_a_record_must_not_take_the_key_of_a_catalogued_data_set(tmp_path: Path,
 
 @pytest.mark.parametrize("pattern", [r"((a|b|ab)*)*c", r"^(\\w+\\d*)+$x"])
 def test_a_pattern_that_takes_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
-    from ovss.datasets import dataset
+    from ovss.datasets import dependence
 
-    monkeypatch.setattr(dataset, "PATTERN_SECONDS", 0.05)
+    monkeypatch.setattr(dependence, "PATTERN_SECONDS", 0.05)
     data = FolderDataset(RECORD.model_copy(update={"cluster_pattern": pattern}), tmp_path)
     started = time.monotonic()
     with contextlib.suppress(DataError):  # the matcher may know a short cut

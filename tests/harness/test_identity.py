@@ -73,7 +73,7 @@ def test_a_split_is_part_of_the_name() -> None:
         asked = RunSpec(method="maskclip", dataset=dataset, protocol=load_protocol("tiny"), backbone="tiny-clip")
         data = asked.open_data()
         setting = asked.setting_for(data)
-        made = make_plan(asked, Pipeline(asked.build_method(setting), setting, data.record), data)
+        made = make_plan(asked, Pipeline(asked.build_method(setting), setting, data.record), data, {})
         names[dataset] = made.name
         assert made.identity["dataset"]["split"] == data.record.split
     assert names["shapes"] == names["shapes:test"] == plan().name

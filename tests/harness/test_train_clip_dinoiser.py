@@ -569,7 +569,7 @@ def test_embedded_heads_are_the_recipes_and_do_what_they_learnt(tiny: CLIPDINOis
         about = json.loads(file.metadata()["training"])
     assert about["recipe"] == json.loads(json.dumps(dataclasses.asdict(RECIPES["tiny"])))
     assert about["seed"] == 0 and about["iterations"] == RECIPES["tiny"].iterations
-    assert about["backbone"] == tiny.backbone.provenance, "heads for other weights of tiny-clip"
+    assert about["backbone"].items() <= tiny.backbone.provenance.items(), "heads for other weights of tiny-clip"
     heads, seen = CLIPDINOiser(tiny.backbone).heads, look(tiny, scene_batch(8, 96))
     assert heads is not None
     teachers = TinyWorld(tiny)

@@ -349,7 +349,7 @@ def test_embedded_weights_are_the_recipes_and_segment(teacher: MaskCLIPValue) ->
     assert about["recipe"] == json.loads(json.dumps(dataclasses.asdict(RECIPES["tiny"])))
     assert about["command"] == "bench train clip-s4 --data shapes --recipe tiny --seed 0"
     assert about["seed"] == 0 and about["iterations"] == RECIPES["tiny"].iterations
-    assert about["backbone"] == teacher.backbone.provenance, "weights for another tiny-clip"
+    assert about["backbone"].items() <= teacher.backbone.provenance.items(), "weights for another tiny-clip"
     assert about["known"] == list(CLASS_NAMES[::2])
     assert TINY_S4.stat().st_size < 1_500_000
     fresh = dataclasses.replace(load_weights(TINY_S4), encoder=initial_encoder(RECIPES["tiny"], 128, 0, None))
