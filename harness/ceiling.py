@@ -14,9 +14,9 @@ from ..datasets import Dataset
 from ..methods import Box, ScoreField, UserError
 from .counting import Counts, count
 from .decoding import decode
-from .mmseg_config import open_any
 from .resize import resized_size
 from .result import EvalResult
+from .sources import open_any
 
 
 def grid_ceiling(

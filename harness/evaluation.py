@@ -6,10 +6,10 @@ from ..datasets import Dataset
 from ..methods import Segmenter
 from .confusion_metrics import SparseConfusion
 from .counting import Counts
-from .mmseg_config import load_any, open_any
 from .pipeline import Clock, Pipeline
 from .protocol import Protocol
 from .result import EvalResult
+from .sources import load_any, open_any
 
 
 def evaluate(

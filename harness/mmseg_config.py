@@ -16,15 +16,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..datasets import DataError, Dataset, DatasetRecord, find_record, open_dataset
+from ..datasets import DataError, DatasetRecord, find_record
 from ..datasets.dataset import FolderDataset
 from ..datasets.errors import Problem
 from ..datasets.text import read_text
 from ..methods import UserError
-from .mmseg_protocol import MODELS, explained, protocol_of, read_config, type_name
-from .protocol import Protocol, load_protocol
+from .mmseg_protocol import MODELS, explained, read_config, type_name
+from .sources import PREFIX
 
-PREFIX = "mmseg:"
 _DATASETS = {
     "PascalVOC20Dataset": ("voc20", ".png", True),
     "PascalContext60Dataset": ("context60", ".png", False),
@@ -35,18 +34,6 @@ _DATASETS = {
 
 _WORD_FIELDS = ("name_path", "class_names", "text_categories", "text_embeddings_path")
 """Fields by which public configs name class words, or embeddings that stand for them (SCLIP's family, MaskCLIP)."""
-
-
-def open_any(name: str, data_root: Path | None = None) -> Dataset:
-    """``open_dataset``, or the data set of an mmseg config when the name begins with ``mmseg:``."""
-    if name.startswith(PREFIX):
-        return MmsegDataset(Path(name.removeprefix(PREFIX)), data_root)
-    return open_dataset(name, data_root)
-
-
-def load_any(name: str) -> Protocol:
-    """``load_protocol``, or the constants of an mmseg config when the name begins with ``mmseg:``."""
-    return protocol_of(Path(name.removeprefix(PREFIX))) if name.startswith(PREFIX) else load_protocol(name)
 
 
 class MmsegDataset(FolderDataset):
@@ -182,25 +169,18 @@ def _ignore_index(loaded: Any, listed: Any) -> int:
     return int(next((m["ignore_index"] for m in metrics if "ignore_index" in m), listed.ignore_index))
 
 
-def unused_words(dataset: str, protocol: str | None) -> list[str]:
-    """What the mmseg configs of a run say about words that the run does not follow: a sentence for each.
-
-    ``dataset`` and ``protocol`` are the names that the user gave.  The class file of a data set's config is used.
-    """
+def unused_words(option: str, name: str, dataset: str) -> list[str]:
+    """See ``sources.unused_words``: of the config ``name``, which the user gave with ``option``."""
+    fields = dict(_word_fields(read_config(Path(name.removeprefix(PREFIX))).get("model") or {}))
+    if name == dataset:
+        fields.pop("name_path", None)
     found = []
-    for option, name in (("--dataset", dataset), ("--protocol", protocol or "")):
-        if not name.startswith(PREFIX):
-            continue
-        loaded = read_config(Path(name.removeprefix(PREFIX)))
-        fields = dict(_word_fields(loaded.get("model") or {}))
-        if name == dataset:
-            fields.pop("name_path", None)
-        for place, value in fields.items():
-            advice = f".  With --dataset {name} they are" if place == "name_path" else ""
-            found.append(
-                f"{option} {name}: the words that its {place} = {value!r} stands for are not used; those of "
-                f"{dataset} are, by the protocol's vocabulary{advice}"
-            )
+    for place, value in fields.items():
+        advice = f".  With --dataset {name} they are" if place == "name_path" else ""
+        found.append(
+            f"{option} {name}: the words that its {place} = {value!r} stands for are not used; those of "
+            f"{dataset} are, by the protocol's vocabulary{advice}"
+        )
     return found
 
 

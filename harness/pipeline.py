@@ -14,14 +14,15 @@ from ..datasets.loader import Pixels
 from ..methods import ScoreField, Segmenter, UserError
 from ..methods.clip_segmenter import ClipSegmenter
 from ..methods.foreign import foreign_code
-from ..methods.refine.guide import Affinity
+from ..methods.refine.guide import Affinity, Guide
+from ..methods.refine.guides import load_guide
 from .confusion_metrics import SparseConfusion, sparse
 from .counting import Counts, confusion, count_boundary, tally
 from .decode_on_grid import decode_on_grid
 from .decode_rule import DecodeRule
 from .decoding import Refiner, check_finite, decode
 from .protocol import Setting
-from .refinement import guide_for, refine_field, stretched, without_class
+from .refinement import refine_field, stretched, without_class
 from .resize import resize_image
 from .token_lint import lint_tokens
 from .word_lint import Findings
@@ -69,6 +70,17 @@ class Scored:
     pixels: int
     boundary: Counts | None = None
     confusion: SparseConfusion | None = None
+
+
+def guide_for(setting: Setting, method: Segmenter) -> Guide | None:
+    """The guide of a protocol, on the device of the method; None if it has none.
+
+    Raises ``UserError`` when the guide's weights are not on this machine.
+    """
+    if setting.refine in ("none", "pamr"):
+        return None
+    options = (setting.refine_threshold, setting.refine_fusion, setting.refine_noise, setting.seed)
+    return load_guide(setting.refine, str(method.device), *options)
 
 
 class Pipeline:

@@ -12,11 +12,11 @@ from ..datasets import Dataset, DatasetRecord
 from ..datasets.catalog import label_of
 from ..methods import Segmenter, UserError, create_method
 from ..methods.segmenter import describe
-from .mmseg_config import open_any
 from .pipeline import Pipeline, check_sharing
 from .protocol import Protocol, Setting
 from .provenance import foreign_hash, plugin_version, source_hash
 from .sealed import digest_of, read_sealed, seal
+from .sources import open_any
 
 SCHEMA = 2
 """Version of the files of a run.  1 (before digests of contents, without checksums) is no longer read."""

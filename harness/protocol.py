@@ -25,7 +25,7 @@ from .word_lint import Findings, lint_words
 from .words import vocabulary_for
 
 if TYPE_CHECKING:
-    from ..methods.backbone import Tokenizer
+    from ..methods.tokenizer import Tokenizer
 
 _FOLDER = Path(__file__).parent / "protocols"
 

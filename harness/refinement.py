@@ -11,23 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..methods import ScoreField, Segmenter
-from ..methods.refine.guide import Affinity, Guide
-from ..methods.refine.guides import load_guide
+from ..methods import ScoreField
+from ..methods.refine.guide import Affinity
 from ..methods.windows import Box
 from .assemble import lay_out, operator_for
-from .protocol import Setting
-
-
-def guide_for(setting: Setting, method: Segmenter) -> Guide | None:
-    """The guide of a protocol, on the device of the method; None if it has none.
-
-    Raises ``UserError`` when the guide's weights are not on this machine.
-    """
-    if setting.refine in ("none", "pamr"):
-        return None
-    options = (setting.refine_threshold, setting.refine_fusion, setting.refine_noise, setting.seed)
-    return load_guide(setting.refine, str(method.device), *options)
 
 
 def refine_field(field: ScoreField, affinity: Affinity, size: tuple[int, int]) -> ScoreField:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..datasets import DatasetRecord
 from ..methods import Vocabulary
-from ..methods.backbone import Tokenizer
+from ..methods.tokenizer import Tokenizer
 from ..methods.vocabulary import as_read
 from .word_lint import HOW_TO_SHARE, SHOWN, Findings, and_more, may_share
 from .words import vocabulary_for

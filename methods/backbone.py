@@ -1,14 +1,14 @@
 """Backbones: an open_clip model, its tokenizer, and proof of what they are."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .backbone_names import TINY_CLIP as TINY_CLIP
 from .backbone_names import check_backbone_parts, is_dense, resolve_backbone
@@ -16,13 +16,13 @@ from .checkpoints import state_sha256
 from .clip_checkpoint import ClipWeights, read_clip
 from .errors import UserError, did_you_mean
 from .loaded import OWN_FILE
+from .tokenizer import Tokenizer
 from .vit import activation_name
 from .weight_checks import check_stored
 from .weights import check_entry, find_entry, list_weights, locate
 
 TINY_CLIP_FOLDER = Path(__file__).parent / "tiny_clip"
 TINY_CLIP_NOTE = "tiny in-house model on synthetic scenes: ranks do not transfer"
-Tokenizer = Callable[[list[str]], Tensor]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from . import vit
-from .backbone import Backbone, Tokenizer
+from .backbone import Backbone
 from .errors import UserError
 from .segmenter import Segmenter
 from .text import encode_queries
+from .tokenizer import Tokenizer
 from .vocabulary import Vocabulary
 
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import Backbone, Tokenizer
+from .backbone import Backbone
 from .checkpoints import state_sha256
 from .errors import UserError
 from .group_scores import Groups, GroupSegmenter, checked_threshold, pixel_owner
@@ -32,6 +32,7 @@ from .groupvit_checkpoint import GroupViTWeights, build_model, load_groupvit
 from .loaded import record_own
 from .segmenter import MethodInfo, Segmenter
 from .text import encode_queries
+from .tokenizer import Tokenizer
 from .vocabulary import Vocabulary
 from .weights import find_weights
 

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from .annotations import may_be
-from .backbone import Backbone, Tokenizer, load_backbone, locate_backbone
+from .backbone import Backbone, load_backbone, locate_backbone
 from .errors import UserError, did_you_mean
 from .foreign import foreign_code
 from .loaded import recorded
 from .names import method_home
 from .segmenter import Segmenter
+from .tokenizer import Tokenizer
 
 _PARTS = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"}
 """What a constructor may take that no option sets: the command line has flags of their own for these."""

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .backbone import Backbone, Tokenizer
+from .backbone import Backbone
 from .checkpoints import check_keys, file_sha256, read_tensors
+from .tokenizer import Tokenizer
 
 MODEL = "ViT-B-16-quickgelu"
 AFTER = 2  # blocks behind the group module

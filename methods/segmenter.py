@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .backbone import Tokenizer
 from .errors import UserError
 from .loaded import LoadedWeights
 from .score_field import ScoreField
+from .tokenizer import Tokenizer
 from .vocabulary import Vocabulary
 from .windows import Box, WindowGeometry, cut
 

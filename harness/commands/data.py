@@ -15,8 +15,8 @@ from ...datasets.places import data_roots, prepared_root, user_config
 from ...datasets.prepare import Job, find_recipe
 from ...datasets.record import Download
 from ...methods.files import cache_folder
-from ..mmseg_config import open_any
 from ..progress import progress, progress_to
+from ..sources import open_any
 from ..tables import print_json, print_line, print_table
 from .census import print_census
 from .data_status import all_rows, footnotes, name_a_root, prepared_name, raw_home, situation

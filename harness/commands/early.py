@@ -11,7 +11,7 @@ from pathlib import Path
 from ...methods import UserError
 from ...methods.backbone_names import check_backbone_request
 from ...methods.names import method_home
-from ..mmseg_config import PREFIX, load_any, open_any
+from ..sources import PREFIX, load_any, open_any
 from .options import Value, parse_options
 
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvgpu")

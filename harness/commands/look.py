@@ -19,11 +19,11 @@ from ..bootstrap import paired_difference, why_no_interval
 from ..ceiling import grid_ceiling
 from ..manifest import Manifest
 from ..metrics import precision, recall
-from ..mmseg_config import open_any
 from ..progress import progress
 from ..protocol import changes_of, list_protocols, load_protocol
 from ..provenance import code_version, package_version
 from ..runs import PLAN, Finished, Run, list_runs
+from ..sources import open_any
 from ..tables import images_and_units, megabytes, percent, print_json, print_line, print_table, with_interval
 
 

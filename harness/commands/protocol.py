@@ -7,8 +7,8 @@ from typing import Any
 from ...datasets import DatasetRecord, dataset_keys, find_record, read_record
 from ...methods import UserError
 from ...methods.errors import did_you_mean
-from ..mmseg_config import load_any
 from ..protocol import Protocol, Setting, diff_settings, split_name
+from ..sources import load_any
 from ..tables import print_json, print_line, print_table
 from ..words import OFFICIAL, OUTSIDE, class_texts, list_words
 

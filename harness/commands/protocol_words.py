@@ -7,8 +7,8 @@ from typing import Any
 from ...datasets import DatasetRecord, dataset_keys, find_record
 from ...methods import UserError
 from ...methods.errors import did_you_mean
-from ..mmseg_config import load_any
 from ..protocol import Protocol, lint_setting, split_name
+from ..sources import load_any
 from ..tables import print_json, print_line, print_table
 from ..token_lint import TextTokens, context_of, count_tokens, openai_tokenizer
 from ..word_lint import Findings

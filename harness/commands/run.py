@@ -13,12 +13,12 @@ from ...methods.registry import check_parts
 from ..bootstrap import why_no_interval
 from ..decoding import decoder_name
 from ..engine import Lane, work_in_processes, work_through
-from ..mmseg_config import PREFIX, load_any, open_any, unused_words
 from ..pipeline import check_sharing
 from ..plan import Plan, RunSpec, build_pipelines, make_plan
 from ..progress import progress
 from ..protocol import Setting, lint_setting
 from ..runs import Run
+from ..sources import PREFIX, load_any, open_any, unused_words
 from ..tables import (
     images_and_units,
     megabytes,

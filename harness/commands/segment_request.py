@@ -7,8 +7,8 @@ from ...datasets import DatasetRecord
 from ...datasets.lists import class_lines
 from ...datasets.loader import ImageFile, read_image_file
 from ...methods import UserError
-from ..mmseg_config import load_any
 from ..protocol import Protocol, Setting
+from ..sources import load_any
 from ..words import OFFICIAL, vocabulary_for
 from .early import check_method, check_png, check_request
 from .options import Value, parse_options

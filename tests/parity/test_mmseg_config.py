@@ -18,10 +18,11 @@ from PIL import Image
 from ovss.datasets import DataError, find_record, open_dataset
 from ovss.datasets.checks import find_problems
 from ovss.harness import evaluate, load_protocol
-from ovss.harness.mmseg_config import MmsegDataset, load_any, open_any, unused_words
+from ovss.harness.mmseg_config import MmsegDataset
 from ovss.harness.mmseg_protocol import MODELS, protocol_of
 from ovss.harness.mmseg_shim import import_mmseg
 from ovss.harness.pipeline import Clock, Pipeline
+from ovss.harness.sources import load_any, open_any, unused_words
 from ovss.harness.words import class_texts
 from ovss.methods import UserError, create_method
 
