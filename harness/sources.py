@@ -11,7 +11,7 @@ from ..datasets import Dataset, open_dataset
 from .protocol import Protocol, load_protocol
 
 PREFIX = "mmseg:"
-_CONFIG = "ovss.harness.mmseg_config"
+_CONFIG, _PROTOCOL = "ovss.harness.mmseg_config", "ovss.harness.mmseg_protocol"
 
 
 def open_any(name: str, data_root: Path | None = None) -> Dataset:
@@ -26,7 +26,7 @@ def load_any(name: str) -> Protocol:
     """``load_protocol``, or the constants of an mmseg config when the name begins with ``mmseg:``."""
     if not name.startswith(PREFIX):
         return load_protocol(name)
-    loaded: Protocol = _mmseg().protocol_of(Path(name.removeprefix(PREFIX)))
+    loaded: Protocol = import_module(_PROTOCOL).protocol_of(Path(name.removeprefix(PREFIX)))
     return loaded
 
 
