@@ -1,6 +1,6 @@
 """Writing files so that a reader, or a killed process, never leaves half of one behind.
 
-``ovss.methods.files`` holds the same functions, because neither package imports the other; a test keeps them equal.
+``ovss.methods.core.files`` holds the same functions, since neither package imports the other; a test keeps them equal.
 """
 
 import errno

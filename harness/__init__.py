@@ -7,23 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .counting import Counts, count
-    from .decode_rule import DecodeRule
-    from .decoding import decode
-    from .evaluation import evaluate
-    from .protocol import Protocol, Setting, load_protocol
-    from .result import EvalResult
+    from .decoding.decode import decode
+    from .decoding.rule import DecodeRule
+    from .metrics.counting import Counts, count
+    from .metrics.result import EvalResult
+    from .protocol.protocol import Protocol, Setting, load_protocol
+    from .runs.evaluation import evaluate
 
 _HOMES = {
-    "Counts": "counting",
-    "DecodeRule": "decode_rule",
-    "EvalResult": "result",
-    "Protocol": "protocol",
-    "Setting": "protocol",
-    "count": "counting",
-    "decode": "decoding",
-    "evaluate": "evaluation",
-    "load_protocol": "protocol",
+    "Counts": "metrics.counting",
+    "DecodeRule": "decoding.rule",
+    "EvalResult": "metrics.result",
+    "Protocol": "protocol.protocol",
+    "Setting": "protocol.protocol",
+    "count": "metrics.counting",
+    "decode": "decoding.decode",
+    "evaluate": "runs.evaluation",
+    "load_protocol": "protocol.protocol",
 }
 
 __all__ = [

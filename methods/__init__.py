@@ -7,31 +7,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backbone import Backbone, load_backbone
-    from .dense_clip import DenseClip, LastBlock
-    from .errors import UserError
+    from .blocks.dense_clip import DenseClip, LastBlock
+    from .core.errors import UserError
+    from .core.score_field import ScoreField
+    from .core.segmenter import MethodInfo, Segmenter
+    from .core.vocabulary import Vocabulary
+    from .core.windows import Box, WindowGeometry
+    from .models.backbone import Backbone, load_backbone
     from .names import list_methods
     from .registry import create_method, find_method
-    from .score_field import ScoreField
-    from .segmenter import MethodInfo, Segmenter
-    from .vocabulary import Vocabulary
-    from .windows import Box, WindowGeometry
 
 _HOMES = {
-    "Backbone": "backbone",
-    "Box": "windows",
-    "DenseClip": "dense_clip",
-    "LastBlock": "dense_clip",
-    "MethodInfo": "segmenter",
-    "ScoreField": "score_field",
-    "Segmenter": "segmenter",
-    "UserError": "errors",
-    "Vocabulary": "vocabulary",
-    "WindowGeometry": "windows",
+    "Backbone": "models.backbone",
+    "Box": "core.windows",
+    "DenseClip": "blocks.dense_clip",
+    "LastBlock": "blocks.dense_clip",
+    "MethodInfo": "core.segmenter",
+    "ScoreField": "core.score_field",
+    "Segmenter": "core.segmenter",
+    "UserError": "core.errors",
+    "Vocabulary": "core.vocabulary",
+    "WindowGeometry": "core.windows",
     "create_method": "registry",
     "find_method": "registry",
     "list_methods": "names",
-    "load_backbone": "backbone",
+    "load_backbone": "models.backbone",
 }
 
 __all__ = [

@@ -3,8 +3,8 @@
 z = A v W_o,   A = softmax(q q^T / sqrt(d))
 """
 
-from .dense_clip import DenseClip, LastBlock
-from .segmenter import MethodInfo
+from .blocks.dense_clip import DenseClip, LastBlock
+from .core.segmenter import MethodInfo
 
 
 class ClearCLIP(DenseClip):

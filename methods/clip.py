@@ -6,8 +6,8 @@ The attention of the last block was trained for the class token only, so patches
 baseline that every method of the family repairs.
 """
 
-from .dense_clip import DenseClip, LastBlock
-from .segmenter import MethodInfo
+from .blocks.dense_clip import DenseClip, LastBlock
+from .core.segmenter import MethodInfo
 
 
 class CLIP(DenseClip):

@@ -20,17 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import vit
-from .backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
-from .dense_clip import DenseClip, LastBlock, SeenPatches
-from .dino import Dino, load_dino
-from .dinoiser_heads import DinoiserHeads, load_heads
-from .errors import UserError
-from .found import Found, load_found
-from .key_smoothing import SCALE, KeyNorm, projected_keys, smooth_by_keys
-from .segmenter import MethodInfo
-from .vocabulary import Vocabulary
-from .weights import find_weights, list_weights
+from .blocks.dense_clip import DenseClip, LastBlock, SeenPatches
+from .blocks.key_smoothing import SCALE, KeyNorm, projected_keys, smooth_by_keys
+from .core.errors import UserError
+from .core.segmenter import MethodInfo
+from .core.vocabulary import Vocabulary
+from .models import vit
+from .models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
+from .models.dino import Dino, load_dino
+from .models.dinoiser_heads import DinoiserHeads, load_heads
+from .models.found import Found, load_found
+from .models.weights import find_weights, list_weights
 
 Pooling = Literal["none", "clip_keys", "dino_q", "dino_k", "dino_v", "trained"]
 Background = Literal["none", "found", "found_delta", "head_delta"]

@@ -19,15 +19,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from . import vit
-from .backbone import Backbone
-from .clip_segmenter import ClipSegmenter
-from .dino import load_dino
-from .found import Found, load_found
-from .score_field import ScoreField
-from .segmenter import MethodInfo
-from .weights import find_weights
-from .windows import WindowGeometry, cut
+from .blocks.clip_segmenter import ClipSegmenter
+from .core.score_field import ScoreField
+from .core.segmenter import MethodInfo
+from .core.windows import WindowGeometry, cut
+from .models import vit
+from .models.backbone import Backbone
+from .models.dino import load_dino
+from .models.found import Found, load_found
+from .models.weights import find_weights
 
 SIDE_PX = 256
 SCALES = tuple(WindowGeometry(px, px // 2) for px in (256, 128, 64))

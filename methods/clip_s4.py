@@ -24,13 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
-from .clip_s4_model import S4Weights, cluster, load_weights, segment_means, top_prototypes
-from .clip_segmenter import ClipSegmenter
-from .errors import UserError
-from .segmenter import MethodInfo
-from .vocabulary import Vocabulary
-from .windows import Box
+from .blocks.clip_segmenter import ClipSegmenter
+from .core.errors import UserError
+from .core.segmenter import MethodInfo
+from .core.vocabulary import Vocabulary
+from .core.windows import Box
+from .models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
+from .models.clip_s4 import S4Weights, cluster, load_weights, segment_means, top_prototypes
 
 Classifier = Literal["prototype", "text"]
 TINY_S4 = TINY_CLIP_FOLDER / "clip_s4.safetensors"

@@ -37,13 +37,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbone import Backbone
-from .clip_segmenter import ClipSegmenter
-from .early_fusion import Attention, FusedFeatures, fuse_layers
-from .errors import UserError
-from .segmenter import MethodInfo
-from .vocabulary import Vocabulary
-from .windows import WindowGeometry, cut
+from .blocks.clip_segmenter import ClipSegmenter
+from .blocks.early_fusion import Attention, FusedFeatures, fuse_layers
+from .core.errors import UserError
+from .core.segmenter import MethodInfo
+from .core.vocabulary import Vocabulary
+from .core.windows import WindowGeometry, cut
+from .models.backbone import Backbone
 
 Variant = Literal["v1", "v2"]
 

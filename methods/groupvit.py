@@ -24,17 +24,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import Backbone
-from .checkpoints import state_sha256
-from .errors import UserError
-from .group_scores import Groups, GroupSegmenter, checked_threshold, pixel_owner
-from .groupvit_checkpoint import GroupViTWeights, build_model, load_groupvit
-from .loaded import record_own
-from .segmenter import MethodInfo, Segmenter
-from .text import encode_queries
-from .tokenizer import Tokenizer
-from .vocabulary import Vocabulary
-from .weights import find_weights
+from .blocks.group_scores import Groups, GroupSegmenter, checked_threshold, pixel_owner
+from .core.errors import UserError
+from .core.loaded import record_own
+from .core.segmenter import MethodInfo, Segmenter
+from .core.tokenizer import Tokenizer
+from .core.vocabulary import Vocabulary
+from .models.backbone import Backbone
+from .models.checkpoints import state_sha256
+from .models.groupvit_checkpoint import GroupViTWeights, build_model, load_groupvit
+from .models.text import encode_queries
+from .models.weights import find_weights
 
 Checkpoint = Literal["groupvit-gcc-yfcc", "groupvit-gcc-redcaps"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -6,8 +6,8 @@ This form keeps the skip connection and the MLP of the last block; the training-
 VOC20 is with, 61.4 without them).  The value-only form is ``maskclip-value``.
 """
 
-from .dense_clip import DenseClip, LastBlock
-from .segmenter import MethodInfo
+from .blocks.dense_clip import DenseClip, LastBlock
+from .core.segmenter import MethodInfo
 
 
 class MaskCLIP(DenseClip):

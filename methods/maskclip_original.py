@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import vit
-from .backbone import Backbone
-from .dense_clip import DenseClip, LastBlock, SeenPatches
-from .errors import UserError
-from .key_smoothing import SCALE, KeyNorm, denoise_prompts, projected_keys, smooth_by_keys
-from .segmenter import MethodInfo
+from .blocks.dense_clip import DenseClip, LastBlock, SeenPatches
+from .blocks.key_smoothing import SCALE, KeyNorm, denoise_prompts, projected_keys, smooth_by_keys
+from .core.errors import UserError
+from .core.segmenter import MethodInfo
+from .models import vit
+from .models.backbone import Backbone
 
 EPS = 1e-6
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

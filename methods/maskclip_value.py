@@ -3,8 +3,8 @@
 z = v W_o                                        (A = identity, no residual, no FFN)
 """
 
-from .dense_clip import DenseClip, LastBlock
-from .segmenter import MethodInfo
+from .blocks.dense_clip import DenseClip, LastBlock
+from .core.segmenter import MethodInfo
 
 
 class MaskCLIPValue(DenseClip):

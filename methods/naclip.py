@@ -6,8 +6,8 @@
 published default also refines with PAMR: that is ``refine`` of the protocol (``ovss.methods.refine.pamr``).
 """
 
-from .dense_clip import DenseClip, LastBlock
-from .segmenter import MethodInfo
+from .blocks.dense_clip import DenseClip, LastBlock
+from .core.segmenter import MethodInfo
 
 
 class NACLIP(DenseClip):

@@ -2,7 +2,7 @@
 
 from importlib.metadata import EntryPoint, entry_points
 
-from .errors import UserError, did_you_mean
+from .core.errors import UserError, did_you_mean
 
 ENTRY_POINT_GROUP = "ovss.methods"
 _BUILT_IN = {

@@ -23,16 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbone import Backbone
-from .clip_segmenter import ClipSegmenter
-from .errors import UserError
-from .mask_crops import binary_masks, cut_masked, fuse_scores
-from .mask_prompts import embed_crops
-from .ovseg_checkpoint import OVSegParts, read_ovseg
-from .score_field import ScoreField
-from .segmenter import MethodInfo, Segmenter
-from .weights import find_weights
-from .windows import Box, WindowGeometry
+from .blocks.clip_segmenter import ClipSegmenter
+from .blocks.mask_crops import binary_masks, cut_masked, fuse_scores
+from .blocks.mask_prompts import embed_crops
+from .core.errors import UserError
+from .core.score_field import ScoreField
+from .core.segmenter import MethodInfo, Segmenter
+from .core.windows import Box, WindowGeometry
+from .models.backbone import Backbone
+from .models.ovseg_checkpoint import OVSegParts, read_ovseg
+from .models.weights import find_weights
 
 LOGIT_SCALE = 100.0
 CHECKPOINTS = ("ovseg-swinb-vitl14", "ovseg-r101c-vitb16", "ovseg-swinb-vitl14-prompts")

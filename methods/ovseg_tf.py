@@ -22,16 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import vit
-from .backbone import Backbone
-from .clip_segmenter import ClipSegmenter
-from .errors import UserError
-from .mask_crops import Fill, binary_masks, cut_masked, fuse_scores
+from .blocks.clip_segmenter import ClipSegmenter
+from .blocks.mask_crops import Fill, binary_masks, cut_masked, fuse_scores
+from .blocks.region_queries import covered_patches, default_depth, region_features
+from .core.errors import UserError
+from .core.score_field import ScoreField
+from .core.segmenter import MethodInfo
+from .core.windows import Box, WindowGeometry
+from .models import vit
+from .models.backbone import Backbone
 from .proposals import ProposerParts, load_proposer
-from .region_queries import covered_patches, default_depth, region_features
-from .score_field import ScoreField
-from .segmenter import MethodInfo
-from .windows import Box, WindowGeometry
 
 Views = Literal["masked", "unmasked", "both"]
 Fast = Literal["", "F2"]

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .annotations import may_be
-from .backbone import Backbone, load_backbone, locate_backbone
-from .errors import UserError, did_you_mean
-from .foreign import foreign_code
-from .loaded import recorded
+from .core.annotations import may_be
+from .core.errors import UserError, did_you_mean
+from .core.foreign import foreign_code
+from .core.loaded import recorded
+from .core.segmenter import Segmenter
+from .core.tokenizer import Tokenizer
+from .models.backbone import Backbone, load_backbone, locate_backbone
 from .names import method_home
-from .segmenter import Segmenter
-from .tokenizer import Tokenizer
 
 _PARTS = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"}
 """What a constructor may take that no option sets: the command line has flags of their own for these."""

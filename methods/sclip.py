@@ -5,8 +5,8 @@
 The two softmaxes are added without a factor 1/2, so rows of A sum to 2.  Residual and FFN stay.
 """
 
-from .dense_clip import DenseClip, LastBlock
-from .segmenter import MethodInfo
+from .blocks.dense_clip import DenseClip, LastBlock
+from .core.segmenter import MethodInfo
 
 
 class SCLIP(DenseClip):

@@ -26,16 +26,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import vit
-from .checkpoints import state_sha256
-from .clip_segmenter import ClipSegmenter
-from .group_scores import Groups, GroupSegmenter, checked_threshold, pixel_owner
-from .segclip_checkpoint import AFTER, SegCLIPWeights, load_segclip
-from .segmenter import MethodInfo, Segmenter
-from .text import encode_queries
-from .vit import Affine
-from .vocabulary import Vocabulary
-from .weights import find_weights
+from .blocks.clip_segmenter import ClipSegmenter
+from .blocks.group_scores import Groups, GroupSegmenter, checked_threshold, pixel_owner
+from .core.segmenter import MethodInfo, Segmenter
+from .core.vocabulary import Vocabulary
+from .models import vit
+from .models.checkpoints import state_sha256
+from .models.segclip_checkpoint import AFTER, SegCLIPWeights, load_segclip
+from .models.text import encode_queries
+from .models.vit import Affine
+from .models.weights import find_weights
 
 
 class SegCLIP(ClipSegmenter, GroupSegmenter):

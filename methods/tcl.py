@@ -24,15 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import vit
-from .dense_clip import DenseClip, LastBlock
-from .errors import UserError
+from .blocks.dense_clip import DenseClip, LastBlock
+from .core.errors import UserError
+from .core.segmenter import MethodInfo, Segmenter
+from .core.vocabulary import Vocabulary
+from .models import vit
+from .models.tcl_checkpoint import IMAGENET_MEAN, IMAGENET_STD, SCALE, TclModel, load_tcl
+from .models.text import encode_queries
+from .models.weights import find_weights
 from .refine.pamr import Pamr
-from .segmenter import MethodInfo, Segmenter
-from .tcl_checkpoint import IMAGENET_MEAN, IMAGENET_STD, SCALE, TclModel, load_tcl
-from .text import encode_queries
-from .vocabulary import Vocabulary
-from .weights import find_weights
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 _QUERIES = 64  # at once, beside those that are done

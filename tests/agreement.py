@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ovss.harness.decoding import DecodeRule, decode_reference
+from ovss.harness.decoding.decode import DecodeRule, decode_reference
 from ovss.methods import ScoreField
 
 

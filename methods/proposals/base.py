@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..vit import VisionTransformer
+from ..models.vit import VisionTransformer
 
 SMALLEST_PART = 1e-3
 """Connected parts of a region below this share of the image are dropped."""

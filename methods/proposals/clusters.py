@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import vit
-from ..dino import Dino, load_dino
-from ..weights import find_weights
+from ..models import vit
+from ..models.dino import Dino, load_dino
+from ..models.weights import find_weights
 from .base import Proposals, Proposer, ProposerParts, masks_of
 from .loading import require
 

@@ -4,7 +4,7 @@ import importlib
 import inspect
 from typing import Any
 
-from ..errors import UserError, did_you_mean
+from ..core.errors import UserError, did_you_mean
 from .base import Proposer, ProposerParts
 
 _BUILT_IN = {

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .base import Proposals, Proposer, ProposerParts
 from .loading import require
 

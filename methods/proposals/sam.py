@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..weights import find_weights
+from ..models.weights import find_weights
 from .base import Proposals, Proposer, ProposerParts
 from .loading import require
 from .transformers_masks import load_pretrained, padded, weights_sha256

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checkpoints import file_sha256
-from ..errors import UserError
-from ..weights import find_weights
+from ..core.errors import UserError
+from ..models.checkpoints import file_sha256
+from ..models.weights import find_weights
 from .base import Proposals, Proposer, ProposerParts
 
 MULTIPLE_PX = 32

@@ -29,10 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError, did_you_mean
+from ..core.errors import UserError, did_you_mean
+from ..models.stable_diffusion import StableDiffusion
 from .attention_chain import AttentionChain, Heads
 from .guides import Fusion, Noise
-from .stable_diffusion import StableDiffusion
 
 LAYERS = (-4, -6)
 

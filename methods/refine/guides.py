@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # protocols use the names below without torch
     import torch
 
+    from ..models.stable_diffusion import StableDiffusion
     from .guide import Guide
-    from .stable_diffusion import StableDiffusion
 
 DiffusionName = Literal["sd21", "sd15", "sd14", "tiny-sd"]
 SimilarityName = Literal["dino-b16", "dino-b8", "dinov2-b14-reg"]
@@ -48,6 +48,6 @@ def _patch_similarity(name: SimilarityName, device: "str | torch.device") -> "Gu
 
 @lru_cache(maxsize=1)
 def _stable_diffusion(name: DiffusionName, device: "str | torch.device") -> "StableDiffusion":
-    from .stable_diffusion import load_stable_diffusion
+    from ..models.stable_diffusion import load_stable_diffusion
 
     return load_stable_diffusion(name, device)

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dino import Dino, load_dino
-from ..errors import UserError, did_you_mean
-from ..weights import find_weights
+from ..core.errors import UserError, did_you_mean
+from ..models.dino import Dino, load_dino
+from ..models.weights import find_weights
 
 BETA, GAMMA = 1.2, 3.0
 MOST_PATCHES = 6400  # 640 x 640 px, the largest size of COCO, in patches of 8 px

@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ovss.harness.counting import count
-from ovss.harness.decoding import DecodeRule, decode
-from ovss.harness.mmseg_shim import import_mmseg
+from ovss.harness.decoding.decode import DecodeRule, decode
+from ovss.harness.metrics.counting import count
+from ovss.harness.mmseg.shim import import_mmseg
 from ovss.methods import Backbone, Box, ScoreField, Vocabulary, WindowGeometry
+from ovss.methods.models.text import encode_queries
 from ovss.methods.sclip import SCLIP
-from ovss.methods.text import encode_queries
 
 MEBIBYTE = 1 << 20
 LOGIT_SCALE = 40.0

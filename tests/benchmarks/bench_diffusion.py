@@ -29,9 +29,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ovss.methods.models.stable_diffusion import StableDiffusion
 from ovss.methods.refine.attention_chain import EPSILON, AttentionChain, Heads
 from ovss.methods.refine.diffusion_attention import DiffusionAttention
-from ovss.methods.refine.stable_diffusion import StableDiffusion
 
 SIDE, LAYERS, HEADS, DIM, CLASSES, THRESHOLD = 64, 2, 5, 64, 21, 0.1
 TOKENS, MAPS = SIDE * SIDE, LAYERS * HEADS

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovss.methods import Segmenter, Vocabulary, create_method
-from ovss.methods.dinoiser_heads import heads_of
+from ovss.methods.models.dinoiser_heads import heads_of
 
 GOAL = 1.1
 SIDE_PX = 448

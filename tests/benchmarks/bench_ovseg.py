@@ -22,10 +22,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ovss.methods import Backbone, Vocabulary, load_backbone, vit
-from ovss.methods.mask_crops import cut_masked
+from ovss.methods import Backbone, Vocabulary, load_backbone
+from ovss.methods.blocks.mask_crops import cut_masked
+from ovss.methods.blocks.region_queries import default_depth, region_features
+from ovss.methods.models import vit
 from ovss.methods.ovseg_tf import OVSegTF
-from ovss.methods.region_queries import default_depth, region_features
 
 PROPOSALS = 100
 GOAL = 3.0

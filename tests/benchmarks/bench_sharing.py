@@ -27,11 +27,11 @@ from rich.table import Table
 
 from ovss.datasets import DatasetRecord
 from ovss.datasets.dataset import FolderDataset
-from ovss.harness import parts
-from ovss.harness.engine import Lane, work_through
-from ovss.harness.pipeline import STAGES, Pipeline
-from ovss.harness.protocol import Setting
-from ovss.harness.runs import Run
+from ovss.harness.protocol.protocol import Setting
+from ovss.harness.runs import parts
+from ovss.harness.runs.engine import Lane, work_through
+from ovss.harness.runs.pipeline import STAGES, Pipeline
+from ovss.harness.runs.run import Run
 from ovss.methods import Backbone, DenseClip, load_backbone
 from ovss.methods.sclip import SCLIP
 

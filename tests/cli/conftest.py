@@ -61,7 +61,7 @@ def console(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Ended]
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Run ``bench`` in this process (a second instead of five), in an empty folder; other errors than its own fail."""
-    from ovss.harness.cli import main
+    from ovss.harness.cli.main import main
 
     monkeypatch.chdir(tmp_path)
 

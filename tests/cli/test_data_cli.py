@@ -247,7 +247,7 @@ def test_a_second_check_reads_nothing(bench: Command, tmp_path: Path, monkeypatc
 
 
 def test_a_fast_check_says_that_it_is_a_sample(bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ovss.harness.commands import data
+    from ovss.harness.cli import data
 
     monkeypatch.setattr(data, "_FAST", 3)
     root = build("voc21", tmp_path / "data", 8)
@@ -263,7 +263,7 @@ def test_a_fast_check_says_that_it_is_a_sample(bench: Command, tmp_path: Path, m
 
 
 def test_progress_goes_to_stderr(bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ovss.harness import progress
+    from ovss.harness.show import progress
 
     monkeypatch.setattr(progress, "_PLAIN_EVERY_SECONDS", 0.0)
     root = build_raw("mess_deepcrack", tmp_path / "data", 2)
@@ -486,7 +486,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
 
 def with_downloads(monkeypatch: pytest.MonkeyPatch, key: str, *downloads: dict[str, Any]) -> None:
     """The data set with other addresses."""
-    from ovss.harness.commands import data
+    from ovss.harness.cli import data
 
     fields = {**find_record(key).model_dump(), "downloads": downloads}
     record = DatasetRecord.model_validate(fields)

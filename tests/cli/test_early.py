@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ovss.methods import UserError, list_methods
-from ovss.methods.annotations import may_be
+from ovss.methods.core.annotations import may_be
 from ovss.methods.registry import check_options, find_method
 
 WITHOUT = """
@@ -77,7 +77,7 @@ def test_nothing_heavy_is_imported_first(
 
 
 def test_a_device_without_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from ovss.harness.commands import early
+    from ovss.harness.cli import early
 
     monkeypatch.setattr(early, "_GPU_DRIVERS", (str(tmp_path / "driver"),))
     with pytest.raises(UserError, match="no GPU driver"):
@@ -88,7 +88,7 @@ def test_a_device_without_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_results_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ovss.harness.commands import early
+    from ovss.harness.cli import early
 
     (tmp_path / "here").mkdir()
     monkeypatch.setattr(early.os, "access", lambda path, mode: False)

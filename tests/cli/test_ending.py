@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ovss.methods import UserError
-from ovss.methods.foreign import foreign_code
+from ovss.methods.core.foreign import foreign_code
 
 from .conftest import SCRIPT
 
@@ -100,7 +100,7 @@ def test_errors_that_nobody_caught(
     def fails(*arguments: object, **named: object) -> None:
         raise error
 
-    monkeypatch.setattr("ovss.harness.commands.look.list_command", fails)
+    monkeypatch.setattr("ovss.harness.cli.look.list_command", fails)
     ended = bench("list", "methods")
     assert ended.code == code and all(word in ended.err for word in words) and "Traceback" not in ended.err
     monkeypatch.delenv("OVSS_DEBUG", raising=False)
@@ -117,7 +117,7 @@ def test_what_nobody_foresaw_asks_for_a_report(
     def fails(*arguments: object, **named: object) -> None:
         raise AssertionError("how could this be")
 
-    monkeypatch.setattr("ovss.harness.commands.look.list_command", fails)
+    monkeypatch.setattr("ovss.harness.cli.look.list_command", fails)
     with pytest.raises(AssertionError, match="how could this be"):
         bench("list", "methods")
     err = capfd.readouterr().err
@@ -152,7 +152,7 @@ def test_an_argument_that_is_not_utf8(environment: dict[str, str], tmp_path: Pat
 
 
 def test_ctrl_c_during_imports(environment: dict[str, str], tmp_path: Path) -> None:
-    code = "import sys, time\nimport ovss.harness.cli as c\nsys.stderr.write('ready')\nsys.stderr.flush()\n"
+    code = "import sys, time\nimport ovss.harness.cli.main as c\nsys.stderr.write('ready')\nsys.stderr.flush()\n"
     code += "c.app.registered_commands[0].callback = lambda *a, **k: time.sleep(60)\n"
     code += "sys.argv = ['bench', 'run', '-m', 'clip', '-d', 'shapes']\nc.run_to_end(lambda: time.sleep(60))"
     with subprocess.Popen(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovss.harness.escaping import is_hidden
+from ovss.harness.show.escaping import is_hidden
 
 Command = Callable[..., Any]
 CLASSES = ["cat\x1b[2J\x1b]0;owned\x07", "dog\u202egod", "x|<b>`q`|\\", "line\nbreak", "c1\x9b31m"]

@@ -273,7 +273,7 @@ def test_a_second_process_is_refused(launcher: Launcher, variables: dict[str, st
     process = launcher.start(tmp_path)
     until(lambda: parts_of(tmp_path), 10, "no parts")
     (run,) = (tmp_path / "results" / "runs").iterdir()
-    code = f"from pathlib import Path; from ovss.harness.runs import Run\nwith Run(Path({str(run)!r})).lock(): pass"
+    code = f"from pathlib import Path; from ovss.harness.runs.run import Run\nwith Run(Path({str(run)!r})).lock(): pass"
     os.kill(process, signal.SIGSTOP)
     try:
         refused = subprocess.run(

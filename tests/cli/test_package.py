@@ -103,14 +103,14 @@ def test_contents(wheel: Path) -> None:
     assert {n.split("/")[1] for n in names if n.startswith("ovss/")} == {"methods", "datasets", "harness"}
     wanted = {
         *(f"ovss/{room}/py.typed" for room in ("methods", "datasets", "harness")),
-        "ovss/methods/tiny_clip/open_clip_model.safetensors",
-        "ovss/methods/tiny_clip/open_clip_config.json",
-        "ovss/methods/tiny_clip/bpe.txt.gz",
-        "ovss/methods/templates/openai80.txt",
+        "ovss/methods/models/tiny_clip/open_clip_model.safetensors",
+        "ovss/methods/models/tiny_clip/open_clip_config.json",
+        "ovss/methods/models/tiny_clip/bpe.txt.gz",
+        "ovss/methods/core/templates/openai80.txt",
         "ovss/datasets/records/camvid.toml",
         "ovss/datasets/classes/camvid.txt",
-        "ovss/harness/published.csv",
-        *(f"ovss/harness/protocols/{p}.toml" for p in ("unified", "sclip", "naclip", "clearclip", "tiny")),
+        "ovss/harness/report/published.csv",
+        *(f"ovss/harness/protocol/protocols/{p}.toml" for p in ("unified", "sclip", "naclip", "clearclip", "tiny")),
     }
     assert wanted <= names
     assert not [n for n in names if "__pycache__" in n or n.endswith((".pyc", ".so"))]
@@ -135,7 +135,7 @@ def test_metadata(wheel: Path) -> None:
         (name,) = (n for n in archive.namelist() if n.endswith("/METADATA"))
         metadata = archive.read(name).decode()
     for script in ("bench", "ovss-bench"):
-        assert f"{script} = ovss.harness.cli:main" in scripts
+        assert f"{script} = ovss.harness.cli.main:main" in scripts
     assert "Requires-Python: >=3.10" in metadata and "License-Expression: Apache-2.0" in metadata
     assert "\nRequires-Dist: datasets" not in metadata
     size = sum(i.file_size for i in zipfile.ZipFile(wheel).infolist() if "tiny_clip/" in i.filename)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ovss.harness import tables
-from ovss.harness.protocol import Setting, load_protocol
+from ovss.harness.protocol.protocol import Setting, load_protocol
+from ovss.harness.show import tables
 
 Command = Callable[..., Any]
 SETTING = Setting.model_fields

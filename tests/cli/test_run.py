@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ovss.harness.protocol import list_protocols, load_protocol
+from ovss.harness.protocol.protocol import list_protocols, load_protocol
 from ovss.methods import list_methods
 
 MINI = str(Path(__file__).parents[1] / "data" / "mini" / "mini.toml")
@@ -383,7 +383,7 @@ def test_conformity_of_a_plug_in(bench: Command, tmp_path: Path, monkeypatch: py
 
 
 def test_regress_verb(bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ovss.harness import regress
+    from ovss.harness.report import regress
 
     monkeypatch.setattr(regress, "offline_methods", lambda: ["maskclip"])
     (tmp_path / "cases.toml").write_text(
@@ -435,4 +435,4 @@ print("MODULES", *sorted(sys.modules))
     )
     loaded = set(done.stdout.rpartition("MODULES")[2].split())
     heavy = {"torch", "numpy", "pandas", "pyarrow", "cv2", "open_clip", "transformers", "mmseg", "datasets"}
-    assert "ovss.harness.cli" in loaded and not loaded & heavy
+    assert "ovss.harness.cli.main" in loaded and not loaded & heavy

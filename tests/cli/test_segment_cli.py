@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovss.harness.overlay import class_colours, overlay
+from ovss.harness.report.overlay import class_colours, overlay
 
 Command = Callable[..., Any]
 TINY = ("--backbone", "tiny-clip")
@@ -121,9 +121,7 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(
     (tmp_path / "a-folder.png").mkdir()
     (tmp_path / "link.png").symlink_to(own)
     monkeypatch.setattr("ovss.methods.registry.create_method", lambda *a, **k: pytest.fail("a model was loaded"))
-    monkeypatch.setattr(
-        "ovss.harness.commands.segment.create_method", lambda *a, **k: pytest.fail("a model was loaded")
-    )
+    monkeypatch.setattr("ovss.harness.cli.segment.create_method", lambda *a, **k: pytest.fail("a model was loaded"))
     before = tree(tmp_path)
     classes = [] if "--classes" in more else ["--classes", "cat, sky"]
     ended = bench("segment", str(own), *classes, *TINY, *more)
@@ -157,7 +155,7 @@ def test_a_full_disk_leaves_no_half_picture(
 
 def test_the_picture_is_the_overlay_at_any_size(tmp_path: Path) -> None:
     """Strips join without a seam: against the formula over the whole picture at once."""
-    from ovss.harness import overlay as module
+    from ovss.harness.report import overlay as module
 
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (600, 40, 3), np.uint8)
@@ -175,7 +173,7 @@ def test_the_picture_is_the_overlay_at_any_size(tmp_path: Path) -> None:
 
 
 def test_the_legend_grows_with_the_picture() -> None:
-    from ovss.harness.overlay import add_legend
+    from ovss.harness.report.overlay import add_legend
 
     names = ["grass", "sky"]
     small, large = (add_legend(np.zeros((side, side, 3), np.uint8), names, class_colours(2)) for side in (600, 2400))

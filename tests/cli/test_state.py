@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovss.harness import engine
-from ovss.harness.runs import COUNTS, MANIFEST, METRICS, PLAN, Run
-from ovss.harness.sealed import seal
+from ovss.harness.runs import engine
+from ovss.harness.runs.run import COUNTS, MANIFEST, METRICS, PLAN, Run
+from ovss.harness.runs.sealed import seal
 
 Command = Callable[..., Any]
 MINI = Path(__file__).parents[1] / "data" / "mini"

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ovss.methods import weights as catalogue
-from ovss.methods.weights import WeightEntry, WeightFile
+from ovss.methods.models import weights as catalogue
+from ovss.methods.models.weights import WeightEntry, WeightFile
 
 Bench = Callable[..., Any]
 BODY = bytes(range(256)) * 1000  # 256 000 bytes

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ovss.datasets import dataset_keys, find_record
-from ovss.harness.protocol import load_protocol
+from ovss.harness.protocol.protocol import load_protocol
 
 Command = Callable[..., Any]
 LONG = " ".join(["cat"] * 80)
@@ -104,7 +104,7 @@ def test_words_of_a_protocol(bench: Command) -> None:
 
 def test_every_shipped_data_set_can_be_checked_for_words() -> None:
     """What `bench data check` adds is no problem on any data set of the catalogue, and no warning but for a few."""
-    from ovss.harness.commands.protocol_words import lint_data
+    from ovss.harness.cli.protocol_words import lint_data
 
     for key in dataset_keys():
         record = find_record(key)

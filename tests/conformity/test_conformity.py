@@ -12,16 +12,8 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from ovss.harness.conformity import CHECKS, check_method
-from ovss.methods import (
-    Backbone,
-    Box,
-    MethodInfo,
-    Segmenter,
-    Vocabulary,
-    find_method,
-    list_methods,
-)
+from ovss.harness.runs.conformity import CHECKS, check_method
+from ovss.methods import Backbone, Box, MethodInfo, Segmenter, Vocabulary, find_method, list_methods
 from ovss.methods.clip import CLIP
 
 from ..methods.random_parts import make_with_random_parts

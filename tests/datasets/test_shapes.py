@@ -12,7 +12,7 @@ from ovss.datasets import open_dataset, shapes
 from ovss.datasets.shapes import CLASS_NAMES, STUFF_NAMES, TEST_SHA256, THING_NAMES, Stream, checksum, make_scene
 from ovss.datasets.shapes.captions import SYNONYMS, caption_words, make_caption
 from ovss.datasets.shapes.textures import COLOURS, wave
-from ovss.methods.vocabulary import load_templates
+from ovss.methods.core.vocabulary import load_templates
 
 MASK = (1 << 64) - 1
 GAMMA = 0x9E3779B97F4A7C15

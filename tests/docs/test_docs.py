@@ -103,7 +103,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    from ovss.harness.cli import main
+    from ovss.harness.cli.main import main
 
     monkeypatch.setattr(sys, "argv", command)
     try:

@@ -115,7 +115,7 @@ def _in_child(world: World, out: Path, err: Path, count: Path, arguments: tuple[
         os.environ["OVSS_CACHE"] = str(world.cache)
         sys.argv = ["bench", *arguments, *(["--results", str(world.results)])]
         _watch((str(world.results), str(world.cache)), counter, fault)
-        from ovss.harness.cli import main
+        from ovss.harness.cli.main import main
 
         main()
         code = 0

@@ -13,7 +13,7 @@ import pytest
 
 from ovss.datasets import writing as of_datasets
 from ovss.methods import UserError
-from ovss.methods import files as of_methods
+from ovss.methods.core import files as of_methods
 
 SHARED = ("atomic_file", "put_in_place", "_sync", "write_atomically", "clean_temporaries", "_is_left", "_host")
 BOTH = pytest.mark.parametrize("files", [of_methods, of_datasets], ids=["methods", "datasets"])

@@ -9,9 +9,9 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from ovss.methods.backbone import Backbone
-from ovss.methods.groupvit_checkpoint import GroupViTWeights, original_name, tensor_shapes
-from ovss.methods.segclip_checkpoint import SegCLIPWeights, file_name, grouping_shapes
+from ovss.methods.models.backbone import Backbone
+from ovss.methods.models.groupvit_checkpoint import GroupViTWeights, original_name, tensor_shapes
+from ovss.methods.models.segclip_checkpoint import SegCLIPWeights, file_name, grouping_shapes
 
 SMALL_GROUPVIT: dict[str, Any] = {
     "text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},

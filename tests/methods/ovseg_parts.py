@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ovss.methods.ovseg_checkpoint import OVSegParts, read_ovseg
+from ovss.methods.models.ovseg_checkpoint import OVSegParts, read_ovseg
 
 Shapes = dict[str, tuple[int, ...]]
 

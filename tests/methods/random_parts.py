@@ -5,16 +5,16 @@ from typing import Any
 import torch
 
 from ovss.methods import Segmenter, create_method, find_method
-from ovss.methods.backbone import Backbone
-from ovss.methods.dino import Dino
-from ovss.methods.dinoiser_heads import heads_of
-from ovss.methods.found import Found
+from ovss.methods.models.backbone import Backbone
+from ovss.methods.models.dino import Dino
+from ovss.methods.models.dinoiser_heads import heads_of
+from ovss.methods.models.found import Found
 
 from .group_parts import groupvit_parts, segclip_parts
+from .models.test_dino import random_state
 from .ovseg_parts import random_ovseg
 from .tcl_parts import random_tcl
 from .test_clip_s4 import random_weights as random_s4_weights
-from .test_dino import random_state
 
 
 def make_with_random_parts(name: str, backbone: Backbone, **options: Any) -> Segmenter:

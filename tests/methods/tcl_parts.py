@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from ovss.methods.checkpoints import state_sha256
-from ovss.methods.tcl_checkpoint import TclModel, TclSizes, model_of
+from ovss.methods.models.checkpoints import state_sha256
+from ovss.methods.models.tcl_checkpoint import TclModel, TclSizes, model_of
 
-from .test_pamr import pamr_reference
+from .refine.test_pamr import pamr_reference
 
 State = dict[str, Tensor]
 SMALL = TclSizes(width=128, layers=2, image_px=64, dim=32, text_width=64, text_layers=1)

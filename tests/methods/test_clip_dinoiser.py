@@ -21,20 +21,20 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from ovss.datasets import DatasetRecord
-from ovss.harness.conformity import check_method
-from ovss.harness.decoding import decode
-from ovss.harness.pipeline import Clock, Pipeline
-from ovss.harness.protocol import Setting, load_protocol
+from ovss.harness.decoding.decode import decode
+from ovss.harness.protocol.protocol import Setting, load_protocol
+from ovss.harness.runs.conformity import check_method
+from ovss.harness.runs.pipeline import Clock, Pipeline
 from ovss.methods import Backbone, DenseClip, UserError, Vocabulary, WindowGeometry, create_method
 from ovss.methods.clip_dinoiser import CLIPDINOiser, pool
-from ovss.methods.dino import Dino
-from ovss.methods.dinoiser_heads import heads_of, load_heads
-from ovss.methods.found import Found
-from ovss.methods.vit import position_for, read_vision
+from ovss.methods.models.dino import Dino
+from ovss.methods.models.dinoiser_heads import heads_of, load_heads
+from ovss.methods.models.found import Found
+from ovss.methods.models.vit import position_for, read_vision
 
 from ..agreement import assert_best
-from .test_dense_clip import error
-from .test_dino import State, image, plain_normalise, plain_position, plain_run, random_state
+from .blocks.test_dense_clip import error
+from .models.test_dino import State, image, plain_normalise, plain_position, plain_run, random_state
 
 TOLERANCE = 1e-5
 NAMES = ["background", "cat", "sofa", "sky", "red car"]
@@ -135,7 +135,7 @@ def no_gradients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVSS_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("OVSS_WEIGHTS", raising=False)
-        patch.setattr("ovss.methods.weights.check_entry", lambda found: None)  # files of random weights stand in
+        patch.setattr("ovss.methods.models.weights.check_entry", lambda found: None)  # files of random weights stand in
         yield
 
 

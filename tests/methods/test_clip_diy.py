@@ -16,18 +16,18 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from torch import Tensor
 
-from ovss.harness.conformity import check_method
-from ovss.harness.decoding import DecodeRule, decode
-from ovss.harness.protocol import load_protocol
+from ovss.harness.decoding.decode import DecodeRule, decode
+from ovss.harness.protocol.protocol import load_protocol
+from ovss.harness.runs.conformity import check_method
 from ovss.methods import Backbone, Box, UserError, Vocabulary, WindowGeometry, create_method
 from ovss.methods.clip_diy import CLIPDIY, cut_crops, mean_of_scales
-from ovss.methods.dino import Dino
-from ovss.methods.found import Found
-from ovss.methods.vocabulary import load_templates
+from ovss.methods.core.vocabulary import load_templates
+from ovss.methods.models.dino import Dino
+from ovss.methods.models.found import Found
 
 from ..agreement import assert_best
-from .test_dense_clip import error, make_image
-from .test_dino import random_state
+from .blocks.test_dense_clip import error, make_image
+from .models.test_dino import random_state
 
 TOLERANCE = 1e-5
 NAMES = ["background", "cat", "sofa", "sky", "red car"]

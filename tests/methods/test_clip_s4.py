@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from ovss.harness.conformity import CHECKS, check_method
+from ovss.harness.runs.conformity import CHECKS, check_method
 from ovss.methods import Backbone, Box, UserError, Vocabulary, WindowGeometry
-from ovss.methods.backbone import load_backbone
 from ovss.methods.clip_s4 import TINY_S4, CLIPS4Like, smoothed
-from ovss.methods.clip_s4_model import (
+from ovss.methods.models.backbone import load_backbone
+from ovss.methods.models.clip_s4 import (
     EncoderSpec,
     PixelEncoder,
     S4Weights,

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from ovss.harness import conformity
-from ovss.harness.published import WEIGHTS
+from ovss.harness.report.published import WEIGHTS
+from ovss.harness.runs import conformity
 from ovss.methods import UserError, Vocabulary
 from ovss.methods.groupvit import IMAGENET_MEAN, IMAGENET_STD, GroupViT
-from ovss.methods.groupvit_checkpoint import (
+from ovss.methods.models.groupvit_checkpoint import (
     GroupViTWeights,
     build_model,
     from_original,

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from ovss.harness.conformity import check_method
-from ovss.harness.protocol import load_protocol
-from ovss.harness.resize import resized_size
+from ovss.harness.protocol.protocol import load_protocol
+from ovss.harness.protocol.resize import resized_size
+from ovss.harness.runs.conformity import check_method
 from ovss.methods import Backbone, UserError, Vocabulary, create_method
 from ovss.methods.maskclip_original import MaskCLIPOriginal
 
-from .test_dense_clip import NAMES, TEMPLATES, error, make_image, make_model, plain_queries
-from .test_key_smoothing import plain_denoised, plain_smoothed
+from .blocks.test_dense_clip import NAMES, TEMPLATES, error, make_image, make_model, plain_queries
+from .blocks.test_key_smoothing import plain_denoised, plain_smoothed
 
 TOLERANCE = 5e-5
 SIZE = (100, 133)  # neither is a multiple of the patch

@@ -10,22 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovss.harness.conformity import check_method
-from ovss.methods import UserError, Vocabulary, WindowGeometry, vit
-from ovss.methods.mask_crops import cut_masked
-from ovss.methods.mask_former import MaskNet
-from ovss.methods.mask_prompts import embed_crops
+from ovss.harness.runs.conformity import check_method
+from ovss.methods import UserError, Vocabulary, WindowGeometry
+from ovss.methods.blocks.mask_crops import cut_masked
+from ovss.methods.blocks.mask_prompts import embed_crops
+from ovss.methods.models import vit
+from ovss.methods.models.mask_former import MaskNet
+from ovss.methods.models.ovseg_checkpoint import read_ovseg
 from ovss.methods.ovseg import OVSeg
-from ovss.methods.ovseg_checkpoint import read_ovseg
 
-from .ovseg_parts import (
-    SMALL,
-    SMALL_RESNET,
-    SWIN_B_VIT_L_14,
-    Sizes,
-    random_ovseg,
-    random_state,
-)
+from .ovseg_parts import SMALL, SMALL_RESNET, SWIN_B_VIT_L_14, Sizes, random_ovseg, random_state
 from .ovseg_reference import embed_with_prompts, propose
 
 VOCABULARY = Vocabulary.from_names(["cat", "dog, hound", "sky"], templates="vild14", separator=None)

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from ovss.harness.conformity import check_method
-from ovss.harness.decoding import DecodeRule, decode
+from ovss.harness.decoding.decode import DecodeRule, decode
+from ovss.harness.runs.conformity import check_method
 from ovss.methods import Backbone, UserError, Vocabulary, WindowGeometry, load_backbone
-from ovss.methods.mask_crops import cut_masked
+from ovss.methods.blocks.mask_crops import cut_masked
+from ovss.methods.core.vocabulary import load_templates
 from ovss.methods.ovseg_tf import OVSegTF
 from ovss.methods.proposals import Proposals, Proposer
-from ovss.methods.vocabulary import load_templates
 
 NAMES = ["cat", "sofa, couch", "sky"]
 SIZE = (60, 90)

@@ -95,7 +95,7 @@ def test_found_and_made(distribution: str, model: open_clip.CLIP, name: str) -> 
 
 
 def test_it_keeps_the_contract(distribution: str, model: open_clip.CLIP) -> None:
-    from ovss.harness.conformity import check_method
+    from ovss.harness.runs.conformity import check_method
 
     def factory() -> Segmenter:
         return create_method("brightness", backbone=model, tokenizer=SimpleTokenizer(context_length=16))

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovss.harness import conformity
+from ovss.harness.runs import conformity
 from ovss.methods import UserError, Vocabulary
+from ovss.methods.models.segclip_checkpoint import load_segclip
+from ovss.methods.models.text import encode_queries
 from ovss.methods.segclip import SegCLIP, assign, gather
-from ovss.methods.segclip_checkpoint import load_segclip
-from ovss.methods.text import encode_queries
 
 from .group_parts import segclip_model, segclip_parts, segclip_state
 

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovss.harness.conformity import check_method
-from ovss.harness.decoding import DecodeRule, decode
+from ovss.harness.decoding.decode import DecodeRule, decode
+from ovss.harness.runs.conformity import check_method
 from ovss.methods import UserError, Vocabulary, WindowGeometry
-from ovss.methods.checkpoints import file_sha256
 from ovss.methods.maskclip import MaskCLIP
+from ovss.methods.models.checkpoints import file_sha256
+from ovss.methods.models.tcl_checkpoint import TclModel, TclSizes, load_tcl
+from ovss.methods.models.text import encode_queries
 from ovss.methods.tcl import TCL
-from ovss.methods.tcl_checkpoint import TclModel, TclSizes, load_tcl
-from ovss.methods.text import encode_queries
 
 from .tcl_parts import (
     DECODER,

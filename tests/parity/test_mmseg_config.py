@@ -18,12 +18,12 @@ from PIL import Image
 from ovss.datasets import DataError, find_record, open_dataset
 from ovss.datasets.checks import find_problems
 from ovss.harness import evaluate, load_protocol
-from ovss.harness.mmseg_config import MmsegDataset
-from ovss.harness.mmseg_protocol import MODELS, protocol_of
-from ovss.harness.mmseg_shim import import_mmseg
-from ovss.harness.pipeline import Clock, Pipeline
-from ovss.harness.sources import load_any, open_any, unused_words
-from ovss.harness.words import class_texts
+from ovss.harness.mmseg.config import MmsegDataset
+from ovss.harness.mmseg.protocol import MODELS, protocol_of
+from ovss.harness.mmseg.shim import import_mmseg
+from ovss.harness.protocol.words import class_texts
+from ovss.harness.runs.pipeline import Clock, Pipeline
+from ovss.harness.runs.sources import load_any, open_any, unused_words
 from ovss.methods import UserError, create_method
 
 MMSEG = import_mmseg()
@@ -534,7 +534,7 @@ Bench = Callable[..., Any]
 @pytest.fixture
 def bench(scenes: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
     """``bench run`` in this process, in the folder of the config, which is named by its path below it."""
-    from ovss.harness.cli import main
+    from ovss.harness.cli.main import main
 
     monkeypatch.chdir(scenes.parent)
     name = f"mmseg:{scenes.name}"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovss.harness.metrics import iou, mean_accuracy, miou, pixel_accuracy
-from ovss.harness.mmseg_shim import import_mmseg
+from ovss.harness.metrics.of_counts import iou, mean_accuracy, miou, pixel_accuracy
+from ovss.harness.mmseg.shim import import_mmseg
 from ovss.methods import UserError
 
-count_module = import_module("ovss.harness.counting")
+count_module = import_module("ovss.harness.metrics.counting")
 Counts, count = count_module.Counts, count_module.count
 IoUMetric = import_mmseg().evaluation.IoUMetric
 
@@ -229,7 +229,7 @@ def test_shim_stub_refuses_to_work() -> None:
 def test_shim_explains_an_unfit_version() -> None:
     code = (
         "import mmcv; mmcv.__version__ = '2.2.0'\n"
-        "from ovss.harness.mmseg_shim import import_mmseg\n"
+        "from ovss.harness.mmseg.shim import import_mmseg\n"
         "from ovss.methods import UserError\n"
         "try:\n    import_mmseg()\n"
         "except UserError as error:\n    assert 'MMCV==2.2.0' in str(error) and 'pip install' in str(error)\n"

@@ -21,10 +21,10 @@ from ovss.datasets import DataError, Dataset, DatasetRecord, check_samples, find
 from ovss.datasets.dataset import FolderDataset
 from ovss.datasets.loader import read_image, read_label
 from ovss.harness import evaluate, load_protocol
-from ovss.harness.metrics import iou, miou, miou_per_image
-from ovss.harness.mmseg_shim import import_mmseg
-from ovss.harness.pipeline import Clock, Pipeline
-from ovss.harness.resize import resize_image
+from ovss.harness.metrics.of_counts import iou, miou, miou_per_image
+from ovss.harness.mmseg.shim import import_mmseg
+from ovss.harness.protocol.resize import resize_image
+from ovss.harness.runs.pipeline import Clock, Pipeline
 from ovss.methods import MethodInfo, Segmenter, create_method
 
 from ..datasets.miniatures import MINIATURES, build
@@ -32,7 +32,7 @@ from ..datasets.miniatures import MINIATURES, build
 mmseg = import_mmseg()
 IoUMetric, Loader = mmseg.evaluation.IoUMetric, mmseg.registry.TRANSFORMS.get("LoadAnnotations")
 Base = mmseg.datasets.BaseSegDataset
-counting = import_module("ovss.harness.counting")
+counting = import_module("ovss.harness.metrics.counting")
 Counts = counting.Counts
 
 STOCK = {
@@ -569,6 +569,6 @@ def test_models_of_mmseg_cannot_be_used() -> None:
     operators = sys.modules.get("mmcv.ops")
     if operators is None or operators.__spec__ is None or operators.__spec__.origin != "stub":
         pytest.skip("the compiled mmcv is installed")
-    code = "from ovss.harness.mmseg_shim import import_mmseg; import_mmseg(); import mmseg.models"
+    code = "from ovss.harness.mmseg.shim import import_mmseg; import_mmseg(); import mmseg.models"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1 and "ImportError: cannot import name" in run.stderr and "mmcv.ops" in run.stderr

@@ -18,8 +18,8 @@ from PIL import Image
 
 from ovss.datasets import DatasetRecord, open_dataset
 from ovss.harness import evaluate, load_protocol
-from ovss.harness.mmseg_segmentor import OvssSegmentor
-from ovss.harness.pipeline import Clock, Pipeline
+from ovss.harness.mmseg.segmentor import OvssSegmentor
+from ovss.harness.runs.pipeline import Clock, Pipeline
 from ovss.methods import UserError, create_method
 
 SCENES = open_dataset("shapes")
@@ -97,7 +97,7 @@ def config(root: Path, work: Path, model: dict[str, Any], transforms: tuple[dict
     return Config(
         {
             "default_scope": "mmseg",
-            "custom_imports": {"imports": ["ovss.harness.mmseg_segmentor"]},
+            "custom_imports": {"imports": ["ovss.harness.mmseg.segmentor"]},
             "work_dir": str(work),
             "experiment_name": work.name,  # mmengine keeps its loggers by name
             "model": {"type": "OvssSegmentor", "backbone": "tiny-clip", **model},

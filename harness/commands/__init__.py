@@ -1,1 +1,0 @@
-"""What the verbs of the command line do.  One module per group of verbs, imported when its verb runs."""

@@ -1,0 +1,242 @@
+"""decode: the only place where scores become pixels.
+
+``decode_reference`` is the protocol written down plainly, with full-size maps.  ``decode`` gives the same labels from
+two banded matrices (``assemble``), a few rows at a time, and never holds classes x height x width.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...methods import ScoreField, UserError
+from ...methods.core.errors import did_you_mean
+from .assemble import Axis, Operator, expand_columns, lay_out, mix_rows, operator_for
+from .rule import DecodeRule
+
+DECODER = "OVSS_DECODER"
+"""Environment variable: which program decodes on a GPU; worker processes inherit it."""
+_BLOCK_BYTES = 4 << 20
+_EXPANDED_BYTES = 24 << 20
+Place = tuple[slice, slice]
+Tile = tuple[Place, Tensor, Tensor]
+Refiner = Callable[[Tensor], Tensor]
+"""``(k, H, W)`` float32 score maps at output size -> refined maps of the same shape, each map on its own."""
+
+
+def decode(
+    field: ScoreField, size: tuple[int, int], rule: DecodeRule = DecodeRule(), refine: Refiner | None = None
+) -> Tensor:
+    """Label map ``(height, width)`` of ``size``, uint8 (int32 for more than 256 classes), on the device of the scores.
+
+    Scores are upsampled to each window, averaged over windows in the frame, resized to ``size``, refined if asked for,
+    and reduced by ``rule``, all in float32.  Equal to ``decode_reference`` except where two classes differ by less
+    than rounding.
+
+    Raises ``UserError`` when a score is NaN or infinite, or negative where the rule scales by class.
+    """
+    if decoder_name(field.scores.device) != "torch":
+        from .kernels import decode_cuda, supports
+
+        # The kernels choose the type of labels by the classes of the queries alone.
+        if supports(rule, refine) and field.mixing is None and rule.num_classes(field) == field.num_classes:
+            return decode_cuda(field, size, rule)
+    check_finite(field)
+    dtype = torch.uint8 if rule.num_classes(field) <= 256 else torch.int32
+    if rule.gated:
+        from .gated import decode_gated
+
+        return decode_gated(field, size, rule, refine).to(dtype)
+    scale = rule.logit_scale if rule.probability_threshold and rule.activation == "softmax" else None
+    best = _Best(field, size, dtype, scale)
+    for place, queries, values in tiles(field, size, refine):
+        best.update(place, queries, values)
+    labels = best.labels
+    if rule.area_threshold:
+        assert rule.background is not None
+        best = _without_small_classes(field, size, rule, refine, best)
+        # Where even the best has lost, no query speaks for the background.
+        labels = best.labels.masked_fill_(best.value.isneginf(), rule.background)
+    if rule.probability_threshold:
+        assert rule.background is not None
+        probability = best.value if rule.activation == "none" else best.total.reciprocal_()
+        labels.masked_fill_(probability < rule.probability_threshold, rule.background)
+    return labels
+
+
+def decoder_name(device: str | torch.device) -> str:
+    """What decodes scores on a device: ``torch``, or ``triton``, which leaves to torch the rules that it has not.
+
+    The Triton kernels are asked for with ``OVSS_DECODER=triton``: they equal the reference in Triton's interpreter, and
+    no GPU has verified them yet.  Both give the same labels except where two classes differ by less than rounding, so
+    this is no part of a protocol; a run's manifest has the name.
+
+    Raises ``UserError`` for another value of the variable, and where Triton cannot run: nothing falls back in silence.
+    """
+    asked = os.environ.get(DECODER) or "torch"
+    if asked not in ("torch", "triton"):
+        raise UserError(f"${DECODER} is {asked!r}{did_you_mean(asked, ['torch', 'triton'])}")
+    if asked == "triton" and (torch.device(device).type != "cuda" or find_spec("triton") is None):
+        reason = "Triton is not installed" if find_spec("triton") is None else f"scores are on {device}"
+        raise UserError(f"${DECODER} asks for the decoder of Triton, which needs it and a GPU, but {reason}: unset it")
+    return asked
+
+
+def decode_reference(
+    field: ScoreField, size: tuple[int, int], rule: DecodeRule = DecodeRule(), refine: Refiner | None = None
+) -> Tensor:
+    """The protocol, step by step, at full size (spec: datasets and protocols, 6.4).  Same contract as ``decode``."""
+    check_finite(field)
+    field = field.dense()
+    queries, (height, width) = field.scores.shape[1], field.frame
+    total, visits = torch.zeros(queries, height, width), torch.zeros(height, width)
+    for grid, box, cover in zip(field.scores.cpu(), field.boxes, field.covers, strict=True):
+        shape = (cover.bottom - cover.top, cover.right - cover.left)
+        window = F.interpolate(grid[None], shape, mode="bilinear", align_corners=False)[0]
+        top, left = box.top - cover.top, box.left - cover.left
+        window = window[:, top : top + box.bottom - box.top, left : left + box.right - box.left]
+        total[:, box.top : box.bottom, box.left : box.right] += window
+        visits[box.top : box.bottom, box.left : box.right] += 1
+    scores = F.interpolate((total / visits)[None], size, mode="bilinear", align_corners=False)[0]
+    if refine is not None:
+        scores = refine(scores)
+    dtype = torch.uint8 if rule.num_classes(field) <= 256 else torch.int32
+    # Ranking by score instead of by probability: the softmax rounds different scores to equal probabilities.
+    score = _by_class(scores, field, rule)
+    if rule.gated:
+        from .gated import gated_reference
+
+        return gated_reference(score, field, rule).to(dtype)
+    labels = score.max(dim=0).indices
+    if rule.area_threshold:
+        lost = ~_large_classes(labels, len(score), rule)
+        value, labels = score.masked_fill(lost[:, None, None], float("-inf")).max(dim=0)
+        assert rule.background is not None
+        labels[value.isneginf()] = rule.background  # every class has lost, and no query speaks for the background
+    if rule.probability_threshold:
+        assert rule.background is not None
+        softmax = (scores * rule.logit_scale).softmax(dim=0)
+        probability = score if rule.activation == "none" else _by_class(softmax, field, rule)
+        labels[probability.gather(0, labels[None])[0] < rule.probability_threshold] = rule.background
+    return labels.to(dtype)
+
+
+def _by_class(maps: Tensor, field: ScoreField, rule: DecodeRule) -> Tensor:
+    """``(Q, H, W)`` -> ``(C, H, W)``: the maximum over the queries of each class, -inf for a class without queries."""
+    owner, nothing = torch.tensor(field.query_to_class), torch.full_like(maps[:1], float("-inf"))
+    classes = range(rule.num_classes(field))
+    return torch.stack([torch.cat([nothing, maps[owner == c]]).amax(dim=0) for c in classes])
+
+
+def check_finite(field: ScoreField) -> None:
+    """Raise ``UserError`` if any score is NaN or infinite: argmax would turn it into class 0 without a word."""
+    kinds = ((field.scores, "scores"), (field.mixing, "weights of masks"), (field.class_scores, "image-level scores"))
+    for scores, kind in kinds:
+        bad = 0 if scores is None else int((~torch.isfinite(scores)).sum())
+        if scores is not None and bad:
+            raise UserError(
+                f"{bad} of {scores.numel()} {kind} are NaN or infinite; no label map can be made.  With half "
+                "precision try --set precision=float32"
+            )
+
+
+class _Best:
+    """Class of the running best query of every pixel, ``labels``, over tiles of rows or of queries.
+
+    ``total`` is the sum of ``exp(scale * (score - best score))`` over all queries, so ``1 / total`` is the softmax
+    probability of the best one; it is kept if ``scale`` is given.  For the sake of large photos nothing here takes 8
+    bytes per pixel.
+    """
+
+    def __init__(self, field: ScoreField, size: tuple[int, int], dtype: torch.dtype, scale: float | None) -> None:
+        device = field.scores.device
+        self.class_of = torch.tensor(field.query_to_class, device=device, dtype=dtype)
+        self.value = torch.full(size, float("-inf"), device=device)
+        self.labels = torch.full(size, field.query_to_class[0], dtype=dtype, device=device)
+        self.total = torch.zeros(size if scale is not None else 0, device=device)
+        self.scale = scale
+
+    def update(self, place: Place, queries: Tensor, values: Tensor) -> None:
+        """Take in ``values`` (rows, columns, k) of ``queries`` (k,)."""
+        value, index = values.max(dim=-1)
+        old, better = self.value[place], value > self.value[place]
+        new = torch.where(better, value, old)
+        if self.scale is not None:
+            # Online softmax: totals are relative to the best score so far.
+            shrunk = self.total[place] * torch.exp(self.scale * (old - new)).nan_to_num(0.0)
+            self.total[place] = shrunk + torch.exp(self.scale * (values - new[..., None])).sum(dim=-1)
+        self.labels[place] = torch.where(better, self.class_of[queries][index], self.labels[place])
+        self.value[place] = new
+
+
+def _without_small_classes(
+    field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None, first: _Best
+) -> _Best:
+    """A second pass over the scores in which only the classes that pass the area rule may win."""
+    allowed = _large_classes(first.labels, rule.num_classes(field), rule)
+    second = _Best(field, size, first.labels.dtype, None)
+    for place, queries, values in tiles(field, size, refine):
+        second.update(place, queries, values.masked_fill(~allowed[second.class_of[queries].long()], float("-inf")))
+    if first.scale is not None:  # probabilities stay those of the softmax over all queries
+        second.total = first.total * torch.exp(first.scale * (first.value - second.value))
+    return second
+
+
+def _large_classes(labels: Tensor, num_classes: int, rule: DecodeRule) -> Tensor:
+    """``(C,)`` bool: classes that keep their pixels under the area rule.  The background always does."""
+    pixels = torch.bincount(labels.reshape(-1), minlength=num_classes)
+    foreground = pixels.sum() - pixels[rule.background]
+    keep = pixels > rule.area_threshold * foreground
+    keep[rule.background] = True
+    return keep
+
+
+def tiles(
+    field: ScoreField, size: tuple[int, int], refine: Refiner | None, kept: Tensor | None = None
+) -> Iterator[Tile]:
+    """Every score once: the pixels it belongs to, ``queries`` (k,), and values ``(rows, columns, k)``.
+
+    Queries come class by class, over all tiles of the same pixels.  ``kept`` (Q,) bool leaves out the others; at least
+    one must be kept.  Values are valid until the next tile.
+    """
+    operator = operator_for(field, size)
+    # Queries are visited class by class, so the first of equal scores belongs to the lowest class.
+    order = torch.tensor(field.query_to_class, device=field.scores.device).argsort(stable=True)
+    if kept is not None:
+        order = order[kept[order]]
+    grids = lay_out(field)
+    mixing = None if field.mixing is None else field.mixing[:, order]
+    if mixing is None:
+        grids = grids[:, :, order]
+    make_tiles = _row_tiles(grids, mixing, operator, order)
+    yield from make_tiles if refine is None else _query_tiles(grids, mixing, operator, order, refine)
+
+
+def _row_tiles(grids: Tensor, mixing: Tensor | None, operator: Operator, order: Tensor) -> Iterator[Tile]:
+    """A few rows at a time, in bands of columns so narrow that the expanded grids stay below ``_EXPANDED_BYTES``."""
+    rows, columns = operator.rows, operator.columns
+    line = 4 * max(grids.shape[2], len(order))
+    band = max(1, _EXPANDED_BYTES // (line * grids.shape[0]))
+    for left in range(0, len(columns.places), band):
+        some = slice(left, left + band)
+        expanded = expand_columns(grids, Axis(columns.matrix[some], columns.places[some], columns.weights[some]))
+        block = max(1, _BLOCK_BYTES // (line * expanded.shape[1]))
+        for lines, values in mix_rows(expanded, rows, block):
+            yield (lines, some), order, values if mixing is None else values @ mixing
+        del expanded  # before the next band is made
+
+
+def _query_tiles(
+    grids: Tensor, mixing: Tensor | None, operator: Operator, order: Tensor, refine: Refiner
+) -> Iterator[Tile]:
+    """All pixels of a few queries at a time: a refiner needs whole maps."""
+    height, width = len(operator.rows.places), len(operator.columns.places)
+    chunk = max(1, _EXPANDED_BYTES // (4 * height * width))
+    for some in torch.arange(len(order), device=grids.device).split(chunk):
+        chosen = grids[:, :, some] if mixing is None else grids @ mixing[:, some]
+        expanded = expand_columns(chosen, operator.columns)
+        maps = next(values for _, values in mix_rows(expanded, operator.rows, height))
+        yield (slice(None), slice(None)), order[some], refine(maps.permute(2, 0, 1).contiguous()).permute(1, 2, 0)

@@ -1,0 +1,1 @@
+"""The only place where pixels become counts, and counts become numbers with their uncertainty."""

@@ -1,0 +1,185 @@
+"""How sure a number is: paired bootstrap over images, and the closed form it must agree with.
+
+The unit is an image, or a cluster of dependent images (tiles of one photo, neighbouring frames of a drive).  Formulas:
+spec "datasets and protocols", section 12.  Nothing here says anything about other prompts, seeds or annotators.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...methods import UserError
+from .counting import Counts
+from .of_counts import Averaging, Float, iou, miou
+
+MIN_UNITS = 10
+"""Fewest units for which an interval or a p value is given.  The percentile bootstrap draws from what was seen, so with
+few units it is too sure: it never looks beyond the worst and the best of them, and its spread is too small by
+``sqrt((n - 1) / n)`` (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 14; Hesterberg,
+What Teachers Should Know About the Bootstrap, 2015).  What it covers with few units: docs/protocols.md."""
+REPLICATES = 2000
+SEED = 20240229
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % percentile interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """mIoU of A minus mIoU of B on the same images: estimate, 95 % interval, two-sided p value, number of units.
+
+    Below ``MIN_UNITS`` there is no interval and no p value.
+    """
+
+    estimate: float
+    interval: Interval | None
+    p_value: float | None
+    units: int
+
+
+def why_no_interval(units: int) -> str:
+    """The reason to print where an interval is missing; "" if there are enough units.
+
+    >>> why_no_interval(2)
+    'no interval: 2 units, 10 are needed'
+    """
+    if units >= MIN_UNITS:
+        return ""
+    return f"no interval: {units} unit{'' if units == 1 else 's'}, {MIN_UNITS} are needed"
+
+
+def cluster_counts(counts: Counts, clusters: NDArray[np.int64] | None) -> Counts:
+    """Add up images of one cluster: ``(N, C)`` -> ``(K, C)``.  ``clusters`` is ``(N,)`` with values 0 to K - 1."""
+    if clusters is None:
+        return counts
+    groups = int(clusters.max()) + 1
+    summed = []
+    for array in (counts.tp, counts.gt, counts.pred):
+        out = np.zeros((groups, array.shape[1]), np.int64)
+        np.add.at(out, clusters, array)
+        summed.append(out)
+    return Counts(*summed)
+
+
+def draw_weights(units: int, replicates: int = REPLICATES, seed: int = SEED) -> NDArray[np.int64]:
+    """How often each unit is drawn, ``(replicates, units)``.  Use the same weights for everything compared."""
+    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=replicates)
+
+
+def replicate_miou(counts: Counts, weights: NDArray[np.int64], averaging: Averaging = "mmseg") -> Float:
+    """mIoU of every replicate: ``(N, C)`` counts and ``(B, N)`` weights -> ``(B,)``.
+
+    Products run in float64, which is exact below 2^53 pixels.
+    """
+    drawn = [
+        (weights.astype(np.float64) @ a.astype(np.float64)).astype(np.int64)
+        for a in (counts.tp, counts.gt, counts.pred)
+    ]
+    return miou(Counts(*drawn), averaging)
+
+
+def miou_interval(
+    counts: Counts,
+    clusters: NDArray[np.int64] | None = None,
+    averaging: Averaging = "mmseg",
+    replicates: int = REPLICATES,
+    seed: int = SEED,
+) -> Interval | None:
+    """Interval of the mIoU of ``(N, C)`` counts; None for fewer than ``MIN_UNITS``, or without valid pixels."""
+    units = cluster_counts(counts, clusters)
+    if len(units.tp) < MIN_UNITS:
+        return None
+    drawn = replicate_miou(units, draw_weights(len(units.tp), replicates, seed), averaging)
+    return None if np.isnan(drawn).all() else _percentiles(drawn)
+
+
+def paired_difference(
+    a: Counts,
+    b: Counts,
+    clusters: NDArray[np.int64] | None = None,
+    averaging: Averaging = "mmseg",
+    replicates: int = REPLICATES,
+    seed: int = SEED,
+) -> Difference:
+    """Compare two methods on the same images, in the same order (counts ``(N, C)``)."""
+    if not np.array_equal(a.gt, b.gt):
+        raise UserError("the runs were not scored on the same labels: were label files edited?  Repeat with --fresh")
+    units_a, units_b = cluster_counts(a, clusters), cluster_counts(b, clusters)
+    estimate = float(miou(a.total(), averaging) - miou(b.total(), averaging))
+    units = len(units_a.tp)
+    if units < MIN_UNITS:
+        return Difference(estimate, None, None, units)
+    weights = draw_weights(units, replicates, seed)
+    deltas = replicate_miou(units_a, weights, averaging) - replicate_miou(units_b, weights, averaging)
+    beyond = int((np.abs(deltas - estimate) >= abs(estimate)).sum())
+    return Difference(estimate, _percentiles(deltas), (1 + beyond) / (replicates + 1), units)
+
+
+def delta_standard_error(a: Counts, b: Counts | None = None) -> float:
+    """Standard error of mIoU, or of its difference to ``b``, by the delta method (spec 12.3); counts ``(N, C)``."""
+    influence = _influence(a) - (0.0 if b is None else _influence(b))
+    units = len(influence)
+    if units < 2:
+        return float("nan")
+    return float(np.sqrt(units / (units - 1) * ((influence - influence.mean()) ** 2).sum()))
+
+
+def _influence(counts: Counts) -> Float:
+    """``psi_i = (1 / K) sum_c (I_ic - IoU_c U_ic) / U_c`` for every unit, ``(N,)``."""
+    total = counts.total()
+    union, value = total.gt + total.pred - total.tp, iou(total)
+    used = union > 0
+    own_union = (counts.gt + counts.pred - counts.tp)[:, used]
+    terms = (counts.tp[:, used] - value[used] * own_union) / union[used]
+    return np.asarray(terms.sum(axis=1) / used.sum())
+
+
+def indistinct_groups(
+    runs: dict[str, Counts], clusters: NDArray[np.int64] | None = None, averaging: Averaging = "mmseg"
+) -> dict[str, int]:
+    """Group number of every run, best group 1: runs of a group cannot be told apart from its best run.
+
+    Empty with fewer than ``MIN_UNITS``: too few to say what can be told apart.
+
+    Runs are ordered by mIoU.  A group starts at its best run and takes in the following ones until one differs from
+    that best run: paired bootstrap, p values Holm-corrected for the number of comparisons, level 5 %.
+    """
+    if any(len(cluster_counts(counts, clusters).tp) < MIN_UNITS for counts in runs.values()):
+        return {}
+    order = sorted(runs, key=lambda name: (-float(miou(runs[name].total(), averaging)), name))
+    groups: dict[str, int] = {}
+    number, left = 0, list(order)
+    while left:
+        number += 1
+        leader = left[0]
+        found = {name: paired_difference(runs[leader], runs[name], clusters, averaging).p_value for name in left[1:]}
+        different = _holm({name: p for name, p in found.items() if p is not None})
+        members = [leader]
+        for name in left[1:]:
+            if name in different:
+                break
+            members.append(name)
+        groups.update(dict.fromkeys(members, number))
+        left = left[len(members) :]
+    return groups
+
+
+def _holm(p_values: dict[str, float], level: float = 0.05) -> set[str]:
+    """Names whose p value is significant after Holm's correction."""
+    found: set[str] = set()
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        if p > level / (len(p_values) - rank):
+            break
+        found.add(name)
+    return found
+
+
+def _percentiles(values: Float) -> Interval:
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return Interval(float(low), float(high))

@@ -1,0 +1,150 @@
+"""count: the only place where pixels become counts.
+
+Counts are exact int64.  ``count_reference`` says what is counted; ``count`` is one histogram without a mask: ignored
+pixels fall into rows of the table that are dropped (``docs/design/count.md``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...methods import UserError
+
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels per class, over the pixels whose label is not ignored; each array ``(..., C)`` int64.
+
+    ``tp``: prediction and label are the class.  ``gt``: the label is.  ``pred``: the prediction is.
+    Counts of disjoint images add.
+    """
+
+    tp: Int64
+    gt: Int64
+    pred: Int64
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.tp + other.tp, self.gt + other.gt, self.pred + other.pred)
+
+    @classmethod
+    def stack(cls, counts: "Sequence[Counts]") -> "Counts":
+        """Counts of N images, each ``(C,)``, as one ``(N, C)``."""
+        return cls(*(np.stack([getattr(c, name) for c in counts]) for name in ("tp", "gt", "pred")))
+
+    def first(self, classes: int) -> "Counts":
+        """Counts of the first classes alone."""
+        return Counts(self.tp[..., :classes], self.gt[..., :classes], self.pred[..., :classes])
+
+    def at(self, images: NDArray[np.bool_]) -> "Counts":
+        """Counts ``(K, C)`` of some images, chosen by a mask ``(N,)``."""
+        return Counts(self.tp[images], self.gt[images], self.pred[images])
+
+    def total(self) -> "Counts":
+        """Sum over the first axis (images)."""
+        return Counts(self.tp.sum(axis=0), self.gt.sum(axis=0), self.pred.sum(axis=0))
+
+
+def count(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Counts:
+    """Counts of one image.
+
+    ``prediction`` and ``label`` are integer maps of the same shape, on one device; predictions lie in
+    [0, num_classes), labels there or at ``ignore_index``.
+
+    Raises ``UserError`` for any other label value and ``ValueError`` for any other prediction or a wrong shape.
+    """
+    return tally(confusion(prediction, label, num_classes, ignore_index))
+
+
+def tally(table: Tensor) -> Counts:
+    """Counts of a confusion matrix ``(C, C)``, rows are labels."""
+    tp, gt, pred = table.diagonal(), table.sum(dim=1), table.sum(dim=0)
+    return Counts(*(t.cpu().numpy().copy() for t in (tp, gt, pred)))
+
+
+def confusion(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Confusion matrix ``(C, C)`` int64, rows are labels and columns predictions.  Same contract as ``count``."""
+    if prediction.shape != label.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
+    rows = max(256, num_classes)
+    if label.dtype != torch.uint8:
+        label = label.int()
+        ignored = label == ignore_index
+        wrong = label[((label < 0) | (label >= num_classes)) & ~ignored]
+        if wrong.numel():
+            raise UserError(_bad_label(wrong.unique().tolist(), num_classes))
+        # One extra row for ignored pixels: 65535 rows of 847 classes would be a table of half a gigabyte.
+        label = torch.where(ignored, num_classes, label)
+        ignore_index, rows = num_classes, num_classes + 1
+    # `label * C + prediction` cannot tell a prediction of C from the next label's 0, so the range is checked first.
+    if prediction.numel() and (int(prediction.max()) >= num_classes or int(prediction.min()) < 0):
+        raise ValueError(f"predictions reach {int(prediction.max())}, allowed is 0 to {num_classes - 1}")
+    index = label.int().mul_(num_classes).add_(prediction)
+    table = torch.bincount(index.reshape(-1), minlength=rows * num_classes).view(rows, num_classes)
+    outside = table[num_classes:].sum(dim=1).nonzero()[:, 0] + num_classes
+    wrong_values = [v for v in outside.tolist() if v != ignore_index]
+    if wrong_values:
+        raise UserError(_bad_label(wrong_values, num_classes))
+    if 0 <= ignore_index < num_classes:
+        table[ignore_index] = 0
+    return table[:num_classes]
+
+
+def count_reference(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Counts:
+    """What ``count`` computes, class by class."""
+    valid = label != ignore_index
+    predicted, labelled = prediction[valid].long(), label[valid].long()
+    classes = range(num_classes)
+    tp = np.array([int(((predicted == c) & (labelled == c)).sum()) for c in classes], np.int64)
+    gt = np.array([int((labelled == c).sum()) for c in classes], np.int64)
+    pred = np.array([int((predicted == c).sum()) for c in classes], np.int64)
+    return Counts(tp, gt, pred)
+
+
+def count_boundary(
+    prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255, ratio: float = 0.02
+) -> Counts:
+    """Counts within the inner boundary bands of each class (Cheng et al., CVPR 2021; spec: datasets, 11.5).
+
+    The band of a class is what an erosion by ``d = max(1, round(ratio * diagonal))`` px removes from its mask; outside
+    of the image counts as another class.  Predictions are set to "ignore" where the label is, before bands are taken.
+    ``tp`` is the intersection of the two bands, so ``tp / (gt + pred - tp)`` is the class's Boundary IoU.
+
+    Two halves of a picture of 4 x 6 px, predicted one column too far to the right.  The bands are 1 px wide, so each
+    labelled half of 4 x 3 px loses its 2 inner pixels; 8 and 6 pixels of bands agree:
+
+    >>> label = torch.tensor([[0, 0, 0, 1, 1, 1]] * 4)
+    >>> counts = count_boundary(torch.tensor([[0, 0, 0, 0, 1, 1]] * 4), label, num_classes=2)
+    >>> counts.tp, counts.gt, counts.pred
+    (array([8, 6]), array([10, 10]), array([12,  8]))
+    """
+    confusion(prediction, label, num_classes, ignore_index)  # refuses wrong values
+    height, width = label.shape
+    distance = max(1, round(ratio * (height**2 + width**2) ** 0.5))
+    ignored = label == ignore_index
+    out = np.zeros((3, num_classes), np.int64)
+    present = torch.cat([prediction[~ignored].long().unique(), label[~ignored].long().unique()]).unique()
+    for c in present.tolist():
+        masks = torch.stack([(prediction == c) & ~ignored, (label == c) & ~ignored])
+        predicted, labelled = _inner_band(masks, distance)
+        out[:, c] = [int((predicted & labelled).sum()), int(labelled.sum()), int(predicted.sum())]
+    return Counts(*out)
+
+
+def _inner_band(masks: Tensor, distance: int) -> Tensor:
+    """Pixels of each mask ``(N, H, W)`` within ``distance`` (Chebyshev) of its outside."""
+    outside = F.pad((~masks).float()[None], (distance,) * 4, value=1.0)
+    side = 2 * distance + 1  # a square's maximum is that of its columns' maxima, and 2 * side is less than side * side
+    near_outside = F.max_pool2d(F.max_pool2d(outside, (side, 1), stride=1), (1, side), stride=1)[0] > 0
+    return masks & near_outside
+
+
+def _bad_label(values: list[int], num_classes: int) -> str:
+    shown = ", ".join(str(v) for v in values[:8]) + (" ..." if len(values) > 8 else "")
+    return f"label values {shown} are neither a class (0 to {num_classes - 1}) nor the ignore value"

@@ -1,0 +1,1 @@
+"""Everything that knows mmsegmentation; found by name (``runs.sources``), imported by nobody."""

@@ -1,0 +1,1 @@
+"""What can move a number, as data: settings, words, their lint."""

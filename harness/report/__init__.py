@@ -1,0 +1,1 @@
+"""From finished runs to pages: leaderboard, pictures, reported values, regression."""

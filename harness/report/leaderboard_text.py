@@ -1,0 +1,185 @@
+"""The leaderboard as text: Markdown and LaTeX from the frame of ``leaderboard.collect``."""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ...datasets import list_datasets
+from ...methods.core.files import store
+from ..metrics.bootstrap import MIN_UNITS, why_no_interval
+from ..show.escaping import latex_text, markdown_code, markdown_text, plain_text
+from ..show.tables import with_interval
+from .leaderboard import Leaderboard, collect, column_of, entry_of, newest_runs
+
+
+def write_leaderboard(results: Path, output: Path) -> Leaderboard:
+    """Write ``output`` (Markdown) and the same frame as .csv, .json and .tex beside it; returns what was collected."""
+    found = collect(results)
+    frame = found.frame
+    store(output, markdown(frame).encode())
+    store(output.with_suffix(".csv"), frame.to_csv(index=False).encode())
+    store(output.with_suffix(".json"), (frame.to_json(orient="records", indent=2) + "\n").encode())
+    store(output.with_suffix(".tex"), latex(frame).encode())
+    return found
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The leaderboard as Markdown."""
+    parts = [
+        "# Leaderboard",
+        "",
+        "Written by `bench leaderboard`; do not edit.  mIoU in percent with its 95 % bootstrap interval over images; "
+        "*to the best* is the paired difference on the same images.  "
+        "Methods of one *group* cannot be told apart from the best of the group (paired bootstrap, Holm-corrected).  "
+        "*Units* are what the bootstrap draws: images, or blocks of dependent ones; "
+        f"below {MIN_UNITS} there is no interval and no group.  "
+        "*Reported* values are those of the named source, under its own protocol, not ours.  "
+        "Training-free methods and trained ones stand apart; groups and differences are over both.",
+    ]
+    newest = newest_runs(frame.itertuples())
+    for protocol in sorted({_section(r) for r in newest}):
+        rows = [r for r in newest if _section(r) == protocol]
+        columns = sorted({column_of(r) for r in rows})
+        changed = [f"Changed by hand: {markdown_code(rows[0].changed)}.", ""] if rows[0].changed else []
+        parts += ["", f"## Protocol {markdown_code(protocol)}", "", *changed, *_matrix(rows, columns)]
+        for column in columns:
+            parts += ["", *_markdown_column([r for r in rows if column_of(r) == column])]
+    return "\n".join(parts) + "\n"
+
+
+def _section(row: Any) -> str:
+    """Protocol, and the hash too if its values were changed by hand: two changes are two protocols."""
+    return f"{row.protocol} {row.protocol_hash[:8]}" if row.protocol.endswith("*") else str(row.protocol)
+
+
+def _matrix(rows: list[Any], columns: list[tuple[str, ...]]) -> list[str]:
+    """Methods by data sets, mIoU only; each heading carries the protocol hash of its column."""
+    entries = sorted({entry_of(r) for r in rows})
+    found = {(entry_of(r), column_of(r)): r for r in rows}
+    names = [f"{markdown_text(c[1])} {markdown_text(c[2])} `{c[3][:8]}`" for c in columns]
+    lines = ["| method | backbone | " + " | ".join(names) + " |", "|---" * (2 + len(columns)) + "|"]
+    for entry in entries:
+        cells = [_cell(found.get((entry, c))) for c in columns]
+        method, backbone, precision = (markdown_text(entry[k]) for k in (0, 1, 3))
+        weights = markdown_code(entry[2].partition(":")[2][:8], in_table=True)
+        lines.append(f"| {method} | {backbone} {weights} {precision} | " + " | ".join(cells) + " |")
+    notes = sorted({r.note for r in rows if r.note})
+    said = [markdown_text(f"With {_whose(rows, note)}: {note}.") for note in notes]
+    return lines + [line for text in said for line in ("", f"*{text}*")]
+
+
+def _whose(rows: list[Any], note: str) -> str:
+    return ", ".join(sorted({r.backbone for r in rows if r.note == note}))
+
+
+def _rank(row: Any) -> tuple[float, str]:
+    """Best first; runs without a value last."""
+    return (math.inf if pd.isna(row.miou) else -row.miou, row.method)
+
+
+def _cell(row: Any) -> str:
+    if row is None:
+        return ""
+    return with_interval(row.miou, bounds_of(row)) + ("" if row.complete else " (partial)")
+
+
+def _behind(row: Any) -> str:
+    if pd.isna(row.behind) or row.behind == 0:  # nothing to compare with, or the best itself
+        return ""
+    return with_interval(row.behind, None if pd.isna(row.behind_low) else (row.behind_low, row.behind_high))
+
+
+def bounds_of(row: Any) -> tuple[float, float] | None:
+    """Interval of a row of the frame, or None."""
+    return None if pd.isna(row.low) else (row.low, row.high)
+
+
+def _markdown_column(rows: list[Any]) -> list[str]:
+    rows = sorted(rows, key=_rank)
+    first = rows[0]
+    partial = "" if first.complete else " **(partial)**"
+    lines = [
+        f"### {markdown_text(_title(first.dataset))}, {markdown_text(first.split)}, {_images(first)}{partial}",
+        "",
+        *([f"{why_no_interval(first.units)}.".capitalize(), ""] if first.units < MIN_UNITS else []),
+        f"Protocol hash `{first.protocol_hash}`.",
+        "",
+    ]
+    for heading, free in (("Training-free", True), ("Trained", False)):
+        lines += _table(heading, [r for r in rows if r.training_free == free])
+    for note in sorted({r.note for r in rows if r.note}):
+        whose = [r.method for r in rows if r.note == note]
+        text = note if len(whose) == len(rows) else f"{', '.join(whose)}: {note}"
+        lines += ["", f"*{markdown_text(text)}*"]
+    lines += [
+        "",
+        "<details><summary>Provenance</summary>",
+        "",
+        "| method | weights | device | code | vocabulary | run |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        provenance = (r.method, r.weights[:17], r.device, r.code, r.vocabulary[:8], r.run)
+        lines.append("| " + " | ".join(map(markdown_text, provenance)) + " |")
+    return [*lines, "", "</details>"]
+
+
+def _images(row: Any) -> str:
+    """``23 images, 2 units``."""
+    return f"{row.images} images, {row.units} unit{'' if row.units == 1 else 's'}"
+
+
+def _table(heading: str, rows: list[Any]) -> list[str]:
+    """Rows of one kind, best first; nothing if there are none."""
+    if not rows:
+        return []
+    lines = [
+        f"**{heading}**",
+        "",
+        "| method | mIoU [95 %] | to the best [95 %] | group | reported | images/s | peak MB | backbone | precision "
+        "| trained on | licences |",
+        "|---" * 11 + "|",
+    ]
+    for r in rows:
+        told = "" if pd.isna(r.reported) else f"{r.reported:.1f} ({markdown_text(str(r.reported_source))})"
+        cells = [
+            markdown_text(r.method),
+            with_interval(r.miou, bounds_of(r)),
+            _behind(r),
+            "" if pd.isna(r.group) else f"{r.group:.0f}",
+            told,
+            f"{r.images_per_second:.1f}",
+            f"{r.peak_mb:.0f}",
+            *map(markdown_text, (r.backbone, r.precision, r.trained_on, r.licences)),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def latex(frame: pd.DataFrame) -> str:
+    """The newest runs as LaTeX ``tabular`` environments, one per column of the leaderboard."""
+    out = ["% Written by `bench leaderboard`. mIoU in percent, 95 % bootstrap interval."]
+    newest = newest_runs(frame.itertuples())
+    for column in sorted({column_of(r) for r in newest}):
+        rows = sorted((r for r in newest if column_of(r) == column), key=_rank)
+        out += [
+            f"% protocol {plain_text(column[0])} {plain_text(column[3])}",
+            r"\begin{tabular}{llrl}",
+            r"data set & method & mIoU & note \\ \hline",
+        ]
+        for r in rows:
+            note = r.note if r.complete else f"partial ({_images(r)}) {r.note}".strip()
+            note = "; ".join(filter(None, [why_no_interval(r.units), note]))
+            cells = [f"{r.dataset} {r.split}", r.method, with_interval(r.miou, bounds_of(r)), note]
+            out.append(" & ".join(latex_text(c) for c in cells) + r" \\")
+        out.append(r"\end{tabular}")
+    return "\n".join(out) + "\n"
+
+
+@cache
+def _title(key: str) -> str:
+    records = list_datasets()
+    return records[key].title if key in records else key

@@ -1,0 +1,1 @@
+"""From a plan to checked counts on disk: run, plan, parts, manifest, pipeline, engine."""

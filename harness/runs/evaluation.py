@@ -1,0 +1,52 @@
+"""evaluate: score a method in memory, without a run folder."""
+
+from pathlib import Path
+
+from ...datasets import Dataset
+from ...methods import Segmenter
+from ..metrics.counting import Counts
+from ..metrics.of_confusion import SparseConfusion
+from ..metrics.result import EvalResult
+from ..protocol.protocol import Protocol
+from .pipeline import Clock, Pipeline
+from .sources import load_any, open_any
+
+
+def evaluate(
+    method: Segmenter,
+    dataset: str | Dataset,
+    protocol: str | Protocol | None = None,
+    limit: int | None = None,
+    data_root: Path | None = None,
+    boundary: bool = False,
+    confusion: bool = False,
+) -> EvalResult:
+    """Score ``method`` on the first ``limit`` images (default: all) of a data set.
+
+    ``protocol`` defaults to the data set's own.  Its ``precision`` and ``method_options`` are the business of whoever
+    made the method; everything else is applied here.  ``boundary`` asks for Boundary IoU too, ``confusion``
+    for the metrics that need confusion matrices.
+
+    >>> from ovss.methods import create_method
+    >>> method = create_method("maskclip", backbone="tiny-clip")
+    >>> evaluate(method, "shapes", limit=4).miou > 5
+    True
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+    data = open_any(dataset, data_root) if isinstance(dataset, str) else dataset
+    chosen = load_any(protocol or data.record.protocol) if not isinstance(protocol, Protocol) else protocol
+    setting = chosen.setting(data.record.key)
+    pipeline = Pipeline(method, setting, data.record, boundary, confusion)
+    ids = data.ids[:limit]
+    scored = [pipeline.score(data.load(i), Clock()) for i in ids]
+    return EvalResult(
+        record=data.record,
+        ids=ids,
+        counts=Counts.stack([s.counts for s in scored]),
+        clusters=data.clusters(ids),
+        planned=data.planned,
+        averaging=setting.averaging,
+        boundary=Counts.stack([s.boundary for s in scored if s.boundary]) if boundary else None,
+        confusion=SparseConfusion.stack([s.confusion for s in scored if s.confusion]) if confusion else None,
+    )

@@ -1,0 +1,132 @@
+"""The manifest of a run: its provenance, cost and extent, as a function of its plan and parts alone.
+
+Nothing about the process that merges enters, so merging again, elsewhere or later, gives the same file.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ...datasets import clusters_of
+from ...methods import UserError
+from .parts import Parts
+from .pipeline import STAGES
+from .plan import SCHEMA, Plan, check_schema
+from .sealed import read_sealed, seal
+
+
+class Manifest(BaseModel):
+    """What a finished run says of itself.  ``method`` to ``guide`` are the plan's identity.
+
+    ``environment``, ``code_version``, ``workers``, ``encode_seconds`` and ``shared_with`` are those of the part that
+    was written last; ``environments`` lists all different ones where parts come from several.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = SCHEMA
+    run: str
+    plan: str
+    counts_sha256: str
+    metrics_sha256: str
+    note: str
+    described: dict[str, Any]
+    title: str
+    method: dict[str, Any]
+    dataset: dict[str, Any]
+    protocol: dict[str, Any]
+    setting: dict[str, Any]
+    vocabulary_hash: str
+    boundary: bool
+    confusion: bool
+    device_type: str
+    source_hash: str
+    method_source_hash: str | None
+    guide: dict[str, Any] | None
+    code_version: str
+    environment: dict[str, Any]
+    environments: tuple[dict[str, Any], ...] = ()
+    workers: int
+    shared_with: tuple[str, ...]
+    finished: str
+    seconds_per_image: float
+    seconds_per_stage: dict[str, float]
+    peak_bytes: int
+    encode_seconds: float
+    images: int
+    images_sha256: str
+    planned: int
+    clusters: tuple[int, ...]
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The method's weights; empty for a method without."""
+        return self.method.get("weights") or {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image of the data set is in."""
+        return self.images == self.planned
+
+    def sealed(self) -> bytes:
+        """The file ``manifest.json``."""
+        return seal(self.model_dump(mode="json"))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read ``manifest.json``.  Raises ``UserError`` when it is absent, damaged or of an older version."""
+    value = read_sealed(path)
+    check_schema(value, path)
+    try:
+        return Manifest.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{path} is no manifest that this version understands: {error}") from error
+
+
+def make_manifest(folder: str, plan: Plan, parts: Parts, counts: bytes, metrics: bytes) -> Manifest:
+    """The manifest for all images in ``parts``; ``counts`` and ``metrics`` are the files that stand beside it."""
+    frame, last = parts.frame, parts.stamps[-1]
+    environments = [s.environment for s in parts.stamps]
+    different = [e for number, e in enumerate(environments) if e not in environments[:number]]
+    return Manifest(
+        run=folder,
+        plan=plan.digest,
+        counts_sha256=hashlib.sha256(counts).hexdigest(),
+        metrics_sha256=hashlib.sha256(metrics).hexdigest(),
+        note=plan.note,
+        described=plan.described,
+        title=plan.record.title,
+        **plan.identity,
+        code_version=last.code_version,
+        environment=last.environment,
+        environments=tuple(different) if len(different) > 1 else (),
+        workers=last.workers,
+        shared_with=last.shared_with,
+        finished=last.written[:19] + last.written[26:],  # without microseconds
+        **cost(frame),
+        encode_seconds=last.encode_seconds,
+        images=len(frame),
+        images_sha256=images_sha256(frame),
+        planned=plan.planned,
+        clusters=tuple(clusters_of(plan.record, tuple(frame["image"])).tolist()),
+    )
+
+
+def images_sha256(frame: pd.DataFrame) -> str:
+    """Which images, with which content, the rows are of."""
+    lines = (f"{i} {c}" for i, c in zip(frame["image"], frame["content"], strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def cost(frame: pd.DataFrame) -> dict[str, Any]:
+    """Mean seconds per image and stage (warm-up left out where possible) and peak memory."""
+    typical = frame[frame["warm"]] if frame["warm"].any() else frame
+    stages = {stage: float(typical[f"{stage}_seconds"].mean()) for stage in STAGES}
+    return {
+        "seconds_per_image": sum(stages.values()),
+        "seconds_per_stage": stages,
+        "peak_bytes": int(frame["peak_bytes"].max()),
+    }

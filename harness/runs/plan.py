@@ -1,0 +1,193 @@
+"""Plans: what a run is to do, and everything that decides its numbers."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...datasets import Dataset, DatasetRecord
+from ...datasets.catalog import label_of
+from ...methods import Segmenter, UserError, create_method
+from ...methods.core.segmenter import describe
+from ..protocol.protocol import Protocol, Setting
+from .pipeline import Pipeline, check_sharing
+from .provenance import foreign_hash, plugin_version, source_hash
+from .sealed import digest_of, read_sealed, seal
+from .sources import open_any
+
+SCHEMA = 2
+"""Version of the files of a run.  1 (before digests of contents, without checksums) is no longer read."""
+
+
+class RunSpec(BaseModel):
+    """What the user asked for, as JSON: enough for any process to build the same pipeline."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    dataset: str
+    protocol: Protocol
+    backbone: str | None = None
+    weights: str | None = None
+    data_root: str | None = None
+    device: str = "cpu"
+    options: dict[str, Any] = Field(default_factory=dict)
+    boundary: bool = False
+    confusion: bool = False
+
+    def open_data(self) -> Dataset:
+        """The data set."""
+        return open_any(self.dataset, Path(self.data_root) if self.data_root else None)
+
+    def setting_for(self, data: Dataset) -> Setting:
+        """The protocol's values for the data set."""
+        return self.protocol.setting(data.record.key)
+
+    def build_method(self, setting: Setting, allow_download: bool = False) -> Segmenter:
+        """The method with its parts loaded."""
+        import torch
+
+        reserved = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"} & self.options.keys()
+        if reserved:
+            names = ", ".join(sorted(reserved))
+            raise UserError(f"--option cannot set {names}: there are --backbone, --weights, --device for that")
+        return create_method(
+            self.method,
+            backbone=self.backbone,
+            device=self.device,
+            dtype=getattr(torch, setting.precision),
+            weights=Path(self.weights) if self.weights else None,
+            allow_download=allow_download,
+            **{**setting.options_for(self.method), **self.options},
+        )
+
+
+class Plan(BaseModel):
+    """A run's identity and its images.
+
+    ``planned`` is how many images the data set should have.  ``digests`` says for each of ``ids`` which image and label
+    were meant (``Sample.digest``); it is empty for procedural data, whose content is decided by the code.  ``note`` is
+    to be printed beside every number; ``described`` is what tables say of the method as it was built
+    (``methods.segmenter.describe``).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA
+    spec: RunSpec
+    identity: dict[str, Any]
+    record: DatasetRecord
+    ids: tuple[str, ...]
+    planned: int
+    digests: tuple[str, ...] = ()
+    note: str = ""
+    described: dict[str, Any] = Field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the identity: which run this is.  Every part carries it."""
+        return digest_of(self.identity)
+
+    @property
+    def name(self) -> str:
+        """Folder name: readable, and unique by hash."""
+        method = self.spec.method.replace(":", ".").replace("/", ".")
+        dataset = label_of(self.identity["dataset"]["key"], self.identity["dataset"]["split"])
+        return f"{dataset}-{method}-{self.spec.protocol.name.rstrip('*')}-{self.digest[:10]}"
+
+    @property
+    def setting(self) -> Setting:
+        """The protocol's values for the data set."""
+        return self.spec.protocol.setting(self.record.key)
+
+    @cached_property
+    def content(self) -> dict[str, str]:
+        """Digest of the image and label of each id; "" for procedural data."""
+        return dict(zip(self.ids, self.digests or [""] * len(self.ids), strict=True))
+
+    def sealed(self) -> bytes:
+        """The file ``plan.json``."""
+        return seal(self.model_dump(mode="json", exclude_defaults=True) | {"schema_version": self.schema_version})
+
+
+def read_plan(path: Path) -> Plan:
+    """Read ``plan.json``.  Raises ``UserError`` when it is absent, damaged or of an older version."""
+    value = read_sealed(path)
+    check_schema(value, path)
+    try:
+        return Plan.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{path} is no plan that this version understands: {error}") from error
+
+
+def check_schema(value: Mapping[str, Any], path: Path) -> None:
+    """Raise ``UserError`` for a file of another version."""
+    found = value.get("schema_version", 1)
+    if found != SCHEMA:
+        raise UserError(
+            f"{path} has schema version {found}, this version of ovss-bench writes {SCHEMA}: run the same command with "
+            "this version, which starts a new folder"
+        )
+
+
+def build_pipelines(specs: Sequence[RunSpec], data: Sequence[Dataset], allow_download: bool = False) -> list[Pipeline]:
+    """One pipeline for each data set, around one method.
+
+    Raises ``UserError`` when the settings of the data sets do not allow to share a pass.
+    """
+    settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
+    check_sharing(settings, [d.record.key for d in data], specs[0].method)
+    method = specs[0].build_method(settings[0], allow_download)
+    twins = [method, *(method.twin() for _ in specs[1:])]
+    return [
+        Pipeline(twin, setting, d.record, spec.boundary, spec.confusion)
+        for twin, setting, d, spec in zip(twins, settings, data, specs, strict=True)
+    ]
+
+
+def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset, digests: Mapping[str, str]) -> Plan:
+    """Everything that decides the numbers of a run.
+
+    ``digests`` of images and labels (``check_samples``) are part of it, for every id of the data set: other content is
+    another run, the same content in another place is not.
+    """
+    ids = data.ids
+    content = tuple(digests[i] for i in ids) if any(data.files(i) for i in ids[:1]) else ()
+    identity = {
+        "method": pipeline.method.provenance,
+        "dataset": {
+            "key": data.record.key,
+            "split": data.record.split,
+            "hash": data.record.hash,
+            "images_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+            "content_sha256": hashlib.sha256("\n".join(content).encode()).hexdigest() if content else None,
+        },
+        "protocol": {
+            "name": spec.protocol.name,
+            "hash": pipeline.setting.hash,
+            "version": spec.protocol.version,
+        },
+        "setting": pipeline.setting.model_dump(),
+        "vocabulary_hash": pipeline.method.vocabulary.hash,
+        "boundary": spec.boundary,
+        "confusion": spec.confusion,
+        "device_type": spec.device.partition(":")[0],
+        "source_hash": source_hash(),
+        "method_source_hash": foreign_hash(type(pipeline.method)),
+        "guide": None if pipeline.guide is None else pipeline.guide.provenance,
+    }
+    note = "; ".join(filter(None, ["" if pipeline.method.note else data.note, pipeline.note]))
+    described = describe(pipeline.method) | {"plugin": plugin_version(type(pipeline.method))}
+    return Plan(
+        spec=spec,
+        identity=identity,
+        record=data.record,
+        ids=ids,
+        planned=data.planned,
+        digests=content,
+        note=note,
+        described=described,
+    )

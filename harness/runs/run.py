@@ -1,0 +1,211 @@
+"""Runs: a plan, immutable parts, a manifest; one folder per run.
+
+A run folder is named by what decides its numbers (method, weights, protocol, vocabulary, images and labels, code), so
+the same command finds the same folder: it goes on where it stopped, and a finished run answers at once.
+
+    plan.json        what is to be done: spec, image ids, every hash       written first
+    parts/*.parquet  per-image counts, written as the work goes on
+    counts.parquet   all parts merged and sorted                           the same bytes in every history
+    metrics.json     metrics of counts.parquet, for other programs         likewise; never read back
+    manifest.json    provenance, timing and memory                         written last
+
+Every file carries a checksum.  What stands in the last three follows from the first two, so ``Run.merge`` makes them
+again whenever one is absent or damaged.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from ...datasets import clusters_of
+from ...methods import UserError
+from ...methods.core.files import clean_temporaries, store
+from ..metrics.result import EvalResult
+from . import parts
+from .manifest import Manifest, images_sha256, make_manifest, read_manifest
+from .plan import Plan, read_plan
+
+PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
+
+
+class Run:
+    """A run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts_folder = folder / "parts"
+
+    @classmethod
+    def at(cls, results: Path, plan: Plan) -> "Run":
+        """The folder of ``plan`` below ``results``, whether it is there or not."""
+        return cls(results / "runs" / plan.name)
+
+    def begin(self, plan: Plan, fresh: bool = False) -> None:
+        """Write the plan, and first delete what was done if ``fresh``.  To be called under the lock.
+
+        The plan is written each time: paths of data and weights may have changed, its identity has not.
+        """
+        if fresh:
+            for name in (MANIFEST, METRICS, COUNTS):
+                (self.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.parts_folder, ignore_errors=True)
+        self._make_folders()
+        for folder in (self.folder, self.parts_folder):
+            clean_temporaries(folder)
+        store(self.folder / PLAN, plan.sealed())
+        parts.set_aside_damaged(self.parts_folder)
+
+    def _make_folders(self) -> None:
+        try:
+            self.parts_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run folder {self.folder} cannot be written: {error.strerror}") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Refuse to work on a run that another process works on."""
+        self._make_folders()
+        try:
+            file = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"run folder {self.folder} cannot be written: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is working on {self.folder}: wait for it, or stop it") from None
+            yield
+
+    def plan(self) -> Plan:
+        """Raises ``UserError`` when the folder is no run or its plan is damaged."""
+        if not (self.folder / PLAN).is_file():
+            raise UserError(f"{self.folder} is not a run folder: it has no {PLAN}")
+        return read_plan(self.folder / PLAN)
+
+    def parts(self) -> parts.Parts:
+        """Everything that was done so far."""
+        return parts.read_parts(self.parts_folder, self.plan())
+
+    def done(self) -> set[str]:
+        """Images that some part holds."""
+        return set(self.parts().frame["image"])
+
+    def missing(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """Images of ``wanted`` that no part holds yet."""
+        done = self.done()
+        return tuple(i for i in wanted if i not in done)
+
+    def is_merged(self) -> bool:
+        """Whether the summary files are whole and speak of every image in the parts."""
+        try:
+            manifest = self.manifest()
+            counts, metrics = ((self.folder / name).read_bytes() for name in (COUNTS, METRICS))
+        except (OSError, UserError):
+            return False
+        frame = self.parts().frame
+        return (
+            manifest.plan == self.plan().digest
+            and bool(len(frame))
+            and manifest.images_sha256 == images_sha256(frame)
+            and manifest.counts_sha256 == hashlib.sha256(counts).hexdigest()
+            and manifest.metrics_sha256 == hashlib.sha256(metrics).hexdigest()
+        )
+
+    def answers(self, plan: Plan, wanted: tuple[str, ...]) -> bool:
+        """Whether the run holds ``wanted`` and is merged, so that nothing has to be written."""
+        try:
+            return self.plan().digest == plan.digest and self.is_merged() and not self.missing(wanted)
+        except UserError:
+            return False  # what is damaged is told when it is worked on
+
+    def merge(self) -> None:
+        """Write the summary files from the plan and the parts.  Raises ``UserError`` when nothing is done yet."""
+        plan, found = self.plan(), self.parts()
+        if not found.stamps:
+            raise UserError(f"nothing of run {self.folder} is done yet: `bench run` works on it")
+        counts = parts.parquet_bytes(parts.counts_frame(found.frame))
+        metrics = _json(_evaluated(found.frame, plan).summary())
+        manifest = make_manifest(self.folder.name, plan, found, counts, metrics)
+        (self.folder / MANIFEST).unlink(missing_ok=True)  # an old one must never stand beside new counts
+        store(self.folder / COUNTS, counts)
+        store(self.folder / METRICS, metrics)
+        store(self.folder / MANIFEST, manifest.sealed())
+
+    def result(self, wanted: tuple[str, ...] | None = None) -> EvalResult:
+        """Result over ``wanted`` (default: all images done so far), from the parts."""
+        frame = self.parts().frame
+        if wanted is not None:
+            frame = frame[frame["image"].isin(wanted)].reset_index(drop=True)
+        return _evaluated(frame, self.plan())
+
+    def manifest(self) -> Manifest:
+        """Raises ``UserError`` when the run was never finished, is damaged or of an older version."""
+        return read_manifest(self.folder / MANIFEST)
+
+    def finished(self) -> "Finished":
+        """The run as it was merged, every file checked.  Raises ``UserError`` when one is absent or damaged."""
+        plan, manifest, path = self.plan(), self.manifest(), self.folder / COUNTS
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.  Finish it with `bench run`") from error
+        if manifest.plan != plan.digest or manifest.counts_sha256 != hashlib.sha256(content).hexdigest():
+            raise UserError(
+                f"{path} is damaged, or does not belong to the manifest beside it.  `bench run` with the same words "
+                "makes it again"
+            )
+        try:
+            frame = pd.read_parquet(io.BytesIO(content))
+        except pa.ArrowException as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
+        return Finished(self, plan, manifest, frame, _evaluated(frame, plan))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A merged run: its counts per image (``frame``), and ``result``, computed from them now."""
+
+    run: Run
+    plan: Plan
+    manifest: Manifest
+    frame: pd.DataFrame
+    result: EvalResult
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return self.run.folder.name
+
+
+def list_runs(results: Path) -> list[Run]:
+    """Finished (complete or partial) runs below ``results``, by name."""
+    return [Run(p.parent) for p in sorted((results / "runs").glob(f"*/{MANIFEST}"))]
+
+
+def _evaluated(frame: pd.DataFrame, plan: Plan) -> EvalResult:
+    ids = tuple(frame["image"])
+    classes = len(plan.record.classes)
+    return EvalResult(
+        record=plan.record,
+        ids=ids,
+        counts=parts.counts_of(frame, classes),
+        clusters=clusters_of(plan.record, ids),
+        planned=plan.planned,
+        averaging=plan.setting.averaging,
+        boundary=parts.counts_of(frame, classes, "boundary_") if plan.spec.boundary else None,
+        confusion=parts.confusion_of(frame) if plan.spec.confusion else None,
+    )
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,1 @@
+"""Training of heads and small encoders: one loop, one source of images, recipes."""

@@ -1,0 +1,175 @@
+"""The dense-CLIP core: trunk, rewritten last block, cosine with the text.
+
+A method of this family is a ``LastBlock`` record; the code below is the same for all (spec: training-free family,
+sections 1.1 and 2).
+"""
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.errors import UserError
+from ..core.windows import Box
+from ..models import vit
+from ..models.backbone import Backbone
+from .clip_segmenter import ClipSegmenter
+
+Similarity = Literal["qk", "qq", "kk", "vv"]
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """How the last block is rewritten.
+
+    The attention matrix is the *sum* over ``attention`` of ``softmax(s * a b^T + omega)``, ``s = head_size ** -0.5``;
+    no term at all means the identity, i.e. each token keeps its own value.  ``omega`` is a Gaussian of the distance
+    between patches with ``gaussian_sigma`` (in patches), 0 for every pair with the class token, not scaled by ``s``.
+    ``residual`` and ``ffn`` say whether the block's skip connection and MLP stay.
+    """
+
+    attention: tuple[Similarity, ...]
+    residual: bool
+    ffn: bool
+    gaussian_sigma: float | None = None
+
+
+@dataclass(frozen=True)
+class SeenPatches:
+    """What of the windows' scores does not depend on the words.  One tensor for each thing, as it was computed.
+
+    ``features`` ``(B, h, w, dim)`` float32 are of unit length.  The rest is None unless the method asks for it:
+    ``keys`` ``(B, h * w, D)`` float32 are those of the last block through its output projection, ``salient``
+    ``(B, h, w)`` bool marks patches that show an object.
+
+    A slice of a wider tensor would not do: a product reads it with other strides, and on some CPUs rounds otherwise
+    than the same product in another method.
+    """
+
+    features: Tensor
+    keys: Tensor | None = None
+    salient: Tensor | None = None
+
+
+class DenseClip(ClipSegmenter):
+    """Patch-text cosine similarities of a CLIP ViT whose last block is ``last_block``.
+
+    ``pad`` chooses what happens to windows that are no multiple of the patch: False drops the rest and stretches the
+    grid over the window (SCLIP, NACLIP), True pads evenly with the mean colour and cuts after (ClearCLIP), "end" pads
+    with black below and to the right and stretches the grid over the window (CLIP-DINOiser).  ``positions`` is the rule
+    of ``vit.position_for``.
+    """
+
+    last_block: ClassVar[LastBlock]
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        pad: bool | Literal["end"] = False,
+        positions: vit.Positions = "factor",
+    ) -> None:
+        super().__init__(backbone, device, dtype)
+        if pad not in (False, True, "end") or positions not in ("factor", "size"):
+            raise UserError(
+                f"pad is {pad!r}, positions is {positions!r}; pad can be false, true or end, positions factor or size"
+            )
+        self.pad, self.positions = pad, positions
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See ``Segmenter.provenance``."""
+        return {
+            **super().provenance,
+            "last_block": asdict(self.last_block),
+            "pad": self.pad,
+            "positions": self.positions,
+        }
+
+    def cover(self, height: int, width: int) -> Box:
+        """See ``Segmenter.cover``."""
+        if self.pad is not True:
+            return Box(0, 0, height, width)
+        (top, bottom), (left, right) = (self._padding(side) for side in (height, width))
+        return Box(-top, -left, height + bottom, width + right)
+
+    def _padding(self, side: int) -> tuple[int, int]:
+        total = -side % self.weights.patch_px
+        return total // 2, total - total // 2
+
+    def score_windows(self, windows: Tensor) -> Tensor:
+        """Cosines: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, h, w)`` float32 in [-1, 1]."""
+        return self.score_features(self.encode_windows(windows))
+
+    @torch.inference_mode()
+    def encode_windows(self, windows: Tensor) -> SeenPatches:
+        """Patch features of windows ``(B, 3, H, W)`` uint8 RGB."""
+        tokens, grid = vit.run_trunk(self.weights, self.normalised(windows), self.positions)
+        return SeenPatches(self.patch_features(tokens, grid).unflatten(1, grid))
+
+    def normalised(self, windows: Tensor) -> Tensor:
+        """See ``ClipSegmenter.normalised``; padded if asked for, ``(B, 3, H, W)`` -> ``(B, 3, H', W')``."""
+        pixels = self._normalise(self.padded(windows))
+        if self.pad is True:
+            (top, bottom), (left, right) = (self._padding(side) for side in pixels.shape[2:])
+            pixels = F.pad(pixels, (left, right, top, bottom))
+        return self._whole_patches(pixels)
+
+    def padded(self, windows: Tensor) -> Tensor:
+        """Windows on the device, with black below and to the right if ``pad`` is "end"; uint8."""
+        windows = windows.to(self.device)
+        if self.pad != "end":
+            return windows
+        bottom, right = (-side % self.weights.patch_px for side in windows.shape[2:])
+        return F.pad(windows, (0, right, 0, bottom))
+
+    @torch.inference_mode()
+    def score_features(self, features: SeenPatches) -> Tensor:
+        """Cosines with the queries, ``(B, Q, h, w)`` float32."""
+        unit = features.features
+        return (unit.flatten(1, 2) @ self.text.T).transpose(1, 2).unflatten(2, unit.shape[1:3])
+
+    def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Last block and head: ``(B, 1 + h * w, D)`` -> ``(B, h * w, dim)`` float32, unit length."""
+        return F.normalize(self.raw_features(tokens, grid), dim=-1)
+
+    def raw_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """``patch_features`` before they are normalised."""
+        block, rule = self.weights.blocks[-1], self.last_block
+        x = vit.project_out(block, _mix_values(block, tokens, rule, grid))
+        if rule.residual:
+            x = tokens[:, 1:] + x
+        if rule.ffn:
+            x = vit.add_ffn(block, x)
+        return vit.project(self.weights, x)
+
+
+def _mix_values(block: vit.Block, tokens: Tensor, rule: LastBlock, grid: tuple[int, int]) -> Tensor:
+    """``sum over terms of softmax(...) v`` for the patches, ``(B, h * w, D)``.
+
+    The class token takes part as key and value, but its own row is never needed.
+    """
+    if not rule.attention:
+        return vit.values(block, tokens[:, 1:])
+    parts = dict(zip("qkv", vit.split_heads(block, tokens), strict=True))
+    omega = None
+    if rule.gaussian_sigma is not None:
+        omega = gaussian_window(*grid, rule.gaussian_sigma)[1:].to(tokens)
+    terms = [
+        F.scaled_dot_product_attention(parts[a][:, :, 1:], parts[b], parts["v"], attn_mask=omega)
+        for a, b in rule.attention
+    ]
+    return vit.merge_heads(torch.stack(terms).sum(0) if len(terms) > 1 else terms[0])
+
+
+@lru_cache(maxsize=2)
+def gaussian_window(height: int, width: int, sigma: float) -> Tensor:
+    """``exp(-(dy^2 + dx^2) / (2 sigma^2))`` between patches, 0 for the class token: ``(1 + N, 1 + N)`` float32."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    place = torch.stack([y, x], dim=-1).reshape(-1, 2).float()
+    squared = ((place[:, None] - place[None]) ** 2).sum(-1)
+    return F.pad(torch.exp(-squared / (2 * sigma**2)), (1, 0, 1, 0))

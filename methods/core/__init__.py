@@ -1,0 +1,1 @@
+"""The contract: what a method takes and gives.  Knows no model."""

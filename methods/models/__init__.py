@@ -1,0 +1,1 @@
+"""What is read from checkpoints: one catalogue, towers, tokenizers."""

@@ -1,0 +1,63 @@
+"""Rules of the bootstrap by hand: Holm's step-down, few images, replicates that draw nothing."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ovss.harness.metrics.bootstrap import _holm, delta_standard_error, indistinct_groups, miou_interval
+from ovss.harness.metrics.counting import Counts
+
+
+@pytest.mark.parametrize(
+    ("p_values", "different"),
+    [
+        ([0.01, 0.015, 0.02, 0.04], [0, 1, 2, 3]),  # 0.05 over 4, 3, 2, 1; Bonferroni would keep the first alone
+        ([0.04, 0.02, 0.015, 0.01], [0, 1, 2, 3]),  # in whatever order they come
+        ([0.02, 0.02, 0.02, 0.04], []),  # the smallest fails, so all do; a step up from 0.04 would keep all
+        ([0.01, 0.03, 0.04], [0]),  # 0.03 > 0.05 / 2 ends it, although 0.04 <= 0.05 / 1
+        ([0.03, 0.001], [0, 1]),
+        ([0.05], [0]),  # on the line is significant
+        ([0.051], []),
+        ([], []),
+    ],
+)
+def test_holm_steps_down(p_values: list[float], different: list[int]) -> None:
+    """Holm (1979): the k-th smallest of m is compared with 0.05 / (m - k + 1), until one is larger."""
+    assert _holm({str(k): p for k, p in enumerate(p_values)}) == {str(k) for k in different}
+
+
+@pytest.mark.parametrize(
+    ("p_values", "groups"),
+    [
+        ({"b": 0.03, "c": 0.04, "d": 0.04}, {"a": 1, "b": 1, "c": 1, "d": 1}),  # each below 0.05, none after Holm
+        ({"b": 0.015, "c": 0.02, "d": 0.04}, {"a": 1, "b": 2, "c": 2, "d": 2}),
+        ({"b": 0.9, "c": 0.001, "d": 0.9}, {"a": 1, "b": 1, "c": 2, "d": 2}),  # the first that differs ends the group
+    ],
+)
+def test_groups_follow_holm(
+    monkeypatch: pytest.MonkeyPatch, p_values: dict[str, float], groups: dict[str, int]
+) -> None:
+    """Runs a > b > c > d by mIoU, and made-up p values against a; nobody else differs from anybody."""
+
+    def compared(best: Counts, other: Counts, *rest: object) -> SimpleNamespace:
+        pair = {name for name, run in runs.items() if run is best or run is other}
+        return SimpleNamespace(p_value=p_values[max(pair)] if "a" in pair else 1.0)
+
+    whole = np.full((12, 1), 10)
+    runs = {name: Counts(np.full((12, 1), tp), whole, whole) for name, tp in zip("abcd", (9, 8, 7, 6), strict=True)}
+    monkeypatch.setattr("ovss.harness.metrics.bootstrap.paired_difference", compared)
+    assert indistinct_groups(runs) == groups
+
+
+def test_delta_error_of_two_images_by_hand() -> None:
+    counts = Counts(np.array([[2], [6]]), np.array([[10], [10]]), np.array([[2], [6]]))
+    assert delta_standard_error(counts) == pytest.approx(np.std([0.2, 0.6], ddof=1) / np.sqrt(2))
+
+
+def test_replicates_without_a_valid_pixel_are_left_out() -> None:
+    """Eleven images of twelve are ignored as a whole, and a third of the replicates draw these alone."""
+    tp, gt = np.zeros((12, 1), np.int64), np.zeros((12, 1), np.int64)
+    tp[5], gt[5] = 3, 4
+    found = miou_interval(Counts(tp, gt, tp))
+    assert found is not None and (found.low, found.high) == (0.75, 0.75)

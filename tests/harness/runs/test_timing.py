@@ -1,0 +1,133 @@
+"""Where seconds are counted, and how many threads a worker gets."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ovss.datasets import open_dataset
+from ovss.harness.protocol.protocol import load_protocol
+from ovss.harness.runs import engine, pipeline
+from ovss.harness.runs.pipeline import Clock, Pipeline, predict_together
+from ovss.methods import Box, MethodInfo, ScoreField, Segmenter
+
+SIZE = (8, 12)
+
+
+class Slow:
+    """A clock that moves only when somebody works: ``work(3)`` takes 3 seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(pipeline.time, "perf_counter", lambda: self.now)
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Flat(Segmenter):
+    """Every class has the score 0."""
+
+    info = MethodInfo("flat", "Flat", "nobody, never")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {"method": "flat"}
+
+    def score_windows(self, windows: Tensor) -> Tensor:
+        return torch.zeros(len(windows), len(self.vocabulary.queries), 2, 3)
+
+
+def make(refine: str) -> Pipeline:
+    setting = load_protocol("tiny").changed(refine=refine).setting("shapes")
+    return Pipeline(Flat(), setting, open_dataset("shapes").record)
+
+
+@pytest.mark.parametrize("refine", ["none", "pamr"])
+def test_refining_inside_decode_counts_as_refining(monkeypatch: pytest.MonkeyPatch, refine: str) -> None:
+    """Making affinities takes 2 s, refining twice 3 s, the rest of decoding 5 s."""
+    clock, slow, pipe = Clock(), Slow(monkeypatch), make(refine)
+
+    class SlowPamr:
+        def __init__(self, *given: Any, **named: Any) -> None:
+            slow.work(2)
+
+        def __call__(self, maps: Tensor) -> Tensor:
+            slow.work(3)
+            return maps
+
+    def slow_decode(field: ScoreField, size: tuple[int, int], rule: Any, refiner: Callable[[Tensor], Tensor] | None):
+        slow.work(4)
+        if refiner is not None:
+            refiner(refiner(torch.zeros(1, *size)))
+        slow.work(1)
+        return torch.zeros(size, dtype=torch.uint8)
+
+    monkeypatch.setattr("ovss.methods.refine.pamr.Pamr", SlowPamr)
+    monkeypatch.setattr(pipeline, "decode", slow_decode)
+    classes = len(pipe.method.query_to_class)
+    whole = (Box(0, 0, *SIZE),)
+    field = ScoreField(torch.zeros(1, classes, 2, 3), whole, whole, SIZE, pipe.method.query_to_class)
+    pipe.finish(field, torch.zeros(3, *SIZE, dtype=torch.uint8), SIZE, clock)
+    assert clock.seconds["decode"] == 5
+    assert clock.seconds["refine"] == (8 if refine == "pamr" else 0)
+    assert sum(clock.seconds.values()) == slow.now - 100  # nothing is counted twice
+
+
+def test_shared_work_counts_on_every_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resizing and scoring once for two data sets costs each of them what it would have alone."""
+    slow = Slow(monkeypatch)
+    first = make("none")
+    second = Pipeline(first.method.twin(), first.setting, first.record)
+    resize, segment = pipeline.resize_image, pipeline._segment
+    monkeypatch.setattr(pipeline, "resize_image", lambda *given: (slow.work(2), resize(*given))[1])
+    monkeypatch.setattr(pipeline, "_segment", lambda *given: (slow.work(7), segment(*given))[1])
+    clocks = [Clock(), Clock()]
+    image = torch.zeros(*SIZE, 3, dtype=torch.uint8).numpy()
+    predict_together([first, second], image, clocks)
+    assert slow.now - 100 == 9
+    assert [(clock.seconds["resize"], clock.seconds["segment"]) for clock in clocks] == [(2, 7), (2, 7)]
+
+
+@pytest.mark.parametrize(("threads", "workers", "each"), [(8, 2, 4), (7, 2, 3), (4, 4, 1), (2, 6, 1), (1, 1, 1)])
+def test_workers_share_the_threads(monkeypatch: pytest.MonkeyPatch, threads: int, workers: int, each: int) -> None:
+    """As many together as one process would use, and at least one each."""
+    given: list[int] = []
+
+    class Inline:
+        def __init__(self, *given: Any, **named: Any) -> None: ...
+
+        def submit(self, work: Any, *arguments: Any) -> Future[None]:
+            given.append(arguments[2])
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+
+        def shutdown(self, **named: Any) -> None: ...
+
+    monkeypatch.setattr(engine, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    engine.work_in_processes([], tuple("abcdefg"), workers, lambda count: None)
+    assert given == [each] * workers
+
+
+def test_a_worker_uses_the_threads_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are set before anything else: what is loaded first may start threads of its own."""
+
+    class EnoughError(Exception):
+        pass
+
+    def noted(count: int) -> None:
+        used.append(count)
+        raise EnoughError
+
+    used: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", noted)
+    monkeypatch.setattr(engine, "Run", lambda folder: SimpleNamespace(plan=lambda: pytest.fail("threads come first")))
+    with pytest.raises(EnoughError):
+        engine._work_share(["somewhere"], ("image",), 3, 2)
+    assert used == [3]

@@ -1,0 +1,40 @@
+"""The embedded default tells broken from working: gaps that must hold on the frozen test scenes, and no others.
+
+Nothing is asserted about the order of the repaired variants: ranks of the tiny world do not transfer.
+"""
+
+from functools import cache
+
+import pytest
+
+from ovss.harness import EvalResult, evaluate
+from ovss.harness.metrics.bootstrap import paired_difference
+from ovss.harness.report.ceiling import grid_ceiling
+from ovss.methods import create_method
+
+REPAIRED = ("maskclip", "maskclip-value", "sclip", "clearclip", "naclip")
+
+
+@cache
+def result(method: str) -> EvalResult:
+    return evaluate(create_method(method, backbone="tiny-clip"), "shapes")
+
+
+@pytest.mark.parametrize("method", REPAIRED)
+def test_vanilla_is_far_below(method: str) -> None:
+    found = paired_difference(result(method).counts, result("clip").counts)
+    assert found.interval is not None
+    assert found.interval.low > 0.10
+
+
+def test_levels() -> None:
+    assert len(result("maskclip").ids) == 300
+    assert result("maskclip").miou > 30
+    assert result("maskclip-value").miou > 40
+
+
+def test_not_saturated() -> None:
+    ceiling = grid_ceiling("shapes", patch_px=8)
+    assert ceiling.complete
+    assert ceiling.miou > 80
+    assert all(result(m).miou < ceiling.miou - 10 for m in REPAIRED)
