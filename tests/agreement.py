@@ -10,7 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ovss.harness.decoding.decode import DecodeRule, decode_reference
+from ovss.harness.decoding.decode import decode_reference
+from ovss.harness.decoding.rule import DecodeRule
 from ovss.methods import ScoreField
 
 

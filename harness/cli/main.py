@@ -165,7 +165,7 @@ def list_(
     what: Annotated[str, typer.Argument(help="methods, datasets, protocols or backbones.")], json: Json = False
 ) -> None:
     """List methods, data sets, protocols or backbones."""
-    from .look import list_command
+    from .list import list_command
 
     list_command(what, as_json=json)
 
@@ -177,7 +177,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Per-class table and provenance of a run."""
-    from .look import show_command
+    from .show import show_command
 
     show_command(run, results, as_json=json)
 
@@ -190,7 +190,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """Paired difference of two runs on the same images, with interval and p value."""
-    from .look import compare_command
+    from .compare import compare_command
 
     compare_command(first, second, results, as_json=json)
 
@@ -205,7 +205,7 @@ def ceiling(
     json: Json = False,
 ) -> None:
     """The mIoU of a perfect classifier of patches: how much of a score resolution can cost."""
-    from .look import ceiling_command
+    from .ceiling import ceiling_command
 
     ceiling_command(dataset, patch_px, short_side_px, data_root, limit, as_json=json)
 
@@ -252,7 +252,7 @@ def test_(
 @app.command()
 def doctor(results: Results = Path("results"), json: Json = False) -> None:
     """What is installed, which weights are present, where data are looked for, and whether there is a GPU."""
-    from .look import doctor_command
+    from .doctor import doctor_command
 
     doctor_command(results, as_json=json)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ...methods import ScoreField, UserError
-from .decode import Refiner, Tile, tiles
 from .rule import DecodeRule
+from .tiles import Refiner, Tile, tiles
 
 
 def decode_gated(field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None) -> Tensor:

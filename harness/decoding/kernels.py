@@ -27,8 +27,8 @@ from torch import Tensor
 from ...methods import ScoreField
 from ..metrics.counting import Counts, count
 from .assemble import lay_out, operator_for
-from .decode import Refiner, check_finite
 from .rule import DecodeRule
+from .tiles import Refiner, check_finite
 
 # A tile of pixels.  16 rows mostly lie between the same two rows of patches, so a tile needs few source rows.
 _ROWS, _WIDTH = 16, 64

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ...datasets import DatasetRecord
 from ...methods import UserError, WindowGeometry
 from ...methods.core.errors import did_you_mean
-from ...methods.refine.guides import Fusion, GuideName, Noise
+from ...methods.refine.names import Fusion, GuideName, Noise
 from ..decoding.rule import DecodeRule
 from .bounds import Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Steps
 from .files import name_of, read_toml

@@ -16,10 +16,11 @@ from ...methods.blocks.clip_segmenter import ClipSegmenter
 from ...methods.core.foreign import foreign_code
 from ...methods.refine.guide import Affinity, Guide
 from ...methods.refine.guides import load_guide
-from ..decoding.decode import Refiner, check_finite, decode
+from ..decoding.decode import decode
 from ..decoding.on_grid import decode_on_grid
 from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
+from ..decoding.tiles import Refiner, check_finite
 from ..metrics.counting import Counts, confusion, count_boundary, tally
 from ..metrics.of_confusion import SparseConfusion, sparse
 from ..protocol.protocol import Setting

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _ROOMS = Path(__file__).resolve().parents[2]
+_DECIDING = ("methods", "datasets", "harness/protocol", "harness/decoding", "harness/metrics", "harness/runs")
 _PACKAGES = (
     *("ovss-bench", "torch", "torchvision", "open_clip_torch", "transformers", "diffusers"),
     *("numpy", "opencv-python", "scipy", "pillow", "scikit-image", "pyarrow"),
@@ -19,12 +20,13 @@ _PACKAGES = (
 
 @lru_cache
 def source_hash() -> str:
-    """SHA-256 (16 hex digits) over code, records, word lists and tables: says whether the three packages are the same.
+    """SHA-256 (16 hex digits) over the code, records, word lists and tables that decide numbers.
 
     Works for a checkout, a dirty checkout and an installed wheel alike, and gives the same value for the same files.
+    What only shows, reports, trains or parses a command line is not in it.
     """
     digest = hashlib.sha256()
-    for room in ("methods", "datasets", "harness"):
+    for room in _DECIDING:
         for path in sorted((_ROOMS / room).rglob("*")):
             if path.suffix in (".py", ".toml", ".txt", ".tsv", ".json"):
                 digest.update(path.relative_to(_ROOMS).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

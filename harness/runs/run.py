@@ -192,6 +192,33 @@ def list_runs(results: Path) -> list[Run]:
     return [Run(p.parent) for p in sorted((results / "runs").glob(f"*/{MANIFEST}"))]
 
 
+def find_run(name: str, results: Path) -> Run:
+    """A run by its folder, its name, a unique beginning of it, or without the hash at its end (the newest such run).
+
+    Raises ``UserError`` when none or several fit.
+    """
+    if (Path(name) / PLAN).is_file():
+        return Run(Path(name))
+    runs = list_runs(results)
+    same = [r for r in runs if name in (r.folder.name, r.folder.name.rpartition("-")[0])]
+    if same:
+        return max(same, key=_date) if len(same) > 1 else same[0]
+    fitting = [r for r in runs if r.folder.name.startswith(name)]
+    if len(fitting) != 1:
+        known = "\n".join(f"  {r.folder.name}" for r in (fitting or runs))
+        reason = "several runs begin with" if fitting else "no run is named"
+        raise UserError(f"{reason} {name!r} in {results / 'runs'}:\n{known or '  (there are no runs)'}")
+    return fitting[0]
+
+
+def _date(run: Run) -> str:
+    """When a run was finished; one that cannot be read is older than all others."""
+    try:
+        return run.manifest().finished
+    except UserError:
+        return ""
+
+
 def _evaluated(frame: pd.DataFrame, plan: Plan) -> EvalResult:
     ids = tuple(frame["image"])
     classes = len(plan.record.classes)

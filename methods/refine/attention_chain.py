@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .guides import Fusion
+from .names import Fusion
 
 EPSILON = 1e-5
 _SELECTED = 1

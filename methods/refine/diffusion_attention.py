@@ -32,7 +32,7 @@ from torch import Tensor
 from ..core.errors import UserError, did_you_mean
 from ..models.stable_diffusion import StableDiffusion
 from .attention_chain import AttentionChain, Heads
-from .guides import Fusion, Noise
+from .names import Fusion, Noise
 
 LAYERS = (-4, -6)
 

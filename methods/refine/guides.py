@@ -1,20 +1,15 @@
 """Guides by name, loaded once per process."""
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # protocols use the names below without torch
+from .names import DiffusionName, Fusion, GuideName, Noise, SimilarityName
+
+if TYPE_CHECKING:
     import torch
 
     from ..models.stable_diffusion import StableDiffusion
     from .guide import Guide
-
-DiffusionName = Literal["sd21", "sd15", "sd14", "tiny-sd"]
-SimilarityName = Literal["dino-b16", "dino-b8", "dinov2-b14-reg"]
-GuideName = Literal[DiffusionName, SimilarityName]
-Fusion = Literal["chain", "mean", "selection"]
-Noise = Literal["per-image", "fixed", "zero"]
-"""Where the noise of a diffusion guide comes from: seed and image name, the seed alone, or there is none."""
 
 
 @lru_cache(maxsize=4)

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ovss.harness.decoding.decode import DecodeRule, decode
+from ovss.harness.decoding.decode import decode
+from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.metrics.counting import count
 from ovss.harness.mmseg.shim import import_mmseg
 from ovss.methods import Backbone, Box, ScoreField, Vocabulary, WindowGeometry

@@ -100,7 +100,7 @@ def test_errors_that_nobody_caught(
     def fails(*arguments: object, **named: object) -> None:
         raise error
 
-    monkeypatch.setattr("ovss.harness.cli.look.list_command", fails)
+    monkeypatch.setattr("ovss.harness.cli.list.list_command", fails)
     ended = bench("list", "methods")
     assert ended.code == code and all(word in ended.err for word in words) and "Traceback" not in ended.err
     monkeypatch.delenv("OVSS_DEBUG", raising=False)
@@ -117,7 +117,7 @@ def test_what_nobody_foresaw_asks_for_a_report(
     def fails(*arguments: object, **named: object) -> None:
         raise AssertionError("how could this be")
 
-    monkeypatch.setattr("ovss.harness.cli.look.list_command", fails)
+    monkeypatch.setattr("ovss.harness.cli.list.list_command", fails)
     with pytest.raises(AssertionError, match="how could this be"):
         bench("list", "methods")
     err = capfd.readouterr().err

@@ -248,10 +248,10 @@ def _honest(ended: Ended, truth: float, shown: Callable[[Any], float] = lambda v
 
 def campaign(quick: int | None, seed: int = 0) -> Findings:
     """Everything; ``quick`` is how many operations of each kind, and how many damages, are tried."""
-    import ovss.harness.commands.look
-    import ovss.harness.commands.report
-    import ovss.harness.commands.run
-    import ovss.harness.leaderboard_text  # noqa: F401
+    import ovss.harness.cli.report
+    import ovss.harness.cli.run
+    import ovss.harness.cli.show
+    import ovss.harness.report.leaderboard_text  # noqa: F401
 
     rng, findings = random.Random(seed), Findings()
     with tempfile.TemporaryDirectory() as folder:

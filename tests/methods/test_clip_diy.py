@@ -16,7 +16,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from torch import Tensor
 
-from ovss.harness.decoding.decode import DecodeRule, decode
+from ovss.harness.decoding.decode import decode
+from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.protocol.protocol import load_protocol
 from ovss.harness.runs.conformity import check_method
 from ovss.methods import Backbone, Box, UserError, Vocabulary, WindowGeometry, create_method

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from ovss.harness.decoding.decode import DecodeRule, decode
+from ovss.harness.decoding.decode import decode
+from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.runs.conformity import check_method
 from ovss.methods import Backbone, UserError, Vocabulary, WindowGeometry, load_backbone
 from ovss.methods.blocks.mask_crops import cut_masked

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovss.harness.decoding.decode import DecodeRule, decode
+from ovss.harness.decoding.decode import decode
+from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.runs.conformity import check_method
 from ovss.methods import UserError, Vocabulary, WindowGeometry
 from ovss.methods.maskclip import MaskCLIP

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ovss.harness.decoding.assemble import interpolation, lay_out, operator_for
-from ovss.harness.decoding.decode import DecodeRule, decode, decode_reference
+from ovss.harness.decoding.decode import decode, decode_reference
+from ovss.harness.decoding.rule import DecodeRule
 from ovss.methods import Box, ScoreField, UserError, WindowGeometry
 
 from ...agreement import assert_same_labels
 
-decode_module = import_module("ovss.harness.decoding.decode")
+tiles_module = import_module("ovss.harness.decoding.tiles")
 
 GAP = 1e-6
 """Scores that differ by less may swap places (scores below are cosines, at most 0.5)."""
@@ -143,8 +144,8 @@ OWNERS = (3, 0, 2, 0, 1, 3, 2, 2)
 def test_rules_equal_reference(
     rule: DecodeRule, frame: tuple[int, int], geometry: WindowGeometry, refined: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode_module, "_BLOCK_BYTES", 4 * 150 * 8 * 7)
-    monkeypatch.setattr(decode_module, "_EXPANDED_BYTES", 4 * 150 * 120 * 3)  # three queries at a time when refining
+    monkeypatch.setattr(tiles_module, "_BLOCK_BYTES", 4 * 150 * 8 * 7)
+    monkeypatch.setattr(tiles_module, "_EXPANDED_BYTES", 4 * 150 * 120 * 3)  # three queries at a time when refining
     refine: Callable[[Tensor], Tensor] | None = (lambda maps: maps**3 + 0.5 * maps) if refined else None
     field, size = make_field(frame, geometry, query_to_class=OWNERS), (120, 150)
     labels, reference = decode(field, size, rule, refine), decode_reference(field, size, rule, refine)
@@ -275,8 +276,8 @@ def test_equal_planes_go_to_the_lowest_class(
     classes: int, blocks: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if blocks:
-        monkeypatch.setattr(decode_module, "_BLOCK_BYTES", blocks[0])
-        monkeypatch.setattr(decode_module, "_EXPANDED_BYTES", blocks[1])
+        monkeypatch.setattr(tiles_module, "_BLOCK_BYTES", blocks[0])
+        monkeypatch.setattr(tiles_module, "_EXPANDED_BYTES", blocks[1])
     for frame, size in (((48, 64), (48, 64)), ((48, 64), (61, 83)), ((96, 128), (37, 33)), ((32, 48), (1, 37))):
         field = with_equal_planes(make_field(frame, classes=classes), first=0)
         assert (decode(field, size) == 0).all()
@@ -300,7 +301,7 @@ def with_equal_planes(field: ScoreField, first: int) -> ScoreField:
 
 TIES_ANYWHERE = """
 import torch
-from ovss.harness.decoding import decode
+from ovss.harness.decoding.decode import decode
 from ovss.methods import ScoreField, WindowGeometry
 for classes in (3, 19, 21, 60, 150):
     windows, whole = WindowGeometry(224, 112), WindowGeometry()
@@ -387,8 +388,8 @@ def test_block_sizes_do_not_matter(made: dict[str, Any], rule: DecodeRule, monke
     field, size = make_field(**made), (119, 163)
     scores, labels = exact_scores(field, size), decode(field, size, rule)
     for block, expanded in ((1, 1), (1, 24 << 20), (4 * 163 * 21 * 5, 1), (4 * 163 * 21 * 7, 4 * 163 * 21 * 9)):
-        monkeypatch.setattr(decode_module, "_BLOCK_BYTES", block)
-        monkeypatch.setattr(decode_module, "_EXPANDED_BYTES", expanded)
+        monkeypatch.setattr(tiles_module, "_BLOCK_BYTES", block)
+        monkeypatch.setattr(tiles_module, "_EXPANDED_BYTES", expanded)
         other = decode(field, size, rule)
         if rule.probability_threshold:
             assert (other != labels).float().mean() <= 2e-4
@@ -403,14 +404,14 @@ def test_identity_refinement_changes_nothing(
 ) -> None:
     field, size = make_field(**made), (119, 163)
     plain = decode(field, size)
-    monkeypatch.setattr(decode_module, "_EXPANDED_BYTES", expanded)
+    monkeypatch.setattr(tiles_module, "_EXPANDED_BYTES", expanded)
     refined = decode(field, size, refine=lambda maps: maps)
     assert_same_labels(refined, plain, exact_scores(field, size), field.query_to_class)
 
 
 def test_refiner_sees_every_query_once_at_output_size(monkeypatch: pytest.MonkeyPatch) -> None:
     field, size, seen = make_field((112, 160), query_to_class=OWNERS), (40, 50), []
-    monkeypatch.setattr(decode_module, "_EXPANDED_BYTES", 4 * 40 * 50 * 3)
+    monkeypatch.setattr(tiles_module, "_EXPANDED_BYTES", 4 * 40 * 50 * 3)
 
     def refine(maps: Tensor) -> Tensor:
         seen.append(maps.clone())

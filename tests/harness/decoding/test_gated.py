@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovss.harness.decoding.decode import DecodeRule, decode, decode_reference
+from ovss.harness.decoding.decode import decode, decode_reference
+from ovss.harness.decoding.rule import DecodeRule
 from ovss.methods import Box, ScoreField, UserError, WindowGeometry
 
-decode_module = import_module("ovss.harness.decoding.decode")
+tiles_module = import_module("ovss.harness.decoding.tiles")
 both = pytest.mark.parametrize("decoder", [decode, decode_reference])
 Decoder = Callable[..., Tensor]
 
@@ -283,8 +284,8 @@ def test_equals_reference_and_float64(
     assert (reference != expected).float().mean() <= 2e-4
     # Blocks of one row of few columns or one query, of a few (classes are cut between tiles), and of all.
     for block, expanded in ((1, 8000), (4 * 7 * size[1] * 5, 4 * 2 * size[0] * size[1]), (4 << 20, 24 << 20)):
-        monkeypatch.setattr(decode_module, "_BLOCK_BYTES", block)
-        monkeypatch.setattr(decode_module, "_EXPANDED_BYTES", expanded)
+        monkeypatch.setattr(tiles_module, "_BLOCK_BYTES", block)
+        monkeypatch.setattr(tiles_module, "_EXPANDED_BYTES", expanded)
         labels = decode(field, size, rule, refine)
         assert labels.dtype == reference.dtype and labels.shape == size
         assert (labels != reference).float().mean() <= 2e-4

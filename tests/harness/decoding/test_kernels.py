@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ovss.harness.decoding.assemble import lay_out, operator_for
-from ovss.harness.decoding.decode import DecodeRule, decode_reference
+from ovss.harness.decoding.decode import decode_reference
+from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.metrics.counting import Counts, count_reference
 from ovss.methods import Box, ScoreField, UserError, WindowGeometry
 

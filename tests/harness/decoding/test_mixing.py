@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovss.harness.decoding.assemble import lay_out
-from ovss.harness.decoding.decode import DecodeRule, decode, decode_reference
+from ovss.harness.decoding.decode import decode, decode_reference
 from ovss.harness.decoding.refinement import without_class
+from ovss.harness.decoding.rule import DecodeRule
 from ovss.methods import ScoreField, UserError
 from ovss.methods.core.windows import Box, WindowGeometry
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import ovss.harness.decode_on_grid as module
+import ovss.harness.decoding.on_grid as module
 from ovss.datasets import find_record
 from ovss.harness import decode
 from ovss.harness.decoding.on_grid import decode_on_grid, nearest

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovss.datasets import DatasetRecord
-from ovss.harness.decoding.decode import DecodeRule, decode_reference
+from ovss.harness.decoding.decode import decode_reference
 from ovss.harness.decoding.refinement import on_grid, refine_field, without_class
+from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.protocol.protocol import Setting
 from ovss.harness.runs import pipeline as pipeline_module
 from ovss.harness.runs.pipeline import Clock, Pipeline, predict_together

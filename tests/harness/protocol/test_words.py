@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
-import ovss.harness.words as words
+import ovss.harness.protocol.words as words
 from ovss.datasets import DatasetRecord, find_record
 from ovss.harness.protocol.protocol import Setting, lint_setting, load_protocol
 from ovss.harness.protocol.words import OUTSIDE, class_texts, list_words, read_list, shared_background, vocabulary_for

@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from ovss.datasets import DatasetRecord, check_samples, open_dataset
-from ovss.harness.cli.look import find_run
 from ovss.harness.cli.main import main
 from ovss.harness.metrics.counting import Counts
 from ovss.harness.metrics.of_confusion import sparse, table_counts
@@ -33,7 +32,7 @@ from ovss.harness.runs.manifest import cost
 from ovss.harness.runs.parts import ImageResult, Stamp
 from ovss.harness.runs.pipeline import STAGES, Pipeline, Scored
 from ovss.harness.runs.plan import Plan, RunSpec, make_plan
-from ovss.harness.runs.run import COUNTS, MANIFEST, METRICS, PLAN, Run
+from ovss.harness.runs.run import COUNTS, MANIFEST, METRICS, PLAN, Run, find_run
 from ovss.harness.runs.sealed import seal, unseal
 from ovss.methods import MethodInfo, Segmenter, UserError, find_method
 

@@ -19,7 +19,7 @@ from ovss.methods.models.weights import (
     list_weights,
     locate,
 )
-from ovss.methods.refine.guides import DiffusionName, SimilarityName
+from ovss.methods.refine.names import DiffusionName, SimilarityName
 
 ROOT = Path(__file__).resolve().parents[3]
 CONTENT = b"test content\n"

@@ -1,0 +1,82 @@
+"""``bench list``: the catalogues."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ...datasets import list_datasets
+from ...methods import MethodInfo, UserError, find_method, list_methods
+from ...methods.core.errors import did_you_mean
+from ...methods.models.backbone import list_backbones
+from ...methods.models.weights import licences
+from ..protocol.protocol import list_protocols, load_protocol
+from ..show.tables import print_json, print_table
+
+
+def list_command(what: str, as_json: bool) -> None:
+    """Print one catalogue."""
+    tables: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "methods": _methods,
+        "datasets": _datasets,
+        "protocols": _protocols,
+        "backbones": _backbones,
+    }
+    if what not in tables:
+        raise UserError(f"cannot list {what!r}{did_you_mean(what, tables)}")
+    rows = tables[what]()
+    if as_json:
+        print_json(rows)
+    else:
+        print_table("", list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _methods() -> list[dict[str, Any]]:
+    return [_method_row(name) for name in list_methods()]
+
+
+def _method_row(name: str) -> dict[str, Any]:
+    try:
+        info = find_method(name).info
+    except UserError as error:  # one broken plug-in must not hide the other methods
+        info = MethodInfo(name, title=f"broken: {error}", paper="", trained_on="", backbone="")
+    return {
+        "method": name,
+        "title": info.title,
+        "training-free": "yes" if info.training_free else "no",
+        "trained on": info.trained_on,
+        "default backbone": info.backbone or "its own weights",
+        "further weights": "; ".join(f"{weights}: {text}" for weights, text in licences(name).items()) or "none",
+        "paper": info.paper,
+    }
+
+
+def _datasets() -> list[dict[str, Any]]:
+    return [
+        {
+            "data set": key,
+            "title": r.title,
+            "split": r.split,
+            "images": r.expected_images,
+            "classes": len(r.classes),
+            "background": "none" if r.background is None else r.classes[r.background],
+            "protocol": r.protocol,
+        }
+        for key, r in list_datasets().items()
+    ]
+
+
+def _protocols() -> list[dict[str, Any]]:
+    loaded = [load_protocol(name) for name in list_protocols()]
+    return [
+        {
+            "protocol": p.name,
+            "family": p.family,
+            "version": p.version,
+            "hash": p.setting(None).hash[:8],
+            "summary": p.summary,
+        }
+        for p in loaded
+    ]
+
+
+def _backbones() -> list[dict[str, Any]]:
+    return [{"backbone": name, "tags": " ".join(tags)} for name, tags in list_backbones().items()]
