@@ -365,7 +365,7 @@ def test_originals_are_never_written_to(
 KILLED = """
 import os, signal, sys
 from ovss.datasets.prepare import driver
-from ovss.harness.cli import main
+from ovss.harness.cli.main import main
 
 written, write, driver._THREADS = [], driver._write, 1
 

@@ -14,7 +14,7 @@ from ovss.methods.registry import check_options, find_method
 WITHOUT = """
 import sys
 sys.modules[{module!r}] = None  # importing it fails
-from ovss.harness.cli import main
+from ovss.harness.cli.main import main
 for line in {lines!r}:
     sys.argv = ["bench", *line.split()]
     sys.stderr.write("> ")

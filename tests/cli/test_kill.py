@@ -56,8 +56,8 @@ import sys
 
 import open_clip  # noqa: F401 - imported for the children
 import torch
-from ovss.harness import cli, engine
-from ovss.harness.commands import run  # noqa: F401
+from ovss.harness.cli import main as cli, run
+from ovss.harness.runs import engine
 
 torch.set_num_threads(1)
 engine._FLUSH_SECONDS, engine._FLUSH_SHARE = 0.1, 0.0

@@ -35,7 +35,7 @@ def test_wrong_parts_are_told_at_once(
     bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, verb: str, given: Any, what: str
 ) -> None:
     """Before what the verb needs is imported, which takes seconds, and before data are looked at."""
-    monkeypatch.setitem(sys.modules, f"ovss.harness.commands.{verb}", None)  # importing it now fails
+    monkeypatch.setitem(sys.modules, f"ovss.harness.cli.{verb}", None)  # importing it now fails
     rest = ("-d", "no-data") if verb == "run" else ("no-photo.jpg", "--classes", "a, b")
     ended = bench(verb, "-m", "sclip", *rest, *given)
     assert ended.code == 2

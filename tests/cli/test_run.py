@@ -415,7 +415,7 @@ def test_help_is_quick(console: Command) -> None:
 def test_help_imports_nothing_heavy(environment: dict[str, str], tmp_path: Path) -> None:
     code = """
 import sys
-from ovss.harness.cli import main
+from ovss.harness.cli.main import main
 sys.argv = ["bench", "run", "--help"]
 try:
     main()

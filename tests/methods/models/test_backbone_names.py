@@ -70,7 +70,7 @@ def test_nothing_heavy_is_imported() -> None:
     code = """
 import sys
 from pathlib import Path
-from ovss.methods.backbone_names import check_backbone_request
+from ovss.methods.models.backbone_names import check_backbone_request
 check_backbone_request("ViT-B/16/openai", None)
 print(sorted({"torch", "open_clip", "numpy", "transformers", "pydantic"} & set(sys.modules)))
 """
