@@ -51,6 +51,8 @@ OTHERS = ("ADEfull", "Context59-or-60", "avg8", "avg5")
 WEIGHTS = {
     "hub timm/vit_base_patch16_clip_224.openai": "openai ViT-B/16",
     "hub timm/vit_large_patch14_clip_224.openai": "openai ViT-L/14",
+    "OpenAI's ViT-B-16.pt": "openai ViT-B/16",  # known by its SHA-256
+    "OpenAI's ViT-L-14.pt": "openai ViT-L/14",
     "hub laion/CLIP-ViT-B-16-laion2B-s34B-b88K": "laion2b_s34b_b88k ViT-B/16",
     "hub laion/CLIP-ViT-B-32-laion2B-s34B-b79K": "laion2b_s34b_b79k ViT-B/32",
     "hub laion/CLIP-ViT-L-14-laion2B-s32B-b82K": "laion2b_s32b_b82k ViT-L/14",
@@ -130,7 +132,8 @@ def reported(published: str | None, dataset: str, weights: str, setting: Mapping
     came from (``source`` of its provenance), ``setting`` the values of the protocol.
     """
     nothing = {"reported": None, "reported_source": None}
-    kinds, backbone = _postprocessing(setting), WEIGHTS.get(weights.partition("@")[0])
+    kinds, origin = _postprocessing(setting), weights.partition("@")[0]
+    backbone = WEIGHTS.get(origin) or WEIGHTS.get(origin.rpartition(", ")[2])  # FILE, OpenAI's MODEL.pt
     if published is None or backbone is None or not kinds:
         return nothing
     wanted = DATASETS.get(dataset)

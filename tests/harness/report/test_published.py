@@ -190,3 +190,11 @@ def test_cliper_s_coco_object_stands_beside_the_instances_alone() -> None:
 def test_nothing_without_a_name_a_data_set_or_weights_that_are_known() -> None:
     assert values(None, OPENAI_B) == values("MaskCLIP", "embedded") == values("MaskCLIP", "") == [None] * 8
     assert values("MaskCLIP", OPENAI_B, "camvid") == values("MaskCLIP", OPENAI_B, "voc20", refine="dino-b8") == [None]
+
+
+def test_a_file_that_is_openais_by_its_checksum_counts_as_such() -> None:
+    plain = {"refine": "none"}
+    by_hub = reported("MaskCLIP", "voc21", "hub timm/vit_base_patch16_clip_224.openai@0123456789ab", plain)
+    assert by_hub["reported"] is not None
+    assert reported("MaskCLIP", "voc21", "file mine.pt, OpenAI's ViT-B-16.pt", plain) == by_hub
+    assert reported("MaskCLIP", "voc21", "file mine.pt", plain)["reported"] is None
