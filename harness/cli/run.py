@@ -197,6 +197,7 @@ def _report(run: Run, wanted: tuple[str, ...]) -> dict[str, Any]:
         "encode_seconds": manifest.encode_seconds,
         "peak_bytes": manifest.peak_bytes,
         "weights": manifest.method.get("weights"),
+        "unchecked": manifest.unchecked,
         "refine": manifest.setting["refine"],
         "guide": manifest.guide,
         "precision": manifest.setting["precision"],
@@ -214,7 +215,7 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
     print_table("", columns, [_row(report) for report in reports])
     report = reports[0]
     print_line(
-        f"{_weights(report['weights'])}, {report['precision']}, {report['device']}, decoder {report['decoder']}, "
+        f"{_weights(report['weights'], report['unchecked'])}, {report['precision']}, {report['device']}, decoder {report['decoder']}, "
         f"code {report['code_version']}"
     )
     guide = report["guide"]
@@ -233,14 +234,11 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
         print_line(f"note: {note}")
 
 
-def _weights(weights: dict[str, Any] | None) -> str:
+def _weights(weights: dict[str, Any] | None, unchecked: str) -> str:
     """Name and hash, and that the activation was not checked where it was not."""
     if not weights:
         return "no weights"
-    checked = weights.get("activation_checked", True)
-    return f"weights {weights['name']} {weights['sha256'][:17]}" + (
-        "" if checked else f" ({weights['activation_note']})"
-    )
+    return f"weights {weights['name']} {weights['sha256'][:17]}" + (f" ({unchecked})" if unchecked else "")
 
 
 def _row(report: dict[str, Any]) -> tuple[str, ...]:

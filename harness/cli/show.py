@@ -58,4 +58,5 @@ def _class_rows(run: Finished) -> list[tuple[str, ...]]:
 
 
 def _weights(manifest: Manifest) -> str:
-    return " ".join(str(manifest.weights.get(k, "")) for k in ("name", "source", "sha256", "activation"))
+    said = " ".join(str(manifest.weights.get(k, "")) for k in ("name", "source", "sha256", "activation"))
+    return (said.strip() or "no weights") + (f" ({manifest.unchecked})" if manifest.unchecked else "")

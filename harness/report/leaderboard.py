@@ -88,6 +88,7 @@ def _row(run: Finished) -> dict[str, Any]:
         ),
         "backbone": weights.get("name", "none"),
         "weights": weights.get("sha256", "none"),
+        "unchecked": manifest.unchecked,
         "precision": setting["precision"],
         "guide": " ".join(str(guide[k]) for k in ("name", "sha256", "precision")) if guide else "",
         "device": manifest.environment["device"],

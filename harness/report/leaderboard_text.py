@@ -122,7 +122,8 @@ def _markdown_column(rows: list[Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for r in rows:
-        provenance = (r.method, r.weights[:17], r.device, r.code, r.vocabulary[:8], r.run)
+        weights = f"{r.weights[:17]} ({r.unchecked})" if r.unchecked else r.weights[:17]
+        provenance = (r.method, weights, r.device, r.code, r.vocabulary[:8], r.run)
         lines.append("| " + " | ".join(map(markdown_text, provenance)) + " |")
     return [*lines, "", "</details>"]
 

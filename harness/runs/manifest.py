@@ -67,6 +67,11 @@ class Manifest(BaseModel):
         return self.method.get("weights") or {}
 
     @property
+    def unchecked(self) -> str:
+        """That the activation of the weights was not checked, and why it was chosen; "" where it was, or is none."""
+        return "" if self.weights.get("activation_checked", True) else str(self.weights["activation_note"])
+
+    @property
     def complete(self) -> bool:
         """Whether every image of the data set is in."""
         return self.images == self.planned

@@ -61,8 +61,11 @@ def test_a_local_file_says_that_its_activation_was_not_checked(
     )
     said = bench(*command).out
     assert "weights ViT-B-32 file:" in said and "(activation GELU, by name, not checked)" in said
-    weights = bench(*command, "--json").json()["weights"]
-    assert weights["activation_checked"] is False
+    report = bench(*command, "--json").json()
+    assert report["weights"]["activation_checked"] is False and report["unchecked"] in said
+    assert report["unchecked"] in bench("show", report["run_dir"]).out
+    assert bench("leaderboard", "--json").json()[0]["unchecked"] == report["unchecked"]
+    assert f"({report['unchecked']})" in Path("results/LEADERBOARD.md").read_text()
 
 
 def test_a_method_without_weights(bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
