@@ -214,8 +214,9 @@ def _print_reports(runs: list[Run], reports: list[dict[str, Any]], picture: Path
     columns = ("method", "data set", "protocol", "mIoU [95 %]", "aAcc", "mAcc", "images", "images/s", "peak MB")
     print_table("", columns, [_row(report) for report in reports])
     report = reports[0]
+    weights = _weights(report["weights"], report["unchecked"])
     print_line(
-        f"{_weights(report['weights'], report['unchecked'])}, {report['precision']}, {report['device']}, decoder {report['decoder']}, "
+        f"{weights}, {report['precision']}, {report['device']}, decoder {report['decoder']}, "
         f"code {report['code_version']}"
     )
     guide = report["guide"]
