@@ -1,4 +1,8 @@
-"""Reading images and labels: one rule for every data set (spec: datasets and protocols, section 2)."""
+"""Reading images and labels: one rule for every data set.
+
+A label is one plane of indices with up to 16 bits, never colours, since classes may share one.  (The stock
+loader of mmsegmentation 1.2.2, mmseg/datasets/transforms/loading.py, casts to 8 bits and wraps the rest.)
+"""
 
 import hashlib
 from dataclasses import dataclass

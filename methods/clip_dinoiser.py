@@ -7,8 +7,8 @@
 Where a background class is scored, patches that are unsure (best probability below delta) and not salient become
 background: p_0 = 1.  The saliency comes from a second head, h(I / |I|) > 0, trained to imitate FOUND, or from FOUND.
 
-Wysoczanska et al., ECCV 2024, arXiv:2312.12359, in the form of the released code (spec: maskclip-dinoiser, 5).  Every
-row of the paper's ablation is a value of ``pooling`` and ``background``.
+Wysoczanska et al., ECCV 2024, arXiv:2312.12359, in the form of the released code (wysoczanska/clip_dinoiser,
+models/clip_dinoiser/clip_dinoiser.py).  Every row of the paper's ablation is a value of ``pooling`` and ``background``.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,8 @@
 on the image resized to 256 x 256 whatever its shape; crops lie every P / 2 px: 1, 3 x 3 and 7 x 7 of them.  S is the
 saliency of FOUND at the image's own size, resized after.  The cosines are not scaled.
 
-Wysoczanska et al., WACV 2024, arXiv:2309.14289, in the form of the released code (spec: maskclip-dinoiser, 6).
+Wysoczanska et al., WACV 2024, arXiv:2309.14289, in the form of the released code (wysoczanska/clip-diy,
+src/clip_conv.py, eval_clipconv.py).
 """
 
 from pathlib import Path

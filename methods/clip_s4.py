@@ -4,11 +4,11 @@
     S_pq = z_p . c_q,   c_q = normalised mean of the stored CLIP segment features that are most like text q
 
 After He et al., CVPR 2023, arXiv:2305.01040.  Neither code nor weights of CLIP-S4 were found and the paper's body was
-not readable, so this is **not** CLIP-S4 and no number of its paper belongs beside it (spec: ovseg-segclip-clips4, 3).
+not readable, so this is **not** CLIP-S4 and no number of its paper belongs beside it.
 
 Not training-free.  The embedded weights (this project's licence) were trained on scenes of ``shapes`` without labels,
 with the names of every second class; other backbones need ``bench train clip-s4``.  A patent application covers the
-same content (US 2024/0378859 by the spec): look into it before a commercial use.
+same content (US 2024/0378859, of which the abstract was read): look into it before a commercial use.
 
 What the paper, as far as it could be read, leaves open and is decided here: the encoder's layout and input statistics
 (the backbone's); that new names and known ones get their prototype in the same way, from one pool stored in the

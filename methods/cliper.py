@@ -26,7 +26,8 @@ are linear in the features, so this is the same, and it does not depend on the v
 The ViT-H/14 of the paper is left out: it has other formulas, and its settings were never published.  Refining scores
 with Stable Diffusion's attention is a step of the protocol.
 
-Sun et al., ICCV 2025, arXiv:2411.13836, in the form of the released code (spec: cliper, 3 to 6).
+Sun et al., ICCV 2025, arXiv:2411.13836, in the form of the released code (linsun449/cliper.code,
+modified_clip/model.py; v2 is commit c05fa41, v1 is commit 0c32ff2).
 """
 
 import math

@@ -5,8 +5,8 @@ a patch belongs to.  What follows is in ``group_scores``, with the projected tok
 of their mean.
 
 Xu et al., CVPR 2022, arXiv:2202.11094, by the model of the ``transformers`` library and the evaluation of the public
-code (spec: ovseg-segclip-clips4, section 4).  The library's own ``segmentation_logits`` are something else: the logit
-scale counts twice, groups are soft, and neither the five classes nor the background exist.
+code (NVlabs/GroupViT, segmentation/evaluation/group_vit_seg.py).  The library's own ``segmentation_logits`` are
+something else: the logit scale counts twice, groups are soft, and neither the five classes nor the background exist.
 
 Not training-free: trained on CC3M, CC12M and YFCC14M, or with RedCaps12M in the place of the last, without masks.
 Weights: ``nvidia/groupvit-gcc-yfcc`` and ``nvidia/groupvit-gcc-redcaps`` on the hub, converted from the originals.

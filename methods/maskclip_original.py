@@ -7,7 +7,8 @@ the weights were trained with QuickGELU, LayerNorms have an epsilon of 1e-6, and
 statistics.  Two refinements work on the scores of an image: prompt denoising removes queries that are sure nowhere, key
 smoothing lets patches with similar keys agree.
 
-Zhou et al., ECCV 2022, arXiv:2112.01071, in the form of the released code (spec: maskclip-dinoiser, 3.2 to 3.4).
+Zhou et al., ECCV 2022, arXiv:2112.01071, in the form of the released code (chongzhou96/MaskCLIP,
+mmseg/models/backbones/vit.py, mmseg/models/decode_heads/maskclip_head.py).
 """
 
 from dataclasses import replace

@@ -11,7 +11,8 @@ embedding phi_q of the crop that ``M_q > mask_threshold`` cuts out (``mask_promp
 ``mask_crops`` has the crops, and what S is for empty masks and for lambda = 0 (the crops alone).  The temperature is
 100 whatever the checkpoint's is.  Crops are cut from the image that is given, the protocol's resized one.
 
-Liang et al., CVPR 2023, arXiv:2210.04150, in the form of the released code (spec: ovseg, 1).
+Liang et al., CVPR 2023, arXiv:2210.04150, in the form of the released code (facebookresearch/ov-seg,
+open_vocab_seg/ovseg_model.py, ``OVSeg``).
 """
 
 from collections.abc import Sequence

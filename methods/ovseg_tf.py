@@ -9,8 +9,9 @@ A crop is the tight rectangle of the thresholded mask with the mean colour outsi
 
 This is **not** OVSeg (Liang et al., CVPR 2023, arXiv:2210.04150): there the proposals are of a MaskFormer whose
 embeddings are classified, too, and CLIP is fine-tuned on masked crops, with learned tokens where a mask is empty.
-Nothing here is trained, unless the proposer is; its numbers must not be called OVSeg's.  Our adapter (spec:
-ovseg-segclip-clips4, 1.9), with the crops and the fusion of the released code.
+Nothing here is trained, unless the proposer is; its numbers must not be called OVSeg's.  Our adapter, with the crops
+and the fusion of the released code (facebookresearch/ov-seg, open_vocab_seg/modeling/clip_adapter/adapter.py and
+ovseg_model.py).
 """
 
 import hashlib

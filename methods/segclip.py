@@ -10,9 +10,10 @@ at themselves and the patches, and every patch goes to the centre that its key f
 The products are not divided by the root of the width, so soft is nearly hard.  g passes blocks 10 and 11; the token of
 the image is the largest value of each channel.  What follows is in ``group_scores``.
 
-Luo et al., ICML 2023, arXiv:2211.14813, in the form of the public code (spec: ovseg-segclip-clips4, section 2).
+Luo et al., ICML 2023, arXiv:2211.14813, in the form of the public code (ArrowLuo/SegCLIP,
+modules/module_clip_vtransformer.py, seg_segmentation/evaluation/vit_seg.py).
 
-Not training-free: trained on image-text pairs, CC3M and the captions of COCO 2014 train (spec 2.6), without masks.
+Not training-free: trained on image-text pairs, CC3M and the captions of COCO 2014 train, without masks.
 Weights: ``segclip.bin``, release checkpoint_v0 of the public repository, which has no licence file: all rights are
 reserved by default.
 """

@@ -11,9 +11,10 @@
 Texts are the normalised mean over templates of features that are *not* normalised before.  Images have the statistics
 of ImageNet, and zeros on all sides up to a multiple of the patch.
 
-Cha et al., CVPR 2023, arXiv:2212.00785 (spec: ovseg and others, section 5).  The released weights are MIT; they were
-trained with the captions of CC3M and CC12M, no masks: so TCL is not training-free.  Without them nothing of it is left
-but the frozen branch, which is ``maskclip`` but for the statistics of the image and the sigmoid: use that.
+Cha et al., CVPR 2023, arXiv:2212.00785, in the form of the public code (kakaobrain/tcl, models/tcl/tcl.py, masker.py,
+decoders.py, pamr.py).  The released weights are MIT; they were trained with the captions of CC3M and CC12M, no masks:
+so TCL is not training-free.  Without them nothing of it is left but the frozen branch, which is ``maskclip`` but for
+the statistics of the image and the sigmoid: use that.
 """
 
 from dataclasses import dataclass, replace

@@ -81,7 +81,11 @@ def decoder_name(device: str | torch.device) -> str:
 def decode_reference(
     field: ScoreField, size: tuple[int, int], rule: DecodeRule = DecodeRule(), refine: Refiner | None = None
 ) -> Tensor:
-    """The protocol, step by step, at full size (spec: datasets and protocols, 6.4).  Same contract as ``decode``."""
+    """The protocol, step by step, at full size.  Same contract as ``decode``.
+
+    The order is that of the family's code (wangf3014/SCLIP, clip_segmentor.py): grids to their windows, windows
+    averaged in the frame, the frame to the output's size, and only then temperature, classes and threshold.
+    """
     check_finite(field)
     field = field.dense()
     queries, (height, width) = field.scores.shape[1], field.frame

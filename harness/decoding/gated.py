@@ -1,7 +1,7 @@
 """Rules that rate every class by the image as a whole before classes meet: scaled maps, a gate, a complement.
 
-The rule stands at ``DecodeRule`` (spec: cliper, 8).  ``gated_reference`` is the rule written down plainly, for
-``decode_reference``; ``decode_gated`` is what ``decode`` runs, with no more memory than its other rules.
+The rule stands at ``DecodeRule``.  ``gated_reference`` is the rule written down plainly, for ``decode_reference``;
+``decode_gated`` is what ``decode`` runs, with no more memory than its other rules.
 """
 
 from collections.abc import Iterator

@@ -2,7 +2,8 @@
 
     refined = R S,    S = the field's maps on the guide's grid
 
-(spec: cliper, 7).  What S holds is what the protocol averages: cosines, or probabilities.
+as in CLIPer (linsun449/cliper.code, ovs/pipeline.py).  What S holds is what the protocol averages: cosines, or
+probabilities.
 """
 
 from dataclasses import replace
@@ -21,7 +22,7 @@ def refine_field(field: ScoreField, affinity: Affinity, size: tuple[int, int]) -
     """The refined field: one map of the whole image per query, on the guide's grid.
 
     The guide saw the image at its own ``size``, so that is the frame of the new field.  Image-level scores are the mean
-    of the largest refined and the largest coarse score of a class (spec: cliper, 7.4).
+    of the largest refined and the largest coarse score of a class, as in ovs/pipeline.py.
     """
     field = field.dense()
     refined = affinity.propagate(on_grid(field, affinity.grid))

@@ -18,14 +18,15 @@ class DecodeRule:
 
     ``probability_threshold``: pixels whose best class is less probable become ``background`` (0: never).
     ``area_threshold``: foreground classes that win at most this share of all foreground pixels lose everywhere, before
-    the threshold (SCLIP; spec: training-free family, 2.7; 0: never).
+    the threshold (wangf3014/SCLIP, clip_segmentor.py, ``postprocess_result``; 0: never).
     ``activation``: with "none" scores are compared with the threshold as they are: they already are probabilities, or
     masks (TCL's constant background channel).  ``logit_scale`` has no effect then.
     ``background``: class of pixels that no class gets.  No query has to speak for it, and it may be the highest class.
 
     ``class_scaling``, ``class_gate`` and ``complement`` rate every class by the image as a whole before classes meet
-    (CLIPer; spec: cliper, 8).  They need ``activation="none"``, and queries of the background take no part.  With U
-    the map of a class at output size, the maximum over its queries, and s its image-level score (``ScoreField``):
+    (CLIPer: linsun449/cliper.code, ovs/main_ovs.py and util/miou.py).  They need ``activation="none"``, and queries of
+    the background take no part.  With U the map of a class at output size, the maximum over its queries, and s its
+    image-level score (``ScoreField``):
 
     1. ``class_scaling``: "max" makes it ``U / (max U + 1e-5) * s``; "minmax" moves that to start at 0 and divides it
        by its own maximum + 1e-6, which leaves s to the gate alone.

@@ -1,7 +1,9 @@
 """How sure a number is: paired bootstrap over images, and the closed form it must agree with.
 
-The unit is an image, or a cluster of dependent images (tiles of one photo, neighbouring frames of a drive).  Formulas:
-spec "datasets and protocols", section 12.  Nothing here says anything about other prompts, seeds or annotators.
+The unit is an image, or a cluster of dependent images (tiles of one photo, neighbouring frames of a drive).  The
+bootstrap is that of Efron and Tibshirani, An Introduction to the Bootstrap (1993), with percentiles; both methods get
+the same draws, and p = (1 + #{b: |delta_b - delta| >= |delta|}) / (B + 1).  Nothing here says anything about other
+prompts, seeds or annotators.
 """
 
 from dataclasses import dataclass
@@ -122,7 +124,11 @@ def paired_difference(
 
 
 def delta_standard_error(a: Counts, b: Counts | None = None) -> float:
-    """Standard error of mIoU, or of its difference to ``b``, by the delta method (spec 12.3); counts ``(N, C)``."""
+    """Standard error of mIoU, or of its difference to ``b``, by the delta method; counts ``(N, C)``.
+
+    With the influences d_i of the units (``_influence``, of two methods their difference) it is
+    ``sqrt(N / (N - 1) sum_i (d_i - mean d)^2)``.
+    """
     influence = _influence(a) - (0.0 if b is None else _influence(b))
     units = len(influence)
     if units < 2:

@@ -110,11 +110,12 @@ def count_reference(prediction: Tensor, label: Tensor, num_classes: int, ignore_
 def count_boundary(
     prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255, ratio: float = 0.02
 ) -> Counts:
-    """Counts within the inner boundary bands of each class (Cheng et al., CVPR 2021; spec: datasets, 11.5).
+    """Counts within the inner boundary bands of each class (Cheng et al., CVPR 2021).
 
-    The band of a class is what an erosion by ``d = max(1, round(ratio * diagonal))`` px removes from its mask; outside
-    of the image counts as another class.  Predictions are set to "ignore" where the label is, before bands are taken.
-    ``tp`` is the intersection of the two bands, so ``tp / (gt + pred - tp)`` is the class's Boundary IoU.
+    Bands are those of bowenc0221/boundary-iou-api, boundary_iou/utils/boundary_utils.py.  The band of a class is what
+    an erosion by ``d = max(1, round(ratio * diagonal))`` px removes from its mask; outside of the image counts as
+    another class.  Predictions are set to "ignore" where the label is, before bands are taken.  ``tp`` is the
+    intersection of the two bands, so ``tp / (gt + pred - tp)`` is the class's Boundary IoU.
 
     Two halves of a picture of 4 x 6 px, predicted one column too far to the right.  The bands are 1 px wide, so each
     labelled half of 4 x 3 px loses its 2 inner pixels; 8 and 6 pixels of bands agree:

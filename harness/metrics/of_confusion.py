@@ -1,8 +1,8 @@
 """Metrics of the confusion matrix: which class was taken for which.
 
-A table is ``(C, C)`` int64 with labels as rows and predictions as columns, as ``counting.confusion`` gives it.  (The
-spec "datasets and protocols", section 11, writes it the other way round: its C[p, g] is ``table[g, p]`` here.)  For
-storage a table is its nonzero cells, ``SparseConfusion``: tens of rows per image instead of C x C.
+A table is ``(C, C)`` int64 with labels as rows and predictions as columns, as ``counting.confusion`` gives it.
+(Formulas that write C[p, g], the prediction first, mean ``table[g, p]`` here.)  For storage a table is its nonzero
+cells, ``SparseConfusion``: tens of rows per image instead of C x C.
 
 The soft metrics below give credit for near misses.  They belong beside mIoU, never in its place.
 """

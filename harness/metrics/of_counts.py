@@ -3,7 +3,10 @@
 Every function takes ``Counts`` whose arrays are ``(..., C)`` and works over the last axis, so one call serves a data
 set, every image of it, or every bootstrap replicate.  Only the means over images, ``miou_per_class`` and the worst
 cases, need ``(N, C)``: one row per image.  Values lie in [0, 1]; what is undefined is NaN and left out of means.
-Definitions: spec "datasets and protocols", sections 8 and 11.
+
+IoU, accuracies and which classes a mean is over: open-mmlab/mmsegmentation 1.2.2,
+mmseg/evaluation/metrics/iou_metric.py.  Means over images and worst cases: Wang et al., "Revisiting Evaluation Metrics
+for Semantic Segmentation", NeurIPS 2023 Datasets and Benchmarks; code zifuwanggg/JDTLosses, metrics/miouic_metric.py.
 """
 
 from collections.abc import Sequence

@@ -102,7 +102,11 @@ class EvalResult:
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
 
     def _fine_grained(self) -> dict[str, float]:
-        """Means over images; with two classes a predicted class counts as present (spec: 11.4)."""
+        """Means over images; with two classes a predicted class counts as present.
+
+        ``metrics.of_counts`` says where the definitions are from.  With two classes their authors' code scores class 1
+        alone; here both count.
+        """
         present: Averaging = "mmseg" if len(self.record.classes) == 2 else "labelled"
         per_image = metrics.miou_per_image(self.counts, present)
         values = {

@@ -1,7 +1,7 @@
-"""The keep-ratio resize of mmseg (spec: datasets and protocols, 6.1) with the kernels that protocols use (6.2).
+"""The keep-ratio resize of mmseg, with the kernels that protocols use.
 
-OpenCV's kernel looks at the nearest pixels only, also when it shrinks; Pillow's kernels widen with the factor
-(antialias).  They differ most when an image shrinks a lot.
+Sizes are those of open-mmlab/mmcv, mmcv/image/geometric.py.  OpenCV's kernel looks at the nearest pixels only, also
+when it shrinks; Pillow's kernels widen with the factor (antialias).  They differ most when an image shrinks a lot.
 """
 
 from typing import Literal
@@ -22,7 +22,8 @@ def resized_size(
     """New (height, width): scaled by ``min(long / max side, short / min side)`` and rounded half up.
 
     A short side of 0 keeps the size, unless the long side is too long.  With ``multiple_px`` each side is rounded half
-    up to a multiple of it, and is at least one: the ratio of the sides changes a little (spec: cliper, 2).
+    up to a multiple of it, and is at least one: the ratio of the sides changes a little (as
+    in the released code of CLIPer, linsun449/cliper.code).
 
     >>> resized_size(375, 500, 336)
     (336, 448)

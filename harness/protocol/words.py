@@ -1,8 +1,8 @@
 """Words: which texts a protocol lets speak for the classes of a data set.
 
 Word lists are part of a protocol, not of a method: ``vocabularies/<key>.<list>.txt``, one line per class, as the public
-code of the papers has them (spec: datasets and protocols, section 5; defects included; ``vocabularies/SOURCES.tsv``
-says where each comes from).  ``mend`` repairs the defects that are known; ``word_lint`` names them.
+code of the papers has them (defects included; ``vocabularies/SOURCES.tsv`` says where each comes from).  ``mend``
+repairs the defects that are known; ``word_lint`` names them.
 """
 
 import csv

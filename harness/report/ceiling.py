@@ -1,7 +1,7 @@
 """Grid ceiling: the mIoU of a perfect classifier of patches.
 
 Every patch is given the true share of each class in it, and the result is decoded as any score field is.  It needs
-labels only, and says how much of a low score is resolution (spec: datasets and protocols, section 9, "bilinear, soft").
+labels only, and says how much of a low score is resolution.  The measure is ours.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 A run folder is named by what decides its numbers (method, weights, protocol, vocabulary, images and labels, code), so
 the same command finds the same folder: it goes on where it stopped, and a finished run answers at once.
 
-    plan.json        what is to be done: spec, image ids, every hash       written first
+    plan.json        what is to be done: ``spec``, image ids, every hash   written first
     parts/*.parquet  per-image counts, written as the work goes on
     counts.parquet   all parts merged and sorted                           the same bytes in every history
     metrics.json     metrics of counts.parquet, for other programs         likewise; never read back

@@ -4,9 +4,9 @@
     saliency  = BCE(sigmoid(b), M),          mean over B N;    b = bkg_decoder(I / |I|), M of a teacher
     loss      = affinity + saliency
 
-The clipped cosine is the logit itself, as in the released code (spec: maskclip-dinoiser, 5.4 and 9): the affinity term
-cannot fall below 0.313 for a pair that belongs together and 0.693 for one that does not, and a negative cosine gets no
-gradient.  CLIP is frozen; the features I are those of the method's own walk.
+The clipped cosine is the logit itself, as in the released code (wysoczanska/clip_dinoiser, train.py): the affinity term
+cannot fall below log(1 + 1/e) = 0.313 for a pair that belongs together and log 2 = 0.693 for one that does not, and a
+negative cosine gets no gradient.  CLIP is frozen; the features I are those of the method's own walk.
 
 The result is ``last.pt``, the released format.
 """

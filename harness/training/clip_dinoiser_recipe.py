@@ -1,8 +1,9 @@
-"""Recipes of CLIP-DINOiser's training, as data (spec: maskclip-dinoiser, 5.4).
+"""Recipes of CLIP-DINOiser's training, as data.
 
-``in1k-1000`` is the released code's, with which the released heads were trained.  ``voc1464`` is the first arXiv
-version's; it states neither learning rates, optimiser nor the range of scales and distortion, so those of
-``in1k-1000`` stand in for the rates, and the ranges are ours.  ``tiny`` is ours, for the embedded model.
+``in1k-1000`` is the released code's (wysoczanska/clip_dinoiser, train.py and configs/clip_dinoiser.yaml), with which
+the released heads were trained.  ``voc1464`` is the first arXiv version's (arXiv:2312.12359v1); it states neither
+learning rates, optimiser nor the range of scales and distortion, so those of ``in1k-1000`` stand in for the rates, and
+the ranges are ours.  ``tiny`` is ours, for the embedded model.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The three losses of ``clip-s4-like`` and what they are taken over (spec: ovseg-segclip-clips4, 3.2).
+"""The three losses of ``clip-s4-like`` and what they are taken over.
 
     contrast   L_t = mean over p of  -log( sum over s in S+ of e_ps / sum over s of e_ps ),  e_ps = exp(kappa z_p . v_s)
     embedding  L_e = mean over s of  1 - v_s . i_s
@@ -7,8 +7,10 @@
 for pixels p, segments s of the batch with the encoder's mean v_s and CLIP's mean i_s, and prototypes c_l.
 
 S+ are the segments in the pixel's superpixel of the same picture, in either view, without the pixel's own segment where
-another is left.  The spec removes it from the numerator, and names no other place: it stays in the denominator.
-Unsure in the spec: 1 - cos as the form of L_e, tau.  Ours: means over segments, not weighted by their size.
+another is left.  It stays in the denominator: ours.  The public code that L_t is taken from (twke18/HSG,
+hsg/utils/segsort/loss.py, "segsort+") leaves it out there, too.  L_e and L_s are made from a summary of CLIP-S4
+(arXiv:2305.01040), whose body was not readable: the form 1 - cos and tau are ours, and so are means over segments that
+are not weighted by their size.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""Recipes of ``clip-s4-like``'s training, as data (spec: ovseg-segclip-clips4, 3.2 to 3.6).
+"""Recipes of ``clip-s4-like``'s training, as data.
 
 Of the values only ``kappa``, the k-means and most of the augmentation come from anywhere: public code of the family
-that the pixel-segment loss was taken from (SPML, HSG).  Everything else is our choice, because the paper's body was
-not readable: the encoder, ``tau``, ``top``, ``unknown``, ``keep``, the weights of the losses, where the pool comes
-from, which names count as known, optimiser and schedule.
+that the pixel-segment loss was taken from (twke18/SPML, twke18/HSG).  Everything else is our choice, because the
+paper's body was not readable: the encoder, ``tau``, ``top``, ``unknown``, ``keep``, the weights of the losses, where
+the pool comes from, which names count as known, optimiser and schedule.
 
 ``photos`` is for real backbones and has not been run; ``tiny`` is for the embedded model.
 """

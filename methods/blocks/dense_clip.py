@@ -1,7 +1,7 @@
 """The dense-CLIP core: trunk, rewritten last block, cosine with the text.
 
-A method of this family is a ``LastBlock`` record; the code below is the same for all (spec: training-free family,
-sections 1.1 and 2).
+A method of this family is a ``LastBlock`` record; the code below is the same for all.  What the
+released programs do differently is a field of the record; the paper stands in the method's ``info``.
 """
 
 from dataclasses import asdict, dataclass

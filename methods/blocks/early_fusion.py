@@ -19,7 +19,8 @@ What is easily missed, and moves numbers:
 * Heads stay apart: head h of the last block gets the sum of head h of all earlier blocks.
 * The class token takes part in all sums and gives its value to every patch.  Only its own row is left out.
 
-Sun et al., ICCV 2025, arXiv:2411.13836, in the form of the released code (spec: cliper, 3 and 14.1).
+Sun et al., ICCV 2025, arXiv:2411.13836, in the form of the released code (linsun449/cliper.code,
+modified_clip/model.py).
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,7 @@
-"""Key smoothing and prompt denoising of the original MaskCLIP (spec: maskclip-dinoiser, 2.2, 3.3 and 3.4)."""
+"""Key smoothing and prompt denoising of the original MaskCLIP.
+
+Zhou et al., ECCV 2022, arXiv:2112.01071; chongzhou96/MaskCLIP, mmseg/models/decode_heads/maskclip_head.py.
+"""
 
 from typing import Literal
 

@@ -1,7 +1,8 @@
 """Crops of an image that masks cut out, and how their class probabilities become scores of masks.
 
-The mask-then-classify half of OVSeg (Liang et al., CVPR 2023, arXiv:2210.04150; spec: ovseg-segclip-clips4, 1.5 and
-1.7), in the form of the released code as the spec describes it.  What ``S`` is for every proposal q and class c:
+The mask-then-classify half of OVSeg (Liang et al., CVPR 2023, arXiv:2210.04150), in the form of the released
+code: facebookresearch/ov-seg, open_vocab_seg/modeling/clip_adapter/adapter.py for the crops and ovseg_model.py,
+``semantic_inference``, for what ``S`` is for every proposal q and class c:
 
     valid proposals      p[q, c] ** (1 - lambda) * phat[q, c] ** lambda
     invalid proposals    p[q, c] ** (1 - lambda)                        an empty mask has no crop: phat becomes 1

@@ -6,7 +6,8 @@ With f = 1 for a patch that any pixel of the mask lies in, else 0, and the promp
     x <- block_i(x)
     x <- f x + (1 - f) E_(i+1)     patches again, after each block i with i + 1 < depth; the class token stays
 
-Liang et al., CVPR 2023, arXiv:2210.04150, in the form of the released code (spec: ovseg, 1.6).
+Liang et al., CVPR 2023, arXiv:2210.04150, in the form of the released code (facebookresearch/ov-seg,
+open_clip_training/src/open_clip/model.py).
 """
 
 import torch

@@ -4,7 +4,7 @@ Each region gets its own copy of the class token, which enters at block L - k.  
 to itself and to the patches that its mask covers, through the block's own projections; keys and values of the patches
 are shared by all regions, and the image's tokens never see the queries.  With a mask over everything this *is* the
 class token.  An approximation of encoding a crop of every region: regions are seen at the image's scale and surrounded
-by it.  Ours, after the masked class tokens of others (spec: ovseg-segclip-clips4, 6.3, F2).
+by it.  Ours; akin are the mask class tokens of Ding et al., ICML 2023 (arXiv:2208.08984).
 """
 
 import torch

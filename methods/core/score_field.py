@@ -18,7 +18,7 @@ class ScoreField:
     listed row by row.  ``query_to_class`` says which class each query speaks for.
 
     ``class_scores`` ``(K,)`` float32, for ``K = num_classes``, says how sure the method is that each class is in the
-    image at all; only rules that rate classes use it (spec: cliper, 7.4).  None: the largest score of the class.
+    image at all; only rules that rate classes use it (those of CLIPer).  None: the largest score of the class.
 
     ``activated``: the scores are probabilities (or masks) already, which no softmax must touch again.
 

@@ -3,7 +3,7 @@
     z = f(image) at unit length per pixel;   segments = spherical k-means of [z, y, x];   prototype of a text = mean of
     the CLIP segment features that are most like it
 
-The encoder's layout is ours throughout: the paper's was not readable (spec: ovseg-segclip-clips4, 3.1 to 3.6).
+The encoder's layout is ours throughout: the paper's (arXiv:2305.01040) was not readable.
 """
 
 import json

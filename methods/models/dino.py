@@ -1,7 +1,8 @@
 """DINO (Caron et al., ICCV 2021) and DINOv2 (Oquab et al., 2023): self-supervised ViTs, read from released checkpoints.
 
 The dense methods use the last block: values or keys as patch descriptors, the attention of the class token, or the
-output of the final norm.  Like CLIP's towers they are run from plain records of weights (spec: maskclip-dinoiser, 2.5).
+output of the final norm.  Like CLIP's towers they are run from plain records of weights; the
+model is that of facebookresearch/dino, vision_transformer.py.
 
 DINOv2 is the same ViT with LayerScale in its blocks.  Some of its models have register tokens (Darcet et al., 2023)
 between class token and patches; they are in every attention and in nothing that comes out.

@@ -1,4 +1,8 @@
-"""The two trained heads of CLIP-DINOiser and their checkpoint (spec: maskclip-dinoiser, 5.1 and 5.5)."""
+"""The two trained heads of CLIP-DINOiser and their checkpoint.
+
+Layers: wysoczanska/clip_dinoiser, models/clip_dinoiser/clip_dinoiser.py; names in the file: train.py,
+``get_model_dict``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

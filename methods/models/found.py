@@ -1,6 +1,6 @@
 """FOUND (Simeoni et al., CVPR 2023): which patches belong to any object at all, from the keys of DINO ViT-S/8.
 
-The whole model is one linear layer on the keys of DINO's last block (spec: maskclip-dinoiser, section 4).
+The whole model is one linear layer on the keys of DINO's last block (valeoai/FOUND, model.py).
 """
 
 from pathlib import Path

@@ -5,7 +5,9 @@
     e   = class_embed(h)                        compared with the texts by cosine
 
 transformers' MaskFormer runs the Swin backbone, the pixel decoder (a plain FPN) and the transformer decoder; the two
-heads are here, and so is the ResNet-101c, which transformers does not have (spec: ovseg, 1.4 and 1.12).
+heads are here, and so is the ResNet-101c, which transformers does not have.  Read in the released code:
+facebookresearch/ov-seg, open_vocab_seg/modeling/heads/open_vocab_mask_former_head.py, and
+facebookresearch/MaskFormer.
 """
 
 import re
@@ -151,7 +153,9 @@ def count(shapes: Shapes, prefix: str) -> int:
 
 
 class ResNetC(nn.Module):
-    """ResNet with a stem of three convolutions, in detectron2's names (spec: ovseg, 1.4).
+    """ResNet with a stem of three convolutions, in detectron2's names.
+
+    Settings: facebookresearch/ov-seg, configs/ovseg_R101c_vitB_bs32_120k.yaml.
 
     With random weights it equals timm's resnet101s, given the same dilations; it was not compared with detectron2's.
 

@@ -1,7 +1,8 @@
 """OVSeg's released checkpoints: which files are accepted, and which of their tensors goes where.
 
 A file holds ``{"model": tensors}``: a MaskFormer in detectron2's names, CLIP in OpenAI's, the mask prompts, and an
-embedding for what is no object (spec: ovseg, 1.12).  All sizes are read off the tensors.
+embedding for what is no object (files: README of facebookresearch/ov-seg; names: its code).  All sizes are read off the
+tensors.
 """
 
 import re

@@ -1,7 +1,8 @@
 """SegCLIP's released checkpoint, ``segclip.bin``: a CLIP ViT-B/16 whose blocks have other names, and a group module.
 
-Names and shapes follow the public code (spec: ovseg-segclip-clips4, 2.5).  The official loader fills what a file lacks
-from OpenAI's CLIP, so that a truncated file would load without a word; here every tensor must be there.
+Names and shapes follow the public code (ArrowLuo/SegCLIP, modules/module_clip_vtransformer.py and module_clip.py).  The
+official loader (modules/modeling.py) fills what a file lacks from OpenAI's CLIP, so that a truncated file would load
+without a word; here every tensor must be there.
 """
 
 import re

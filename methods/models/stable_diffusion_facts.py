@@ -1,7 +1,9 @@
-"""What the configuration files of the Stable Diffusion checkpoints say that CLIPer can use (spec: cliper).
+"""What the configuration files of the Stable Diffusion checkpoints say that CLIPer can use.
 
-Heads, widths, prediction type and prompt ids: sections 7.1, 7.2, 16.4 and 16.5.  The checkpoints were not at hand; what
-is said here of text encoder, VAE and block types was read on public copies of their configurations.
+Heads, widths, prediction type, prompt ids and the step of the noise were read in the released code
+(linsun449/cliper.code, diffusion_model/stable_diffusion.py) and in diffusers and transformers, with which it runs.  The
+checkpoints were not at hand; what is said here of text encoder, VAE and block types was read on public copies of their
+configurations.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,6 @@
-"""The checkpoint of TCL: its names and shapes, and the parts that are read from it (spec: ovseg and others, 5.2).
+"""The checkpoint of TCL: its names and shapes, and the parts that are read from it.
+
+Names and shapes follow the public code (kakaobrain/tcl, models/tcl/: clip_builder.py, masker.py, decoders.py).
 
 The file holds a whole CLIP ViT-B/16, frozen and split into towers and a projection; a trained copy of its last image
 block; and a decoder.  The first becomes an open_clip model, the rest plain records.

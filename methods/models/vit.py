@@ -2,7 +2,8 @@
 
 The dense methods rewrite the last block of CLIP.  They never patch modules and leave no hooks: the weights are read
 once into plain records, and the functions below run them.  Reading parameters by name works with every open_clip
-version, whatever its module code does (spec: training-free family, 2.1).
+version, whatever its module code does: tensors are (T, B, D) in 2.24 and (B, T, D) from 2.26 on,
+under the same names (read there).
 """
 
 from collections.abc import Callable
@@ -209,9 +210,9 @@ def position_for(vit: PositionTable, height: int, width: int, rule: Positions = 
 
     As stored when the grid is the stored one.  Otherwise interpolated, no antialias, align_corners False.  The rules
     differ in where and how they sample, hence in numbers.  "factor": bicubic by *scale factors* ``(height + 0.1) /
-    side``, as the family around SCLIP does (spec: training-free family, 2.3).  "size": bicubic by the target size, as
-    CLIP-DINOiser does (spec: maskclip-dinoiser, 2.1).  "half": bilinear by the target size and rounded to float16,
-    whatever the grid, as CLIPer does (spec: cliper, 2).
+    side``, as the family around SCLIP does (wangf3014/SCLIP, clip/model.py).  "size": bicubic by the target size, as
+    CLIP-DINOiser does (wysoczanska/clip_dinoiser, models/maskclip/maskclip.py).  "half": bilinear by the target size
+    and rounded to float16, whatever the grid, as CLIPer does (linsun449/cliper.code, modified_clip/model.py).
     """
     position = _resized_table(vit, height, width, rule)
     return position.half().float() if rule == "half" else position

@@ -1,7 +1,7 @@
 """Regions whose features are alike: clusters and normalised cuts of a ViT's patch features.
 
 Patch features of the last block, keys or values, are cut into regions; each connected part of a region is a mask.
-CLIP's features know nothing but CLIP's training, DINO's nothing but images (spec: ovseg-segclip-clips4, 1.10).
+CLIP's features know nothing but CLIP's training, DINO's nothing but images.  Constants are ours.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
-"""SAM's automatic masks: class-agnostic, from a grid of points (spec: ovseg-segclip-clips4, 1.10).
+"""SAM's automatic masks: class-agnostic, from a grid of points.
 
 Segment Anything (Kirillov et al., ICCV 2023), run by the transformers library; trained with the masks of SA-1B.
+Defaults are those of facebookresearch/segment-anything, segment_anything/automatic_mask_generator.py, but for the cap.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Superpixels of scikit-image: partitions of the image by colour, without anything learned.
 
-Constants: spec ovseg-segclip-clips4, 1.10.
+Felzenszwalb's constants are those that SegCLIP trains with, for images of 224 px (ArrowLuo/SegCLIP,
+preprocess/COCO/felzenszwalb_extraction_coco.py); SLIC's are ours.
 """
 
 from importlib.metadata import version

@@ -1,7 +1,7 @@
 """MaskFormer and Mask2Former of the transformers library, from a local folder, as proposers.
 
 Trained with masks of COCO (or of whatever the folder says): labels of their classes are ignored, but the masks are not
-class-agnostic, and a method with them is not training-free (spec: ovseg-segclip-clips4, 1.10).
+class-agnostic, and a method with them is not training-free.
 """
 
 import hashlib

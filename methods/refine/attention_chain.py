@@ -1,6 +1,7 @@
-"""Score maps pushed through a chain of self-attention maps (CLIPer, arXiv:2411.13836; spec: cliper, 7.3 and 14.2).
+"""Score maps pushed through a chain of self-attention maps (CLIPer, arXiv:2411.13836).
 
-For each head, on the N tokens of the grid (token = row * columns + column):
+In the form of the released code (linsun449/cliper.code, ovs/pipeline.py, ``refinement``).  For each head, on the N
+tokens of the grid (token = row * columns + column):
 
     A    = softmax(q k^T / sqrt(dim))            N x N, rows are queries; float32 once A is rounded to the dtype of q, k
     B_ij = A_ij / (max_i A_ij + 1e-5)            the maximum of a column: over queries, not over keys

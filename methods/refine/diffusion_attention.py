@@ -4,7 +4,8 @@
     z  = sqrt(abar_t) z0 + sqrt(1 - abar_t) eps   t = 101
     q, k of two self-attention layers of UNet(z, t, empty prompt); then see ``attention_chain``
 
-arXiv:2411.13836; spec: cliper, 7, 14.2 and 15.  What decides the numbers and no equation of the paper shows:
+arXiv:2411.13836, in the form of the released code (linsun449/cliper.code, diffusion_model/stable_diffusion.py and
+ovs/pipeline.py).  What decides the numbers and no equation of the paper shows:
 
 * t = 101, not 81: the paper's "step 45 of 50" is an index into PNDM's schedule, which repeats its second entry.
 * The image is squashed, whatever its shape, and not smoothed before.

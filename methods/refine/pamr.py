@@ -5,7 +5,8 @@
 
 The neighbours of a pixel are the eight around it at each dilation, itself not included.  ``std`` is the unbiased
 standard deviation, per channel, over the 3x3 patches of all dilations together, centres included (18 samples for two
-dilations).  Beyond the border the nearest pixel is repeated.  Everything is float32 (spec: training-free family, 2.8).
+dilations).  Beyond the border the nearest pixel is repeated.  Everything is float32.  As in
+wangf3014/SCLIP, pamr.py.
 
 The affinities depend on the image only and are made once.  Maps then pass through a few planes at a time in two padded
 buffers, as multiply-adds of shifted views: no stack of neighbours ever exists, and the planes are independent, so that

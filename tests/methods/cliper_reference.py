@@ -1,4 +1,4 @@
-"""CLIPer written down plainly, step by step as the spec has it: the measure that ``test_cliper`` holds the method to.
+"""CLIPer written down plainly, step by step: the measure that ``test_cliper`` holds the method to.
 
 It shares nothing with the package.  Blocks run as open_clip's own modules; everything that CLIPer adds is dense
 matrices, normalised step by step, in loops over layers and windows.  ``without`` leaves out or changes one detail.

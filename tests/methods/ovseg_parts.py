@@ -1,4 +1,7 @@
-"""Random checkpoints of OVSeg in the released layout, small and of the released sizes, from the spec's tables alone."""
+"""Random checkpoints of OVSeg in the released layout, small and of the released sizes.
+
+Names and shapes are written down from the released code (facebookresearch/ov-seg); nothing of ``ovss`` is used.
+"""
 
 import tempfile
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""OVSeg from the spec's formulas, on the tensors of a checkpoint under their released names, one image at a time."""
+"""OVSeg from its formulas alone, on the tensors of a checkpoint under their released names, one image at a time."""
 
 import math
 

@@ -32,7 +32,7 @@ TEMPLATES = ["a photo of a {}.", "{} there", "it is one {} of very many others"]
 
 
 class Formulas:
-    """Section 4 of the spec, one window at a time, from the tensors by the original's names."""
+    """GroupViT's formulas, one window at a time, from the tensors by the original's names."""
 
     def __init__(self, state: dict[str, Tensor], heads: int, text_heads: int) -> None:
         self.state, self.heads, self.text_heads = state, heads, text_heads

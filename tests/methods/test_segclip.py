@@ -31,7 +31,7 @@ def make_windows(count: int, height: int, width: int) -> Tensor:
 
 
 class Formulas:
-    """Section 2 of the spec, one window at a time, from the tensors by their names in the file."""
+    """The formulas of ``segclip``, one window at a time, from the tensors by their names in the file."""
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         self.state = {name.removeprefix("clip."): value for name, value in state.items()}

@@ -228,7 +228,7 @@ def maps_of(field: ScoreField, size: tuple[int, int], refine: Callable[[Tensor],
 
 
 def by_hand(maps: Tensor, field: ScoreField, rule: DecodeRule) -> Tensor:
-    """The rule from its description in the spec: an argmax with the background as channel 0."""
+    """The rule from its description at ``DecodeRule``: an argmax with the background as channel 0."""
     assert rule.background is not None
     owner = torch.tensor(field.query_to_class)
     classes = [c for c in sorted(set(field.query_to_class)) if c != rule.background]

@@ -1,4 +1,4 @@
-"""CLIPer's presets, from the image to labels: the pipeline against section 8 of the spec, written down plainly."""
+"""CLIPer's presets, from the image to labels: the pipeline against the rule at ``DecodeRule``, written down plainly."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def setting_of(protocol: str, key: str, refine: str) -> Setting:
 
 
 def plain_labels(maps: Tensor, level: Tensor, classes: Tensor, background: int, how: Setting) -> Tensor:
-    """Section 8 on foreground maps ``(C, h, w)``: up in one step, scaled, gated, compared."""
+    """The rule on foreground maps ``(C, h, w)``: up in one step, scaled, gated, compared."""
     maps = F.interpolate(maps[None], SIZE, mode="bilinear", align_corners=False)[0]
     maps = maps / (maps.amax((1, 2), keepdim=True) + 1e-5) * level[:, None, None]
     if how.class_scaling == "minmax":

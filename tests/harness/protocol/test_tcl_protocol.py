@@ -1,6 +1,6 @@
 """The 448/224 protocol in numbers: windows, what is averaged over them, sizes, and the rows of the ablation.
 
-The windows are merged by a plain loop here (spec: maskclip-dinoiser, section 1 and test P9).
+The windows are merged by a plain loop here.
 """
 
 import re

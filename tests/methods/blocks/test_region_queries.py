@@ -97,7 +97,7 @@ def test_which_patches_a_region_sees() -> None:
     ("name", "depth", "crops_gmac", "fast_gmac"), [("ViT-B-16", 6, 1756, 114), ("ViT-L-14", 9, 8101, 510)]
 )
 def test_cost_at_full_size(name: str, depth: int, crops_gmac: float, fast_gmac: float) -> None:
-    """100 proposals in 448 x 597 px, counted without computing anything; the numbers are the specification's."""
+    """100 proposals in 448 x 597 px, counted without computing anything; expected numbers are of a separate count."""
     config = open_clip.get_model_config(name)
     with torch.device("meta"):
         model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])

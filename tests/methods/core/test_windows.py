@@ -7,7 +7,7 @@ from ovss.methods import Box, WindowGeometry
 from ovss.methods.core.windows import cut
 
 GEOMETRIES = [(224, 112), (336, 112), (448, 224)]
-# resized width, height; rows and columns of 224/112, 336/112, 448/224 (spec: datasets and protocols, 6.1)
+# resized width, height; rows and columns of 224/112, 336/112, 448/224 (mmseg 1.2.2's rule)
 COUNTS = [
     (448, 336, (2, 3), (1, 2), (1, 1)),
     (505, 336, (2, 4), (1, 3), (1, 2)),

@@ -31,7 +31,7 @@ UNUSED_NORM = "model.pixel_level_module.encoder.model.layernorm."
     "sizes", [SMALL, SMALL_RESNET, SWIN_B_VIT_L_14, R101C_VIT_B_16], ids=["swin", "resnet", "swin-b", "r101c"]
 )
 def test_every_tensor_of_the_mask_network_has_its_place(sizes: Sizes) -> None:
-    """A4: forth and back, one to one; only named extras stay outside."""
+    """Forth and back, one to one; only named extras stay outside."""
     released = released_shapes(sizes)
     with torch.device("meta"):
         net = MaskNet(released)

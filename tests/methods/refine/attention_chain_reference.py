@@ -1,4 +1,4 @@
-"""Attention of Stable Diffusion as plainly as the formulas stand (spec: cliper, 7): dense matrices, left to right.
+"""Attention of Stable Diffusion as plainly as CLIPer's formulas stand: dense matrices, left to right.
 
 Nothing of ``ovss`` is used: maps come from hooks on a whole pass of the UNet, and their product is built from the
 identity.  ``Rules`` turns single details off or to what a reader might take them for; a right implementation has to
