@@ -6,10 +6,11 @@
 
 ProxyCLIP's attention (Lan et al., ECCV 2024, arXiv:2408.04883; mc-lan/ProxyCLIP, open_clip/transformer.py) with beta
 1.2 and gamma 3, which CLIPer's second release offers in place of Stable Diffusion (linsun449/cliper.code,
-ovs/pipeline.py).  No row of published results uses it there.  As there, the image keeps its own size, cut to the
-multiples of the patch below its sides by a bilinear resize.  Ours are:
+ovs/pipeline.py).  No row of published results uses it there, and how an image is prepared for it is not
+known to us.  Ours are:
 
-* that resize antialiases, the released one does not; a side shorter than a patch becomes one patch;
+* the image at its own size, resized (bilinear, antialiased) to the multiples of the patch below its sides; a side
+  shorter than a patch becomes one patch;
 * an image of more than ``most_patches`` patches is shrunk to about that many, with about its aspect ratio: R has the
   square of that number of entries, 164 MB at the default;
 * a row without any entry keeps its own place alone.  A patch's cosine with itself is 1, so with
