@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .decoding.decode import decode
     from .decoding.rule import DecodeRule
-    from .metrics.counting import Counts, count
+    from .metrics.counting import count
+    from .metrics.counts import Counts
     from .metrics.result import EvalResult
     from .protocol.protocol import Protocol, Setting, load_protocol
     from .runs.evaluation import evaluate
 
 _HOMES = {
-    "Counts": "metrics.counting",
+    "Counts": "metrics.counts",
     "DecodeRule": "decoding.rule",
     "EvalResult": "metrics.result",
     "Protocol": "protocol.protocol",

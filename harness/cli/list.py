@@ -4,10 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ...datasets import list_datasets
-from ...methods import MethodInfo, UserError, find_method, list_methods
+from ...methods import UserError, list_methods
 from ...methods.core.errors import did_you_mean
-from ...methods.models.backbone import list_backbones
-from ...methods.models.weights import licences
 from ..protocol.protocol import list_protocols, load_protocol
 from ..show.tables import print_json, print_table
 
@@ -34,6 +32,9 @@ def _methods() -> list[dict[str, Any]]:
 
 
 def _method_row(name: str) -> dict[str, Any]:
+    from ...methods import MethodInfo, find_method  # here: methods need torch, the other catalogues do not
+    from ...methods.models.weights import licences
+
     try:
         info = find_method(name).info
     except UserError as error:  # one broken plug-in must not hide the other methods
@@ -79,4 +80,6 @@ def _protocols() -> list[dict[str, Any]]:
 
 
 def _backbones() -> list[dict[str, Any]]:
+    from ...methods.models.backbone import list_backbones
+
     return [{"backbone": name, "tags": " ".join(tags)} for name, tags in list_backbones().items()]

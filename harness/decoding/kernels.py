@@ -25,7 +25,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...methods import ScoreField
-from ..metrics.counting import Counts, count
+from ..metrics.counting import count
+from ..metrics.counts import Counts
 from .assemble import lay_out, operator_for
 from .rule import DecodeRule
 from .tiles import Refiner, check_finite

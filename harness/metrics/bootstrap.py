@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...methods import UserError
-from .counting import Counts
+from .counts import Counts
 from .of_counts import Averaging, Float, iou, miou
 
 MIN_UNITS = 10

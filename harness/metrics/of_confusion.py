@@ -9,13 +9,15 @@ The soft metrics below give credit for near misses.  They belong beside mIoU, ne
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from .counting import Counts, Int64
+from .counts import Counts, Int64
 from .of_counts import Float, class_ids, mean_of_present, ratio
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,16 @@ class SparseConfusion:
         return cls(image, *cells)
 
 
-def sparse(table: Int64 | Tensor) -> SparseConfusion:
+def sparse(table: "Int64 | Tensor") -> SparseConfusion:
     """Nonzero cells of one image's table ``(C, C)``, row by row, with image index 0.
 
     >>> cells = sparse(np.array([[3, 1], [0, 2]]))
     >>> cells.label, cells.prediction, cells.pixels
     (array([0, 0, 1]), array([0, 1, 1]), array([3, 1, 2]))
     """
-    on_device = table if isinstance(table, Tensor) else torch.from_numpy(np.array(table, np.int64))
+    import torch  # here: metrics of stored cells are computed without it
+
+    on_device = table if isinstance(table, torch.Tensor) else torch.from_numpy(np.array(table, np.int64))
     cells = on_device.nonzero()
     label, prediction = cells.T
     # One transfer of the few cells that count, not of the whole table.

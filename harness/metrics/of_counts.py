@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .counting import Counts, Int64
+from .counts import Counts, Int64
 
 Float = NDArray[np.float64]
 Averaging = Literal["mmseg", "labelled"]

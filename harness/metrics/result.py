@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...datasets import DatasetRecord
 from . import of_counts as metrics
 from .bootstrap import Interval, miou_interval
-from .counting import Counts
+from .counts import Counts
 from .of_confusion import SparseConfusion, dense, grouped, sg_iou, table_counts
 from .of_counts import Averaging
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from ...datasets import DatasetRecord
 from ...methods import Vocabulary
 from ...methods.core.tokenizer import Tokenizer
@@ -20,6 +18,8 @@ from .word_lint import HOW_TO_SHARE, SHOWN, Findings, and_more, may_share
 from .words import vocabulary_for
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .protocol import Setting
 
 _WIDE = 1024
@@ -151,13 +151,13 @@ def _counts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[int | None]:
     return counts
 
 
-def _filled(row: Tensor, padding: int) -> int:
+def _filled(row: "Tensor", padding: int) -> int:
     """Length of a row without the padding at its end."""
     used = (row != padding).nonzero()
     return int(used[-1]) + 1 if len(used) else 0
 
 
-def _widened(tokenizer: Tokenizer) -> Callable[[list[str]], Tensor] | None:
+def _widened(tokenizer: Tokenizer) -> "Callable[[list[str]], Tensor] | None":
     """The tokenizer with room for every prompt, if it takes ``context_length`` as those of open_clip do."""
     if "context_length" not in inspect.signature(tokenizer).parameters:
         return None
@@ -168,7 +168,7 @@ def _rows(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[Row]:
     return [tuple(row) for tokens in _batches(tokenizer, prompts) for row in tokens.tolist()]
 
 
-def _batches(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[Tensor]:
+def _batches(tokenizer: Tokenizer, prompts: Sequence[str]) -> "list[Tensor]":
     return [tokenizer(list(prompts[k : k + _BATCH])) for k in range(0, len(prompts), _BATCH)]
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from ...datasets import Dataset
 from ...methods import Box, ScoreField, UserError
 from ..decoding.decode import decode
-from ..metrics.counting import Counts, count
+from ..metrics.counting import count
+from ..metrics.counts import Counts
 from ..metrics.result import EvalResult
 from ..protocol.resize import resized_size
 from ..runs.sources import open_any

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ...datasets import Dataset
 from ...methods import Segmenter
-from ..metrics.counting import Counts
+from ..metrics.counts import Counts
 from ..metrics.of_confusion import SparseConfusion
 from ..metrics.result import EvalResult
 from ..protocol.protocol import Protocol

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...datasets import clusters_of
 from ...methods import UserError
 from .parts import Parts
-from .pipeline import STAGES
 from .plan import SCHEMA, Plan, check_schema
+from .scored import STAGES
 from .sealed import read_sealed, seal
 
 

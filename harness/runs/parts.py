@@ -25,12 +25,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...methods import UserError
 from ...methods.core.files import store
-from ..metrics.counting import Counts
+from ..metrics.counts import Counts
 from ..metrics.of_confusion import SparseConfusion
 from .part_rows import check_rows
-from .pipeline import STAGES, Scored
 from .plan import SCHEMA, Plan
 from .provenance import code_version, environment
+from .scored import STAGES, Scored
 
 _COUNTS = ("tp", "gt", "pred")
 _CELLS = ("label", "prediction", "pixels")

@@ -21,15 +21,16 @@ from ..decoding.on_grid import decode_on_grid
 from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
 from ..decoding.tiles import Refiner, check_finite
-from ..metrics.counting import Counts, confusion, count_boundary, tally
-from ..metrics.of_confusion import SparseConfusion, sparse
+from ..metrics.counting import confusion, count_boundary, tally
+from ..metrics.of_confusion import sparse
 from ..protocol.protocol import Setting
 from ..protocol.resize import resize_image
 from ..protocol.token_lint import lint_tokens
 from ..protocol.word_lint import Findings
 from ..protocol.words import vocabulary_for
+from .scored import STAGES as STAGES
+from .scored import Scored as Scored
 
-STAGES = ("load", "resize", "segment", "refine", "decode", "count")
 SHARED = (
     "short_side_px",
     "long_side_px",
@@ -58,19 +59,6 @@ class Clock:
             torch.cuda.synchronize()
         self.seconds[stage] += time.perf_counter() - started
         return result
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Counts of one image, ``(C,)``; those of boundary bands and the confusion matrix if they were asked for.
-
-    ``pixels``: how many pixels were scored, that is, are not ignored.
-    """
-
-    counts: Counts
-    pixels: int
-    boundary: Counts | None = None
-    confusion: SparseConfusion | None = None
 
 
 def guide_for(setting: Setting, method: Segmenter) -> Guide | None:

@@ -4,19 +4,21 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...datasets import Dataset, DatasetRecord
 from ...datasets.catalog import label_of
-from ...methods import Segmenter, UserError, create_method
-from ...methods.core.segmenter import describe
+from ...methods import UserError
 from ..protocol.protocol import Protocol, Setting
-from .pipeline import Pipeline, check_sharing
 from .provenance import foreign_hash, plugin_version, source_hash
 from .sealed import digest_of, read_sealed, seal
 from .sources import open_any
+
+if TYPE_CHECKING:  # plans are read and shown without torch; what makes methods is imported where it does
+    from ...methods import Segmenter
+    from .pipeline import Pipeline
 
 SCHEMA = 2
 """Version of the files of a run.  1 (before digests of contents, without checksums) is no longer read."""
@@ -46,9 +48,11 @@ class RunSpec(BaseModel):
         """The protocol's values for the data set."""
         return self.protocol.setting(data.record.key)
 
-    def build_method(self, setting: Setting, allow_download: bool = False) -> Segmenter:
+    def build_method(self, setting: Setting, allow_download: bool = False) -> "Segmenter":
         """The method with its parts loaded."""
         import torch
+
+        from ...methods import create_method
 
         reserved = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"} & self.options.keys()
         if reserved:
@@ -133,11 +137,15 @@ def check_schema(value: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def build_pipelines(specs: Sequence[RunSpec], data: Sequence[Dataset], allow_download: bool = False) -> list[Pipeline]:
+def build_pipelines(
+    specs: Sequence[RunSpec], data: Sequence[Dataset], allow_download: bool = False
+) -> "list[Pipeline]":
     """One pipeline for each data set, around one method.
 
     Raises ``UserError`` when the settings of the data sets do not allow to share a pass.
     """
+    from .pipeline import Pipeline, check_sharing
+
     settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
     check_sharing(settings, [d.record.key for d in data], specs[0].method)
     method = specs[0].build_method(settings[0], allow_download)
@@ -148,12 +156,14 @@ def build_pipelines(specs: Sequence[RunSpec], data: Sequence[Dataset], allow_dow
     ]
 
 
-def make_plan(spec: RunSpec, pipeline: Pipeline, data: Dataset, digests: Mapping[str, str]) -> Plan:
+def make_plan(spec: RunSpec, pipeline: "Pipeline", data: Dataset, digests: Mapping[str, str]) -> Plan:
     """Everything that decides the numbers of a run.
 
     ``digests`` of images and labels (``check_samples``) are part of it, for every id of the data set: other content is
     another run, the same content in another place is not.
     """
+    from ...methods.core.segmenter import describe
+
     ids = data.ids
     content = tuple(digests[i] for i in ids) if any(data.files(i) for i in ids[:1]) else ()
     identity = {

@@ -1,0 +1,58 @@
+"""Verbs that make no method answer without torch and what comes with it: a table is there at once."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import Ended
+
+WITHOUT = """
+import sys
+for heavy in ("torch", "open_clip", "torchvision", "transformers"):
+    sys.modules[heavy] = None  # importing it fails
+from ovss.harness.cli.main import main
+for line in {lines!r}:
+    sys.argv = ["bench", *line.split()]
+    print(">", line)
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (line, end.code)
+"""
+ANSWERS = {
+    "protocol show sclip": "source: ",
+    "protocol diff sclip unified": "unified",
+    "list protocols": "summary",
+    "list datasets": "background",
+    "data list": "camvid",
+    "data list --json": '"dataset"',
+    "leaderboard": "images/s",
+    "show shapes-clip-tiny": "provenance",
+    "compare shapes-clip-tiny shapes-maskclip-tiny": "difference",
+}
+
+
+def test_nothing_heavy_is_imported_at_all(
+    bench: Callable[..., Ended], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    for method in ("clip", "maskclip"):
+        assert bench("run", "-m", method, "-d", "shapes", "--limit", "1").code == 0
+    code = WITHOUT.format(lines=list(ANSWERS))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split("> ")[1:]
+    assert [text.partition("\n")[0] for text in said] == list(ANSWERS)
+    for (line, words), text in zip(ANSWERS.items(), said, strict=True):
+        assert words in text.partition("\n")[2], (line, text)
+
+
+@pytest.mark.parametrize("module", ["harness.metrics.result", "harness.runs.run", "harness.report.leaderboard_text"])
+def test_results_are_read_without_torch(module: str, environment: dict[str, str]) -> None:
+    """From Python too: counts and runs are numbers on disk, only what makes them needs a model."""
+    code = f"import sys; import ovss.{module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
