@@ -211,8 +211,8 @@ def test_windows_have_no_effect(backbone: Backbone, found: Found) -> None:
     assert labels.shape == SIZE and len(labels.unique()) > 1
 
 
-def test_contract(found: Found) -> None:
-    results = list(check_method(lambda: create_method("clip-diy", "tiny-clip", found=found)))
+def test_contract(backbone: Backbone, found: Found) -> None:
+    results = list(check_method(lambda: create_method("clip-diy", backbone, found=found)))
     assert {r.name: r.detail for r in results if not r.passed} == {}
 
 
