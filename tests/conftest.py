@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,17 @@ def pytest_configure(config: pytest.Config) -> None:
         import yapf  # noqa: F401
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text features and verdicts go to a cache of the test session, never to the user's."""
-    monkeypatch.setenv("OVSS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.delenv("OVSS_DATA", raising=False)
-    monkeypatch.setenv("OVSS_CONFIG", str(tmp_path_factory.getbasetemp() / "no-config.toml"))
-    monkeypatch.setenv("OVSS_PREPARED", str(tmp_path_factory.getbasetemp() / "prepared"))
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Text features and verdicts go to a cache of the test session, never to the user's; no weights of the user's."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OVSS_CACHE", str(base / "cache"))
+        patch.setenv("OVSS_CONFIG", str(base / "no-config.toml"))
+        patch.setenv("OVSS_PREPARED", str(base / "prepared"))
+        for name in ("OVSS_DATA", "OVSS_WEIGHTS"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +56,12 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def no_gradients() -> Iterator[None]:
+    """For a whole module: ``pytestmark = pytest.mark.usefixtures("no_gradients")``."""
+    import torch
+
+    with torch.no_grad():
+        yield

@@ -137,7 +137,7 @@ def reported(published: str | None, dataset: str, weights: str, setting: Mapping
     if published is None or backbone is None or not kinds:
         return nothing
     wanted = DATASETS.get(dataset)
-    for row in chosen_rows(_table(), published, backbone, kinds):
+    for row in _chosen(published, backbone, kinds):
         if row.dataset == wanted:
             return {"reported": row.miou, "reported_source": row.source}
     return nothing
@@ -159,6 +159,12 @@ def chosen_rows(
         return (origin, kinds.index(rows[0].postproc), -len(rows))
 
     return min(sound, key=rank, default=[])  # the first of equal ones
+
+
+@cache
+def _chosen(method: str, backbone: str, kinds: tuple[PostProcessing, ...]) -> tuple[Reported, ...]:
+    """The same for every data set of a line."""
+    return tuple(chosen_rows(_table(), method, backbone, kinds))
 
 
 @cache

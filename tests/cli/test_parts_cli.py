@@ -58,6 +58,8 @@ def test_a_local_file_says_that_its_activation_was_not_checked(
         "vit-b/32",
         "--weights",
         str(path),
+        "--set",
+        "templates=simple",
     )
     said = bench(*command).out
     assert "weights ViT-B-32 file:" in said and "(activation GELU, by name, not checked)" in said

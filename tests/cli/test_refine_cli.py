@@ -1,5 +1,6 @@
 """``--refine``: any method by any guide, the seed in every number, errors before any work."""
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,10 @@ def test_a_seed_gives_the_same_counts_and_another_one_is_another_protocol(bench:
     assert "seed 1" in table.out
 
 
-def test_noise_depends_on_the_image_alone(bench: Command, tmp_path: Path) -> None:
-    """Not on how many came before, nor on how many processes there are."""
+def test_noise_depends_on_the_image_alone(bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on how many came before, nor on how many processes there are (forked here, which is quick)."""
+    forked = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
     whole = counts(run(bench, tmp_path / "whole"))
     run(bench, tmp_path / "parts", "--limit", "2")
     assert counts(run(bench, tmp_path / "parts")).equals(whole)

@@ -246,13 +246,25 @@ def _honest(ended: Ended, truth: float, shown: Callable[[Any], float] = lambda v
     return ended.code == KILLED or ("Traceback" not in ended.err and bool(ended.err.strip()))
 
 
-def campaign(quick: int | None, seed: int = 0) -> Findings:
-    """Everything; ``quick`` is how many operations of each kind, and how many damages, are tried."""
+def _prepare() -> None:
+    """Import, and find out once for all children, what takes long and is the same in each."""
+    import open_clip  # noqa: F401
+
     import ovss.harness.cli.report
     import ovss.harness.cli.run
     import ovss.harness.cli.show
     import ovss.harness.report.leaderboard_text  # noqa: F401
+    from ovss.harness.runs import provenance
 
+    provenance.source_hash()
+    provenance.git_state()
+    installed = provenance.packages_distributions()
+    provenance.packages_distributions = lambda: installed
+
+
+def campaign(quick: int | None, seed: int = 0) -> Findings:
+    """Everything; ``quick`` is how many operations of each kind, and how many damages, are tried."""
+    _prepare()
     rng, findings = random.Random(seed), Findings()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "levels_method.py").write_text(METHOD)

@@ -131,11 +131,10 @@ def plain_queries(model: open_clip.CLIP) -> Tensor:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_gradients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OVSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("OVSS_WEIGHTS", raising=False)
-        patch.setattr("ovss.methods.models.weights.check_entry", lambda found: None)  # files of random weights stand in
+def _stand_ins(no_gradients: None) -> Iterator[None]:
+    """Files of random weights stand in for the released ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ovss.methods.models.weights.check_entry", lambda found: None)
         yield
 
 

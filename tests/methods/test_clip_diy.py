@@ -3,7 +3,6 @@
 FOUND is made of random weights of DINO ViT-S/8 (two blocks); its own tests are in test_found.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -36,12 +35,7 @@ TEMPLATE = "a photo of a {}"
 SIZE = (75, 133)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OVSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("OVSS_WEIGHTS", raising=False)
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +211,8 @@ def test_windows_have_no_effect(backbone: Backbone, found: Found) -> None:
     assert labels.shape == SIZE and len(labels.unique()) > 1
 
 
-def test_contract(found: Found) -> None:
-    results = list(check_method(lambda: create_method("clip-diy", "tiny-clip", found=found)))
+def test_contract(backbone: Backbone, found: Found) -> None:
+    results = list(check_method(lambda: create_method("clip-diy", backbone, found=found)))
     assert {r.name: r.detail for r in results if not r.passed} == {}
 
 

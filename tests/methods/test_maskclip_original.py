@@ -5,7 +5,6 @@ The reference runs open_clip's own blocks (with another activation and epsilon) 
 
 import copy
 import math
-from collections.abc import Iterator
 
 import open_clip
 import pytest
@@ -28,11 +27,7 @@ SIZE = (100, 133)  # neither is a multiple of the patch
 QUIRKS = ("exact_gelu", "small_eps", "imagenet_statistics")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OVSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 ``Given`` is a proposer that returns what the test wants.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import open_clip
@@ -26,11 +25,7 @@ NAMES = ["cat", "sofa, couch", "sky"]
 SIZE = (60, 90)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OVSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")

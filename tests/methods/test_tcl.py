@@ -1,6 +1,5 @@
 """TCL against its formulas in float64, its checkpoint, and the rules around it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,12 +38,7 @@ TOLERANCE = {True: 3e-5, False: 5e-6}  # of values in [0, 1], with and without P
 BLOCK = "masker.image_encoder.backbone.transformer.resblocks.1"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OVSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("OVSS_WEIGHTS", raising=False)
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ The windows are merged by a plain loop here.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +61,7 @@ class RandomScores(Segmenter):
         return torch.stack(self.seen[-len(windows) :])
 
 
-@pytest.fixture(autouse=True)
-def no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def record() -> DatasetRecord:

@@ -158,11 +158,7 @@ def error(got: Tensor, wanted: Tensor) -> float:
     return ((got - wanted).abs().max() / wanted.abs().max()).item()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients(tmp_path_factory: pytest.TempPathFactory):
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OVSS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")

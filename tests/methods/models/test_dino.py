@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +129,7 @@ def error(got: Tensor, wanted: Tensor) -> float:
     return ((got - wanted).abs().max() / wanted.abs().max()).item()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +82,7 @@ def released_rule(model: Any, state: State) -> None:
     model.embeddings.interpolate_pos_encoding = interpolate
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module", params=REGISTERS)

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,7 @@ from ovss.methods.models.found import Found, coarse_background, load_found
 
 from .test_dino import TOLERANCE, State, error, image, plain_normalise, plain_run, random_state
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.fixture(scope="module")
