@@ -71,11 +71,6 @@ class Manifest(BaseModel):
         """That the activation of the weights was not checked, and why it was chosen; "" where it was, or is none."""
         return "" if self.weights.get("activation_checked", True) else str(self.weights["activation_note"])
 
-    @property
-    def complete(self) -> bool:
-        """Whether every image of the data set is in."""
-        return self.images == self.planned
-
     def sealed(self) -> bytes:
         """The file ``manifest.json``."""
         return seal(self.model_dump(mode="json"))
