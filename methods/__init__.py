@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .blocks.dense_clip import DenseClip, LastBlock
     from .core.errors import UserError
+    from .core.method import Method, MethodInfo
     from .core.score_field import ScoreField
-    from .core.segmenter import MethodInfo, Segmenter
     from .core.vocabulary import Vocabulary
     from .core.windows import Box, WindowGeometry
     from .models.backbone import Backbone, load_backbone
@@ -22,9 +22,9 @@ _HOMES = {
     "Box": "core.windows",
     "DenseClip": "blocks.dense_clip",
     "LastBlock": "blocks.dense_clip",
-    "MethodInfo": "core.segmenter",
+    "MethodInfo": "core.method",
     "ScoreField": "core.score_field",
-    "Segmenter": "core.segmenter",
+    "Method": "core.method",
     "UserError": "core.errors",
     "Vocabulary": "core.vocabulary",
     "WindowGeometry": "core.windows",
@@ -39,9 +39,9 @@ __all__ = [
     "Box",
     "DenseClip",
     "LastBlock",
+    "Method",
     "MethodInfo",
     "ScoreField",
-    "Segmenter",
     "UserError",
     "Vocabulary",
     "WindowGeometry",

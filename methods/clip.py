@@ -7,7 +7,7 @@ baseline that every method of the family repairs.
 """
 
 from .blocks.dense_clip import DenseClip, LastBlock
-from .core.segmenter import MethodInfo
+from .core.method import MethodInfo
 
 
 class CLIP(DenseClip):

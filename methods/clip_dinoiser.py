@@ -23,7 +23,7 @@ from torch import Tensor
 from .blocks.dense_clip import DenseClip, LastBlock, SeenPatches
 from .blocks.key_smoothing import SCALE, KeyNorm, projected_keys, smooth_by_keys
 from .core.errors import UserError
-from .core.segmenter import MethodInfo
+from .core.method import MethodInfo
 from .core.vocabulary import Vocabulary
 from .models import vit
 from .models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
@@ -107,11 +107,11 @@ class CLIPDINOiser(DenseClip):
             raise UserError(f"gamma is {self.gamma}: it is a cosine below which patches are unlike, 0 or more, below 1")
         if self.pooling == "clip_keys" and self.background != "none":
             raise UserError("pooling=clip_keys goes with background=none: smoothed values are no probabilities")
-        if self.layer != "final" and len(self.weights.blocks) + self.layer < 0:
-            raise UserError(f"layer is {self.layer}, but the backbone has {len(self.weights.blocks)} blocks")
+        if self.layer != "final" and len(self.tower.blocks) + self.layer < 0:
+            raise UserError(f"layer is {self.layer}, but the backbone has {len(self.tower.blocks)} blocks")
 
     def _load_heads(self, heads: str | DinoiserHeads | None) -> DinoiserHeads:
-        width = self.weights.projection.shape[1] if self.layer == "final" else self.weights.class_token.shape[-1]
+        width = self.tower.projection.shape[1] if self.layer == "final" else self.tower.class_token.shape[-1]
         if isinstance(heads, DinoiserHeads):
             if heads.width != width:
                 raise UserError(f"the heads ({heads.source}) take features of width {heads.width}, layer has {width}")
@@ -123,9 +123,9 @@ class CLIPDINOiser(DenseClip):
     def _load_dino(self, dino: str | Dino | None) -> Dino:
         if not isinstance(dino, Dino):
             dino = _load("dino-vitb16", dino, lambda path: load_dino(path, self.device, self.dtype))
-        if dino.patch_px != self.weights.patch_px:
+        if dino.patch_px != self.tower.patch_px:
             raise UserError(
-                f"{dino.name} has patches of {dino.patch_px} px, the backbone of {self.weights.patch_px} px: they must "
+                f"{dino.name} has patches of {dino.patch_px} px, the backbone of {self.tower.patch_px} px: they must "
                 "be equal"
             )
         return dino
@@ -138,7 +138,7 @@ class CLIPDINOiser(DenseClip):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         parts = {"heads": self.heads, "dino": self.dino, "found": self.found}
         return {
             **super().provenance,
@@ -153,7 +153,7 @@ class CLIPDINOiser(DenseClip):
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Segmenter.described``: without heads nothing was trained, and the embedded ones saw scenes only.
+        """See ``Method.described``: without heads nothing was trained, and the embedded ones saw scenes only.
 
         The reported values are those of the released heads (the catalogue's, not a file that was named).
         """
@@ -169,7 +169,7 @@ class CLIPDINOiser(DenseClip):
 
     @property
     def activated(self) -> bool:
-        """See ``Segmenter.activated``."""
+        """See ``Method.activated``."""
         return self.background != "none" or self.pooling == "clip_keys"
 
     def encode(self, vocabulary: Vocabulary) -> None:
@@ -193,7 +193,7 @@ class CLIPDINOiser(DenseClip):
             features = pool(features, self.affinity(inner, rgb, grid), self.gamma)
         return SeenPatches(
             F.normalize(features, dim=-1).unflatten(1, grid),
-            projected_keys(self.weights.blocks[-1], tokens) if self.pooling == "clip_keys" else None,
+            projected_keys(self.tower.blocks[-1], tokens) if self.pooling == "clip_keys" else None,
             self.salient(inner, rgb, grid).unflatten(1, grid) if self.background != "none" else None,
         )
 
@@ -212,8 +212,8 @@ class CLIPDINOiser(DenseClip):
 
     def walk(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         """Input of the last block ``(B, 1 + N, D)``, I ``(B, N, D)`` float32 (None for layer "final"), and the grid."""
-        x, grid = vit.embed(self.weights, pixels, self.positions)
-        *blocks, last = self.weights.blocks
+        x, grid = vit.embed(self.tower, pixels, self.positions)
+        *blocks, last = self.tower.blocks
         inner = None
         for number, block in enumerate(blocks, start=-len(blocks) - 1):
             y = vit.attend(block, x)
@@ -232,7 +232,7 @@ class CLIPDINOiser(DenseClip):
             (top, bottom), (left, right) = (self._padding(side) for side in rgb.shape[2:])
             mean = self._mean / 255
             rgb = F.pad(rgb - mean, (left, right, top, bottom)) + mean
-        height, width = (count * self.weights.patch_px for count in grid)
+        height, width = (count * self.tower.patch_px for count in grid)
         return rgb[:, :, :height, :width]
 
     def affinity(self, inner: Tensor, rgb: Tensor | None, grid: tuple[int, int]) -> Tensor:

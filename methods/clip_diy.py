@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .blocks.clip_segmenter import ClipSegmenter
+from .blocks.clip_method import ClipMethod
+from .core.method import MethodInfo
 from .core.score_field import ScoreField
-from .core.segmenter import MethodInfo
 from .core.windows import WindowGeometry, cut
 from .models import vit
 from .models.backbone import Backbone
@@ -34,7 +34,7 @@ SIDE_PX = 256
 SCALES = tuple(WindowGeometry(px, px // 2) for px in (256, 128, 64))
 
 
-class CLIPDIY(ClipSegmenter):
+class CLIPDIY(ClipMethod):
     """See the module docstring for the equations.
 
     Where no background is scored (the vocabulary has none, or none with a text), S cannot tell classes apart: scores
@@ -74,16 +74,16 @@ class CLIPDIY(ClipSegmenter):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         return {**super().provenance, "found": self.found.provenance}
 
     @property
     def activated(self) -> bool:
-        """See ``Segmenter.activated``."""
+        """See ``Method.activated``."""
         return True
 
     def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8) -> ScoreField:  # noqa: ARG002
-        """See ``Segmenter.segment``; one box that is the whole image, whatever ``geometry`` says."""
+        """See ``Method.segment``; one box that is the whole image, whatever ``geometry`` says."""
         return super().segment(image, WindowGeometry(), batch_size)
 
     def score_windows(self, windows: Tensor) -> Tensor:
@@ -102,13 +102,13 @@ class CLIPDIY(ClipSegmenter):
 
     @property
     def _input_px(self) -> int:
-        return self.weights.stored_side * self.weights.patch_px
+        return self.tower.stored_side * self.tower.patch_px
 
     def _embed(self, crops: Tensor) -> Tensor:
         """CLIP's image embeddings, ``(N, dim)`` float32, unit length."""
-        tokens, _ = vit.run_trunk(self.weights, self.normalised(crops))
-        tokens = vit.run_block(self.weights.blocks[-1], tokens)
-        return F.normalize(vit.project(self.weights, tokens[:, 0]), dim=-1)
+        tokens, _ = vit.run_trunk(self.tower, self.normalised(crops))
+        tokens = vit.run_block(self.tower.blocks[-1], tokens)
+        return F.normalize(vit.project(self.tower, tokens[:, 0]), dim=-1)
 
     def _saliency(self, image: Tensor) -> Tensor:
         """Probability of an object, ``(256, 256)`` float32: soft, not a mask."""

@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks.clip_segmenter import ClipSegmenter
+from .blocks.clip_method import ClipMethod
 from .core.errors import UserError
-from .core.segmenter import MethodInfo
+from .core.method import MethodInfo
 from .core.vocabulary import Vocabulary
 from .core.windows import Box
 from .models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
@@ -38,7 +38,7 @@ OURS = "clip-s4-like is our reconstruction, not CLIP-S4"
 _ROUNDS = 10
 
 
-class CLIPS4Like(ClipSegmenter):
+class CLIPS4Like(ClipMethod):
     """See the module docstring.
 
     ``classifier``: "prototype" (image side, from the stored pool) or "text" (the text embedding itself).  ``smooth``
@@ -87,7 +87,7 @@ class CLIPS4Like(ClipSegmenter):
         return load_weights(TINY_S4 if encoder is None else Path(encoder))
 
     def _check(self) -> None:
-        dim, mine = self.weights.projection.shape[1], self.trained.encoder.dim
+        dim, mine = self.tower.projection.shape[1], self.trained.encoder.dim
         if mine != dim:
             raise UserError(f"the encoder ({self.trained.source}) embeds in {mine} dimensions, the backbone in {dim}")
         if self.trained.clip_sha256 not in ("", self.backbone.sha256):
@@ -101,7 +101,7 @@ class CLIPS4Like(ClipSegmenter):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         return {
             **super().provenance,
             "classifier": self.classifier,
@@ -111,7 +111,7 @@ class CLIPS4Like(ClipSegmenter):
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Segmenter.described``: the embedded weights saw scenes only."""
+        """See ``Method.described``: the embedded weights saw scenes only."""
         if not self.embedded:
             return self.info
         return replace(self.info, trained_on="scenes of `shapes` without labels, names of half the classes")
@@ -122,7 +122,7 @@ class CLIPS4Like(ClipSegmenter):
         return "; ".join(filter(None, (OURS, super().note)))
 
     def cover(self, height: int, width: int) -> Box:
-        """See ``Segmenter.cover``: the window, filled up to whole cells below and to the right."""
+        """See ``Method.cover``: the window, filled up to whole cells below and to the right."""
         stride = self.trained.encoder.spec.stride
         return Box(0, 0, height + -height % stride, width + -width % stride)
 

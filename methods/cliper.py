@@ -38,10 +38,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks.clip_segmenter import ClipSegmenter
+from .blocks.clip_method import ClipMethod
 from .blocks.early_fusion import Attention, FusedFeatures, fuse_layers
 from .core.errors import UserError
-from .core.segmenter import MethodInfo
+from .core.method import MethodInfo
 from .core.vocabulary import Vocabulary
 from .core.windows import WindowGeometry, cut
 from .models.backbone import Backbone
@@ -62,7 +62,7 @@ class EncodedImage:
     grid: tuple[int, int]
 
 
-class CLIPer(ClipSegmenter):
+class CLIPer(ClipMethod):
     """See the module docstring for the equations.
 
     ``attention_threshold`` is t (v1's is 0.2), ``select_layer`` is sel, counted from the end.  ``window_px`` (0: none)
@@ -104,7 +104,7 @@ class CLIPer(ClipSegmenter):
         self.attention_threshold, self.logit_scale = attention_threshold, logit_scale
         self.select_layer, self.window_px, self.stride_px = select_layer, window_px, stride_px
         self._check_options()
-        count = len(self.weights.blocks)
+        count = len(self.tower.blocks)
         self._selected = count + select_layer
         self._layers = tuple(range(count)) if fusion else (self._selected,)
         self._texts: Tensor | None = None
@@ -120,7 +120,7 @@ class CLIPer(ClipSegmenter):
             )
         if not 0 < self.logit_scale < math.inf:
             raise UserError(f"logit_scale is {self.logit_scale}: it must be larger than 0; the paper uses 50 to 100")
-        count = len(self.weights.blocks)
+        count = len(self.tower.blocks)
         if count < 2:
             raise UserError("the backbone has one block: there is no earlier layer that CLIPer could fuse")
         if not -count <= self.select_layer <= -1:
@@ -135,7 +135,7 @@ class CLIPer(ClipSegmenter):
         self._check_windows()
 
     def _check_windows(self) -> None:
-        window, stride, patch = self.window_px, self.stride_px, self.weights.patch_px
+        window, stride, patch = self.window_px, self.stride_px, self.tower.patch_px
         if window and (window % patch or stride % patch or not 0 < stride <= window):
             raise UserError(
                 f"window_px is {window} and stride_px {stride}: both must be multiples of the patch, {patch} px, and "
@@ -144,7 +144,7 @@ class CLIPer(ClipSegmenter):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         return {
             **super().provenance,
             "variant": self.variant,
@@ -160,18 +160,18 @@ class CLIPer(ClipSegmenter):
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Segmenter.described``; values of v1 and of ablations are not in the table."""
+        """See ``Method.described``; values of v1 and of ablations are not in the table."""
         as_published = self.variant == "v2" and self.fusion and self.propagate and self.attention == "fused"
         name = "CLIPer (sliding)" if self.window_px else self.info.published
         return replace(self.info, published=name if as_published else None)
 
     @property
     def activated(self) -> bool:
-        """See ``Segmenter.activated``: sums of probabilities."""
+        """See ``Method.activated``: sums of probabilities."""
         return True
 
     def encode(self, vocabulary: Vocabulary) -> None:
-        """See ``ClipSegmenter.encode``; the mean over the foreground is added."""
+        """See ``ClipMethod.encode``; the mean over the foreground is added."""
         super().encode(vocabulary)
         foreground = [k for k, owner in enumerate(vocabulary.query_to_class) if owner != vocabulary.background]
         generic = [F.normalize(self.text[foreground].mean(dim=0, keepdim=True), dim=-1)] if foreground else []
@@ -187,7 +187,7 @@ class CLIPer(ClipSegmenter):
         return tuple(self._encode_image(self.normalised(window[None])) for window in windows)
 
     def _encode_image(self, pixels: Tensor) -> EncodedImage:
-        whole = fuse_layers(self.weights, pixels, self._layers, self.attention)
+        whole = fuse_layers(self.tower, pixels, self._layers, self.attention)
         views = [whole.unit[:, 0]]
         if self.window_px:
             views.append(self._seen_by_windows(pixels[0], whole.grid))
@@ -195,9 +195,9 @@ class CLIPer(ClipSegmenter):
 
     def _seen_by_windows(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """``G^T U_k``: ``(3, H, W)`` -> ``(K, h * w, dim)``."""
-        patch = self.weights.patch_px
+        patch = self.tower.patch_px
         boxes = WindowGeometry(self.window_px, self.stride_px).boxes(grid[0] * patch, grid[1] * patch)
-        seen = fuse_layers(self.weights, cut(pixels, boxes), self._layers, self.attention)
+        seen = fuse_layers(self.tower, cut(pixels, boxes), self._layers, self.attention)
         place = torch.arange(grid[0] * grid[1], device=pixels.device).view(grid)
         cells = [place[b.top // patch : b.bottom // patch, b.left // patch : b.right // patch].flatten() for b in boxes]
         return _mix_windows(seen, cells, place.numel())

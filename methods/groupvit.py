@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks.group_scores import Groups, GroupSegmenter, checked_threshold, pixel_owner
+from .blocks.group_scores import GroupMethod, Groups, checked_threshold, pixel_owner
 from .core.errors import UserError
 from .core.loaded import record_own
-from .core.segmenter import MethodInfo, Segmenter
+from .core.method import Method, MethodInfo
 from .core.tokenizer import Tokenizer
 from .core.vocabulary import Vocabulary
 from .models.backbone import Backbone
@@ -40,7 +40,7 @@ Checkpoint = Literal["groupvit-gcc-yfcc", "groupvit-gcc-redcaps"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class GroupViT(GroupSegmenter):
+class GroupViT(GroupMethod):
     """See the module docstring.
 
     ``weights`` is a folder as on the hub, an original ``.pth`` file, or the parts themselves; without it the folder of
@@ -92,7 +92,7 @@ class GroupViT(GroupSegmenter):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         return {
             "method": self.info.name,
             "weights": {"name": "GroupViT", **self._source},
@@ -102,29 +102,29 @@ class GroupViT(GroupSegmenter):
 
     @property
     def prompt_tokenizer(self) -> Tokenizer:
-        """See ``Segmenter.prompt_tokenizer``."""
+        """See ``Method.prompt_tokenizer``."""
         return self._text_side.tokenizer
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Segmenter.described``: the two checkpoints saw different images."""
+        """See ``Method.described``: the two checkpoints saw different images."""
         pairs = {"groupvit-gcc-yfcc": "YFCC14M", "groupvit-gcc-redcaps": "RedCaps12M"}[self.checkpoint]
         return replace(self.info, trained_on=f"image-text pairs of CC3M, CC12M and {pairs}, without masks")
 
     def encode(self, vocabulary: Vocabulary) -> None:
         """Encode the queries once (float32, cached on disk): means of text features that are not normalised first."""
-        Segmenter.encode(self, vocabulary)
+        Method.encode(self, vocabulary)
         self._text = encode_queries(self._text_side, vocabulary, self.device, unit_prompts=False)
 
     @property
     def text(self) -> Tensor:
-        """See ``GroupSegmenter.text``."""
+        """See ``GroupMethod.text``."""
         _ = self.vocabulary  # the clear error
         assert self._text is not None
         return self._text
 
     def group(self, window: Tensor) -> Groups:
-        """See ``GroupSegmenter.group``."""
+        """See ``GroupMethod.group``."""
         x, grid = self._embed(window)
         out = self.vision.encoder(x, output_attentions=True, return_dict=True)
         fine, coarse = (soft[0].float() for soft in out.attentions)

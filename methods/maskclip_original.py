@@ -21,7 +21,7 @@ from torch import Tensor
 from .blocks.dense_clip import DenseClip, LastBlock, SeenPatches
 from .blocks.key_smoothing import SCALE, KeyNorm, denoise_prompts, projected_keys, smooth_by_keys
 from .core.errors import UserError
-from .core.segmenter import MethodInfo
+from .core.method import MethodInfo
 from .models import vit
 from .models.backbone import Backbone
 
@@ -77,16 +77,16 @@ class MaskCLIPOriginal(DenseClip):
         self.exact_gelu, self.small_eps, self.imagenet_statistics = exact_gelu, small_eps, imagenet_statistics
         self.prompt_denoising, self.key_smoothing, self.key_norm = prompt_denoising, key_smoothing, key_norm
         if exact_gelu:
-            self.weights = _with_exact_gelu(self.weights)
+            self.tower = _with_exact_gelu(self.tower)
         if small_eps:
-            self.weights = _with_eps(self.weights, EPS)
+            self.tower = _with_eps(self.tower, EPS)
         if imagenet_statistics:
             self._mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1) * 255
             self._std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1) * 255
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         return {
             **super().provenance,
             "exact_gelu": self.exact_gelu,
@@ -99,21 +99,21 @@ class MaskCLIPOriginal(DenseClip):
 
     @property
     def activated(self) -> bool:
-        """See ``Segmenter.activated``."""
+        """See ``Method.activated``."""
         return self.key_smoothing > 0
 
     def normalised(self, windows: Tensor) -> Tensor:
         """See ``DenseClip.normalised``; here the zeros of ``pad="end"`` come after the normalisation."""
         if self.pad != "end":
             return super().normalised(windows)
-        bottom, right = (-side % self.weights.patch_px for side in windows.shape[2:])
+        bottom, right = (-side % self.tower.patch_px for side in windows.shape[2:])
         return F.pad(self._normalise(windows), (0, right, 0, bottom))
 
     @torch.inference_mode()
     def encode_windows(self, windows: Tensor) -> SeenPatches:
         """See ``DenseClip.encode_windows``; with the keys, for key smoothing."""
-        tokens, grid = vit.run_trunk(self.weights, self.normalised(windows), self.positions)
-        keys = projected_keys(self.weights.blocks[-1], tokens) if self.key_smoothing else None
+        tokens, grid = vit.run_trunk(self.tower, self.normalised(windows), self.positions)
+        keys = projected_keys(self.tower.blocks[-1], tokens) if self.key_smoothing else None
         return SeenPatches(self.patch_features(tokens, grid).unflatten(1, grid), keys)
 
     @torch.inference_mode()
@@ -128,15 +128,15 @@ class MaskCLIPOriginal(DenseClip):
         return scores.transpose(1, 2).unflatten(2, cosines.shape[2:])
 
 
-def _with_exact_gelu(weights: vit.VisionTransformer) -> vit.VisionTransformer:
-    return replace(weights, blocks=tuple(replace(block, activation=F.gelu) for block in weights.blocks))
+def _with_exact_gelu(tower: vit.VisionTransformer) -> vit.VisionTransformer:
+    return replace(tower, blocks=tuple(replace(block, activation=F.gelu) for block in tower.blocks))
 
 
-def _with_eps(weights: vit.VisionTransformer, eps: float) -> vit.VisionTransformer:
+def _with_eps(tower: vit.VisionTransformer, eps: float) -> vit.VisionTransformer:
     """Every LayerNorm with ``eps``."""
 
     def norm(affine: vit.Affine) -> vit.Affine:
         return replace(affine, eps=eps)
 
-    blocks = tuple(replace(b, ln_1=norm(b.ln_1), ln_2=norm(b.ln_2)) for b in weights.blocks)
-    return replace(weights, blocks=blocks, ln_pre=norm(weights.ln_pre), ln_post=norm(weights.ln_post))
+    blocks = tuple(replace(b, ln_1=norm(b.ln_1), ln_2=norm(b.ln_2)) for b in tower.blocks)
+    return replace(tower, blocks=blocks, ln_pre=norm(tower.ln_pre), ln_post=norm(tower.ln_post))

@@ -7,7 +7,7 @@ published default also refines with PAMR: that is ``refine`` of the protocol (``
 """
 
 from .blocks.dense_clip import DenseClip, LastBlock
-from .core.segmenter import MethodInfo
+from .core.method import MethodInfo
 
 
 class NACLIP(DenseClip):

@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks.clip_segmenter import ClipSegmenter
+from .blocks.clip_method import ClipMethod
 from .blocks.mask_crops import binary_masks, cut_masked, fuse_scores
 from .blocks.mask_prompts import embed_crops
 from .core.errors import UserError
+from .core.method import Method, MethodInfo
 from .core.score_field import ScoreField
-from .core.segmenter import MethodInfo, Segmenter
 from .core.windows import Box, WindowGeometry
 from .models.backbone import Backbone
 from .models.ovseg_checkpoint import OVSegParts, read_ovseg
@@ -54,7 +54,7 @@ class SeenProposals:
     valid: Tensor
 
 
-class OVSeg(ClipSegmenter):
+class OVSeg(ClipMethod):
     """See the module docstring for the equations.
 
     It has its own weights, CLIP included, and is not training-free.  ``weights`` is the file of a released checkpoint,
@@ -118,7 +118,7 @@ class OVSeg(ClipSegmenter):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         return {
             **super().provenance,
             "mask_threshold": self.mask_threshold,
@@ -129,27 +129,27 @@ class OVSeg(ClipSegmenter):
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Segmenter.described``; values without crops or prompts are not in the table of reported ones."""
+        """See ``Method.described``; values without crops or prompts are not in the table of reported ones."""
         return self.info if self.ensemble and self.mask_prompts else replace(self.info, published=None)
 
     @property
     def activated(self) -> bool:
-        """See ``Segmenter.activated``: sums of masks, weighted by probabilities."""
+        """See ``Method.activated``: sums of masks, weighted by probabilities."""
         return True
 
     def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8) -> ScoreField:
-        """See ``Segmenter.segment``; masks ``(1, 100, H, W)`` and their mixing, whatever ``geometry`` says."""
+        """See ``Method.segment``; masks ``(1, 100, H, W)`` and their mixing, whatever ``geometry`` says."""
         return self.segment_with([self], image, geometry, batch_size)[0]
 
     @torch.inference_mode()
     def segment_with(
         self,
-        methods: Sequence[Segmenter],
+        methods: Sequence[Method],
         image: Tensor,
         geometry: WindowGeometry,  # noqa: ARG002
         batch_size: int = 8,  # noqa: ARG002
     ) -> list[ScoreField]:
-        """See ``Segmenter.segment_with``; the image's proposals are made once."""
+        """See ``Method.segment_with``; the image's proposals are made once."""
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise ValueError(f"segment takes (3, H, W) uint8, not {tuple(image.shape)} {image.dtype}")
         owners = [method.query_to_class for method in methods]  # the clear error, before any work
@@ -182,11 +182,11 @@ class OVSeg(ClipSegmenter):
         embeddings = F.normalize(found.embeddings, dim=-1)
         if not self.ensemble:
             return SeenProposals(found.masks, embeddings, None, shown.flatten(1).any(dim=1))
-        side = self.weights.stored_side * self.weights.patch_px
+        side = self.tower.stored_side * self.tower.patch_px
         mean, std = self.backbone.mean, self.backbone.std
         crops, crop_masks, valid = cut_masked(image, shown, mean, std, side_px=side)
         batches = zip(crops.to(self.dtype).split(self.crop_batch), crop_masks.split(self.crop_batch), strict=True)
-        parts = [embed_crops(self.weights, self._prompts, *batch) for batch in batches]
+        parts = [embed_crops(self.tower, self._prompts, *batch) for batch in batches]
         return SeenProposals(found.masks, embeddings, torch.cat(parts), valid)
 
 

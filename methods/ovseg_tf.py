@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks.clip_segmenter import ClipSegmenter
+from .blocks.clip_method import ClipMethod
 from .blocks.mask_crops import Fill, binary_masks, cut_masked, fuse_scores
 from .blocks.region_queries import covered_patches, default_depth, region_features
 from .core.errors import UserError
+from .core.method import MethodInfo
 from .core.score_field import ScoreField
-from .core.segmenter import MethodInfo
 from .core.windows import Box, WindowGeometry
 from .models import vit
 from .models.backbone import Backbone
@@ -53,7 +53,7 @@ class ScoredMasks:
     scores: Tensor
 
 
-class OVSegTF(ClipSegmenter):
+class OVSegTF(ClipMethod):
     """See the module docstring for the equations.
 
     ``proposer`` is a name of ``proposals.list_proposers``, ``proposer_weights`` its weights or folder;
@@ -95,14 +95,14 @@ class OVSegTF(ClipSegmenter):
         **proposer_options: Any,
     ) -> None:
         super().__init__(backbone, device, dtype)
-        parts = ProposerParts(self.weights, backbone.mean, backbone.std, self.device, dtype, proposer_weights)
+        parts = ProposerParts(self.tower, backbone.mean, backbone.std, self.device, dtype, proposer_weights)
         self.proposer = load_proposer(proposer, parts, **proposer_options)
         self.mask_threshold = (0.4 if self.proposer.soft else 0.5) if mask_threshold is None else mask_threshold
         self.ensemble_weight, self.fill, self.expand, self.square = ensemble_weight, fill, expand, square
         self.views, self.fast = views, fast
         self.crop_batch = crop_batch or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
-        self.crop_px = crop_px or self.weights.stored_side * self.weights.patch_px
-        self.fast_depth = fast_depth or default_depth(self.weights)
+        self.crop_px = crop_px or self.tower.stored_side * self.tower.patch_px
+        self.fast_depth = fast_depth or default_depth(self.tower)
         self._check_options()
 
     def _check_options(self) -> None:
@@ -114,9 +114,9 @@ class OVSegTF(ClipSegmenter):
             ("mask_threshold", 0, 1),
             ("ensemble_weight", 0, 1),
             ("expand", 0.1, 10),
-            ("crop_px", self.weights.patch_px, 4096),
+            ("crop_px", self.tower.patch_px, 4096),
             ("crop_batch", 1, 4096),
-            ("fast_depth", 1, len(self.weights.blocks)),
+            ("fast_depth", 1, len(self.tower.blocks)),
         ):
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
@@ -128,7 +128,7 @@ class OVSegTF(ClipSegmenter):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         crops = {name: getattr(self, name) for name in ("fill", "expand", "square", "views", "crop_px")}
         fast = {"approximation": self.fast, "fast_depth": self.fast_depth}
         return {
@@ -151,18 +151,18 @@ class OVSegTF(ClipSegmenter):
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Segmenter.described``: training-free as long as the proposer was not trained with masks."""
+        """See ``Method.described``: training-free as long as the proposer was not trained with masks."""
         if not self.proposer.supervision:
             return self.info
         return replace(self.info, training_free=False, trained_on=f"the proposer: {self.proposer.supervision}")
 
     @property
     def activated(self) -> bool:
-        """See ``Segmenter.activated``."""
+        """See ``Method.activated``."""
         return True
 
     def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8) -> ScoreField:  # noqa: ARG002
-        """See ``Segmenter.segment``; one box that is the whole image, its planes the masks."""
+        """See ``Method.segment``; one box that is the whole image, its planes the masks."""
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise ValueError(f"segment takes (3, H, W) uint8, not {tuple(image.shape)} {image.dtype}")
         found = self.score_masks(image)
@@ -235,22 +235,22 @@ class OVSegTF(ClipSegmenter):
     @torch.inference_mode()
     def encode_crops(self, crops: Tensor) -> Tensor:
         """CLIP's embeddings of crops, ``(R, 3, side, side)`` normalised -> ``(R, dim)`` float32, not normalised."""
-        tokens, _ = vit.run_trunk(self.weights, crops.to(self.dtype))
-        block = self.weights.blocks[-1]
+        tokens, _ = vit.run_trunk(self.tower, crops.to(self.dtype))
+        block = self.tower.blocks[-1]
         q, k, v = vit.split_heads(block, tokens)
         mixed = vit.merge_heads(F.scaled_dot_product_attention(q[:, :, :1], k, v))  # only the class token is read
         first = vit.add_ffn(block, tokens[:, :1] + vit.project_out(block, mixed))
-        return vit.project(self.weights, first)[:, 0]
+        return vit.project(self.tower, first)[:, 0]
 
     def _regions(self, image: Tensor, masks: Tensor) -> Tensor:
         """``region_features`` of the image with whole patches, made smaller if it is large."""
-        patch = self.weights.patch_px
-        scale = min(1, FAST_SIDES * self.weights.stored_side * patch / min(image.shape[1:]))
+        patch = self.tower.patch_px
+        scale = min(1, FAST_SIDES * self.tower.stored_side * patch / min(image.shape[1:]))
         rows, columns = (max(1, round(side * scale / patch)) for side in image.shape[1:])
         size = (rows * patch, columns * patch)
         pixels = F.interpolate(self._normalise(image[None]).float(), size, mode="bilinear", antialias=True)
         seen = covered_patches(masks, (rows, columns))
-        return region_features(self.weights, pixels.to(self.dtype), seen, self.fast_depth)
+        return region_features(self.tower, pixels.to(self.dtype), seen, self.fast_depth)
 
 
 def _distinct(masks: Tensor) -> tuple[list[int], list[int]]:

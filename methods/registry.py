@@ -14,7 +14,7 @@ from .core.annotations import may_be
 from .core.errors import UserError, did_you_mean
 from .core.foreign import foreign_code
 from .core.loaded import recorded
-from .core.segmenter import Segmenter
+from .core.method import Method
 from .core.tokenizer import Tokenizer
 from .models.backbone import Backbone, load_backbone, locate_backbone
 from .names import method_home
@@ -23,14 +23,14 @@ _PARTS = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download
 """What a constructor may take that no option sets: the command line has flags of their own for these."""
 
 
-def find_method(name: str) -> type[Segmenter]:
+def find_method(name: str) -> type[Method]:
     """The class of a method: a listed name, or ``package.module:Class``.
 
-    Raises ``UserError`` when there is no such method or the class is no ``Segmenter``.
+    Raises ``UserError`` when there is no such method or the class is no ``Method``.
     """
     found = _import(method_home(name))
-    if not (isinstance(found, type) and issubclass(found, Segmenter)):
-        raise UserError(f"method {name!r} is {found!r}, not a subclass of ovss.methods.Segmenter")
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"method {name!r} is {found!r}, not a subclass of ovss.methods.Method")
     return found
 
 
@@ -43,7 +43,7 @@ def create_method(
     weights: Path | None = None,
     allow_download: bool = False,
     **options: Any,
-) -> Segmenter:
+) -> Method:
     """Make a method from its parts.
 
     ``backbone`` is a name (see ``load_backbone``), an open_clip module with its ``tokenizer``, a ``Backbone``, or None
@@ -82,32 +82,32 @@ def check_parts(name: str, backbone: str | None, weights: Path | None, allow_dow
         locate_backbone(backbone or method.info.backbone)
 
 
-def _need_model(method: type[Segmenter], backbone: object) -> None:
+def _need_model(method: type[Method], backbone: object) -> None:
     if not isinstance(backbone, str):
         model = method.info.backbone.partition("/")[0]
         raise UserError(f"a weights file needs the name of its model, for example --backbone {model}")
 
 
-def _refuse_backbone(method: type[Segmenter], backbone: object) -> None:
+def _refuse_backbone(method: type[Method], backbone: object) -> None:
     if backbone is not None:
         raise UserError(f"method {method.info.name!r} has weights of its own: leave out --backbone")
 
 
 def _create_alone(
-    method: type[Segmenter],
+    method: type[Method],
     backbone: object,
     device: str | torch.device,
     dtype: torch.dtype,
     weights: Path | None,
     options: dict[str, Any],
-) -> Segmenter:
+) -> Method:
     """A method whose weights are its own: a file of them may be named, a backbone may not."""
     _refuse_backbone(method, backbone)
     given = {} if weights is None else {"weights": weights}
     return _make(method, {"device": find_device(device), "dtype": dtype, **given, **options}, options)
 
 
-def check_options(method: type[Segmenter], options: Mapping[str, Any]) -> None:
+def check_options(method: type[Method], options: Mapping[str, Any]) -> None:
     """Raise ``UserError`` for options that the method's constructor does not take, by name or by type."""
     parameters = inspect.signature(method).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -122,7 +122,7 @@ def check_options(method: type[Segmenter], options: Mapping[str, Any]) -> None:
             raise UserError(f"method {method.info.name!r} takes no option {name!r}{allowed}")
 
 
-def _check_value(method: type[Segmenter], name: str, value: Any, annotation: Any) -> None:
+def _check_value(method: type[Method], name: str, value: Any, annotation: Any) -> None:
     if not may_be(value, annotation):
         shown = inspect.formatannotation(annotation).replace("typing.", "")
         raise UserError(f"method {method.info.name!r}: option {name} takes {shown}, not {value!r}")
@@ -130,7 +130,7 @@ def _check_value(method: type[Segmenter], name: str, value: Any, annotation: Any
         raise UserError(f"method {method.info.name!r}: option {name} is {value}: numbers must be finite")
 
 
-def _make(method: type[Segmenter], parts: dict[str, Any], options: dict[str, Any]) -> Segmenter:
+def _make(method: type[Method], parts: dict[str, Any], options: dict[str, Any]) -> Method:
     try:
         inspect.signature(method).bind(**parts)
     except TypeError as error:

@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks.clip_segmenter import ClipSegmenter
-from .blocks.group_scores import Groups, GroupSegmenter, checked_threshold, pixel_owner
-from .core.segmenter import MethodInfo, Segmenter
+from .blocks.clip_method import ClipMethod
+from .blocks.group_scores import GroupMethod, Groups, checked_threshold, pixel_owner
+from .core.method import Method, MethodInfo
 from .core.vocabulary import Vocabulary
 from .models import vit
 from .models.checkpoints import state_sha256
@@ -39,7 +39,7 @@ from .models.vit import Affine
 from .models.weights import find_weights
 
 
-class SegCLIP(ClipSegmenter, GroupSegmenter):
+class SegCLIP(ClipMethod, GroupMethod):
     """See the module docstring for the equations.
 
     ``weights`` is the released file, or the parts themselves; without it the one that ``bench weights`` knows is used.
@@ -84,7 +84,7 @@ class SegCLIP(ClipSegmenter, GroupSegmenter):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         return {
             **super().provenance,
             "grouping_sha256": self._grouping_sha256,
@@ -93,20 +93,20 @@ class SegCLIP(ClipSegmenter, GroupSegmenter):
 
     def encode(self, vocabulary: Vocabulary) -> None:
         """Encode the queries once (float32, cached on disk): means of text features that are not normalised first."""
-        Segmenter.encode(self, vocabulary)
+        Method.encode(self, vocabulary)
         self._text = encode_queries(self.backbone, vocabulary, self.device, unit_prompts=False)
 
     def group(self, window: Tensor) -> Groups:
-        """See ``GroupSegmenter.group``."""
-        x, grid = vit.embed(self.weights, self.normalised(window[None]), "size")
+        """See ``GroupMethod.group``."""
+        x, grid = vit.embed(self.tower, self.normalised(window[None]), "size")
         x = x[:, 1:]
-        for block in self.weights.blocks[:-AFTER]:
+        for block in self.tower.blocks[:-AFTER]:
             x = vit.run_block(block, x)
         x, soft = gather(self.grouping, x)
-        for block in self.weights.blocks[-AFTER:]:
+        for block in self.tower.blocks[-AFTER:]:
             x = vit.run_block(block, x)
         tokens = torch.cat([x, x.amax(dim=1, keepdim=True)], dim=1)
-        unit = F.normalize(vit.project(self.weights, tokens)[0], dim=-1)
+        unit = F.normalize(vit.project(self.tower, tokens)[0], dim=-1)
         return Groups(unit[:-1], unit[-1], pixel_owner(soft[0].unflatten(1, grid), *window.shape[1:]))
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .blocks.dense_clip import DenseClip, LastBlock
 from .core.errors import UserError
-from .core.segmenter import MethodInfo, Segmenter
+from .core.method import Method, MethodInfo
 from .core.vocabulary import Vocabulary
 from .models import vit
 from .models.tcl_checkpoint import IMAGENET_MEAN, IMAGENET_STD, SCALE, TclModel, load_tcl
@@ -97,24 +97,24 @@ class TCL(DenseClip):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         return {**super().provenance, "pamr": self.pamr, "pamr_steps": self.pamr_steps, "mix": self.mix}
 
     @property
     def activated(self) -> bool:
-        """See ``Segmenter.activated``."""
+        """See ``Method.activated``."""
         return True
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Segmenter.described``: rows with and without PAMR are two in the table of reported values."""
+        """See ``Method.described``: rows with and without PAMR are two in the table of reported values."""
         if self.mix != 0.3 or self.pamr_steps != 10:
             return replace(self.info, published=None)
         return replace(self.info, published="TCL (PAMR)") if self.pamr else self.info
 
     def encode(self, vocabulary: Vocabulary) -> None:
         """Encode the queries once (float32, cached on disk)."""
-        Segmenter.encode(self, vocabulary)
+        Method.encode(self, vocabulary)
         self._text = encode_queries(self.backbone, vocabulary, self.device, unit_prompts=False)
 
     def score_windows(self, windows: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class TCL(DenseClip):
         The decoder takes one window at a time: a window fills any device, and several would only take memory.
         """
         windows = windows.to(self.device)
-        tokens, grid = vit.run_trunk(self.weights, self.normalised(windows), self.positions)
+        tokens, grid = vit.run_trunk(self.tower, self.normalised(windows), self.positions)
         frozen = self.patch_features(tokens, grid)
         trained = _each_alone(self.masker.block, tokens[:, 1:]).transpose(1, 2).unflatten(2, grid)
         return [

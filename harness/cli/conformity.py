@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ...methods import Segmenter, create_method, find_method
+from ...methods import Method, create_method, find_method
 from ...methods.models.backbone import load_backbone
 from ..runs.conformity import check_method
 from ..show.tables import print_json, print_table
@@ -17,7 +17,7 @@ def test_command(
     parts = load_backbone(backbone, weights)
     chosen = parse_options(options, "--option")
 
-    def factory() -> Segmenter:
+    def factory() -> Method:
         return create_method(method, backbone=parts, device=device, **chosen)
 
     checks = list(check_method(factory))

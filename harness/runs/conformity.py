@@ -1,4 +1,4 @@
-"""Does a method keep the contract of ``Segmenter``?
+"""Does a method keep the contract of ``Method``?
 
 ``bench test --method NAME`` and the test suite run the same checks on a built-in method and on anybody's own.  Every
 check makes a fresh method, so that none sees what another left behind, and an exception is a failed check, not a crash.
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...methods import ScoreField, Segmenter, UserError, Vocabulary, WindowGeometry
+from ...methods import Method, ScoreField, UserError, Vocabulary, WindowGeometry
 
-Factory = Callable[[], Segmenter]
+Factory = Callable[[], Method]
 
 _NAMES = ("circle", "square, box", "sky")
 _QUERIES = 4
@@ -75,7 +75,7 @@ def _vocabulary(names: tuple[str, ...] = _NAMES) -> Vocabulary:
     return Vocabulary.from_names(names, templates="simple")
 
 
-def _encoded(factory: Factory, vocabulary: Vocabulary | None = None) -> Segmenter:
+def _encoded(factory: Factory, vocabulary: Vocabulary | None = None) -> Method:
     method = factory()
     method.encode(vocabulary or _vocabulary())
     return method
@@ -174,7 +174,7 @@ def _parts_untouched(factory: Factory) -> None:
         _require(not changed, f"{name} changed in use: {', '.join(changed)}")
 
 
-def _modules(method: Segmenter) -> dict[str, nn.Module]:
+def _modules(method: Method) -> dict[str, nn.Module]:
     """Modules that the method holds, itself or in its backbone."""
     held: dict[str, Any] = dict(vars(method))
     held["backbone.model"] = getattr(held.get("backbone"), "model", None)
@@ -250,7 +250,7 @@ def _encode_again(factory: Factory) -> None:
 
 
 def _encode_first(factory: Factory) -> None:
-    calls: dict[str, Callable[[Segmenter], Any]] = {
+    calls: dict[str, Callable[[Method], Any]] = {
         "segment": lambda method: method.segment(_image(*_SIZE)),
         "score_windows": lambda method: method.score_windows(_image(*_SIZE)[None]),
     }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ...datasets import Dataset
-from ...methods import Segmenter
+from ...methods import Method
 from ..metrics.counts import Counts
 from ..metrics.of_confusion import SparseConfusion
 from ..metrics.result import EvalResult
@@ -13,7 +13,7 @@ from .sources import load_any, open_any
 
 
 def evaluate(
-    method: Segmenter,
+    method: Method,
     dataset: str | Dataset,
     protocol: str | Protocol | None = None,
     limit: int | None = None,

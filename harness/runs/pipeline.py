@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...datasets import DatasetRecord, Sample
 from ...datasets.loader import Pixels
-from ...methods import ScoreField, Segmenter, UserError
-from ...methods.blocks.clip_segmenter import ClipSegmenter
+from ...methods import Method, ScoreField, UserError
+from ...methods.blocks.clip_method import ClipMethod
 from ...methods.core.foreign import foreign_code
 from ...methods.refine.guide import Affinity, Guide
 from ...methods.refine.guides import load_guide
@@ -61,7 +61,7 @@ class Clock:
         return result
 
 
-def guide_for(setting: Setting, method: Segmenter) -> Guide | None:
+def guide_for(setting: Setting, method: Method) -> Guide | None:
     """The guide of a protocol, on the device of the method; None if it has none.
 
     Raises ``UserError`` when the guide's weights are not on this machine.
@@ -82,7 +82,7 @@ class Pipeline:
 
     def __init__(
         self,
-        method: Segmenter,
+        method: Method,
         setting: Setting,
         record: DatasetRecord,
         boundary: bool = False,
@@ -165,7 +165,7 @@ class Pipeline:
         return lambda maps: clock.time("refine", lambda: pamr(maps))
 
 
-def _lint_tokens(setting: Setting, record: DatasetRecord, method: Segmenter) -> Findings:
+def _lint_tokens(setting: Setting, record: DatasetRecord, method: Method) -> Findings:
     """Warnings about the words as the method's own tokenizer reads them.
 
     Raises ``UserError`` for classes whose texts are the same tokens.
@@ -178,11 +178,11 @@ def _lint_tokens(setting: Setting, record: DatasetRecord, method: Segmenter) -> 
     return found
 
 
-def _check_multiple(setting: Setting, method: Segmenter) -> None:
+def _check_multiple(setting: Setting, method: Method) -> None:
     """Raise ``UserError`` for sides that the protocol rounds to whole patches of another backbone."""
-    if not isinstance(method, ClipSegmenter) or type(method).segment is not Segmenter.segment:
+    if not isinstance(method, ClipMethod) or type(method).segment is not Method.segment:
         return  # a method that cuts the image in its own way
-    multiple, patch = setting.size_multiple_px, method.weights.patch_px
+    multiple, patch = setting.size_multiple_px, method.tower.patch_px
     if multiple % patch:
         raise UserError(
             f"the protocol rounds sides to multiples of {multiple} px, the backbone has patches of {patch} px: parts "

@@ -17,7 +17,7 @@ from .sealed import digest_of, read_sealed, seal
 from .sources import open_any
 
 if TYPE_CHECKING:  # plans are read and shown without torch; what makes methods is imported where it does
-    from ...methods import Segmenter
+    from ...methods import Method
     from .pipeline import Pipeline
 
 SCHEMA = 2
@@ -48,7 +48,7 @@ class RunSpec(BaseModel):
         """The protocol's values for the data set."""
         return self.protocol.setting(data.record.key)
 
-    def build_method(self, setting: Setting, allow_download: bool = False) -> "Segmenter":
+    def build_method(self, setting: Setting, allow_download: bool = False) -> "Method":
         """The method with its parts loaded."""
         import torch
 
@@ -75,7 +75,7 @@ class Plan(BaseModel):
     ``planned`` is how many images the data set should have.  ``digests`` says for each of ``ids`` which image and label
     were meant (``Sample.digest``); it is empty for procedural data, whose content is decided by the code.  ``note`` is
     to be printed beside every number; ``described`` is what tables say of the method as it was built
-    (``methods.segmenter.describe``).
+    (``methods.core.method.describe``).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -162,7 +162,7 @@ def make_plan(spec: RunSpec, pipeline: "Pipeline", data: Dataset, digests: Mappi
     ``digests`` of images and labels (``check_samples``) are part of it, for every id of the data set: other content is
     another run, the same content in another place is not.
     """
-    from ...methods.core.segmenter import describe
+    from ...methods.core.method import describe
 
     ids = data.ids
     content = tuple(digests[i] for i in ids) if any(data.files(i) for i in ids[:1]) else ()

@@ -66,7 +66,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, model: CLIPDINOiser, teachers: Teachers, seed: int = 0) -> None:
         self.recipe, self.model, self.teachers, self.seed = recipe, model, teachers, seed
         self.device, self.iteration = model.device, 0
-        self.heads = initial_heads(model.weights.class_token.shape[-1], seed, self.device)
+        self.heads = initial_heads(model.tower.class_token.shape[-1], seed, self.device)
         groups = {
             "affinity": [self.heads.obj_weight, self.heads.obj_bias],
             "saliency": [self.heads.bkg_weight, self.heads.bkg_bias],

@@ -98,7 +98,7 @@ class TinyWorld:
     """
 
     def __init__(self, model: CLIPDINOiser) -> None:
-        self.weights = model.weights
+        self.tower = model.tower
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -108,13 +108,13 @@ class TinyWorld:
     @torch.no_grad()
     def alike(self, seen: Seen) -> Tensor:
         """See ``Teachers``."""
-        descriptors = patch_descriptor(seen.rgb, self.weights.patch_px)
+        descriptors = patch_descriptor(seen.rgb, self.tower.patch_px)
         return torch.cdist(descriptors, descriptors, compute_mode="donot_use_mm_for_euclid_dist") < DISTANCE
 
     @torch.no_grad()
     def objects(self, seen: Seen) -> Tensor:
         """FOUND's coarse mask from keys and class attention of CLIP's last block; see ``Teachers``."""
-        q, k, _ = (part.float() for part in vit.split_heads(self.weights.blocks[-1], seen.tokens))
+        q, k, _ = (part.float() for part in vit.split_heads(self.tower.blocks[-1], seen.tokens))
         attention = (q[:, :, :1] @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)[:, :, 0, 1:]
         return ~coarse_background(vit.merge_heads(k[:, :, 1:]), attention)
 

@@ -45,7 +45,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, teacher: MaskCLIPValue, seed: int = 0, initial: Path | None = None) -> None:
         self.recipe, self.teacher, self.seed = recipe, teacher, seed
         self.device, self.iteration = teacher.device, 0
-        self.encoder = initial_encoder(recipe, teacher.weights.projection.shape[1], seed, initial).to(self.device)
+        self.encoder = initial_encoder(recipe, teacher.tower.projection.shape[1], seed, initial).to(self.device)
         self.initial_sha256 = None if initial is None else file_sha256(initial)
         how = recipe.optimiser
         parameters = list(self.encoder.parameters())

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...datasets import open_dataset
-from ...methods import Segmenter, UserError
+from ...methods import Method, UserError
 from ...methods.core.files import store
 from ..runs.evaluation import evaluate
 from .images import Images
@@ -85,7 +85,7 @@ def check_losses(losses: dict[str, float], iteration: int) -> None:
         )
 
 
-def score_on_scenes(method: Callable[[], Segmenter]) -> Callable[[], float]:
+def score_on_scenes(method: Callable[[], Method]) -> Callable[[], float]:
     """A function that scores what ``method`` makes: mIoU in percent on the first scenes of ``shapes:val``."""
     scenes = open_dataset("shapes:val")
     return lambda: evaluate(method(), scenes, limit=VALIDATION_SCENES).miou

@@ -16,7 +16,7 @@ from ..core.errors import UserError
 from ..core.windows import Box
 from ..models import vit
 from ..models.backbone import Backbone
-from .clip_segmenter import ClipSegmenter
+from .clip_method import ClipMethod
 
 Similarity = Literal["qk", "qq", "kk", "vv"]
 
@@ -54,7 +54,7 @@ class SeenPatches:
     salient: Tensor | None = None
 
 
-class DenseClip(ClipSegmenter):
+class DenseClip(ClipMethod):
     """Patch-text cosine similarities of a CLIP ViT whose last block is ``last_block``.
 
     ``pad`` chooses what happens to windows that are no multiple of the patch: False drops the rest and stretches the
@@ -82,7 +82,7 @@ class DenseClip(ClipSegmenter):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         return {
             **super().provenance,
             "last_block": asdict(self.last_block),
@@ -91,14 +91,14 @@ class DenseClip(ClipSegmenter):
         }
 
     def cover(self, height: int, width: int) -> Box:
-        """See ``Segmenter.cover``."""
+        """See ``Method.cover``."""
         if self.pad is not True:
             return Box(0, 0, height, width)
         (top, bottom), (left, right) = (self._padding(side) for side in (height, width))
         return Box(-top, -left, height + bottom, width + right)
 
     def _padding(self, side: int) -> tuple[int, int]:
-        total = -side % self.weights.patch_px
+        total = -side % self.tower.patch_px
         return total // 2, total - total // 2
 
     def score_windows(self, windows: Tensor) -> Tensor:
@@ -108,11 +108,11 @@ class DenseClip(ClipSegmenter):
     @torch.inference_mode()
     def encode_windows(self, windows: Tensor) -> SeenPatches:
         """Patch features of windows ``(B, 3, H, W)`` uint8 RGB."""
-        tokens, grid = vit.run_trunk(self.weights, self.normalised(windows), self.positions)
+        tokens, grid = vit.run_trunk(self.tower, self.normalised(windows), self.positions)
         return SeenPatches(self.patch_features(tokens, grid).unflatten(1, grid))
 
     def normalised(self, windows: Tensor) -> Tensor:
-        """See ``ClipSegmenter.normalised``; padded if asked for, ``(B, 3, H, W)`` -> ``(B, 3, H', W')``."""
+        """See ``ClipMethod.normalised``; padded if asked for, ``(B, 3, H, W)`` -> ``(B, 3, H', W')``."""
         pixels = self._normalise(self.padded(windows))
         if self.pad is True:
             (top, bottom), (left, right) = (self._padding(side) for side in pixels.shape[2:])
@@ -124,7 +124,7 @@ class DenseClip(ClipSegmenter):
         windows = windows.to(self.device)
         if self.pad != "end":
             return windows
-        bottom, right = (-side % self.weights.patch_px for side in windows.shape[2:])
+        bottom, right = (-side % self.tower.patch_px for side in windows.shape[2:])
         return F.pad(windows, (0, right, 0, bottom))
 
     @torch.inference_mode()
@@ -139,13 +139,13 @@ class DenseClip(ClipSegmenter):
 
     def raw_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """``patch_features`` before they are normalised."""
-        block, rule = self.weights.blocks[-1], self.last_block
+        block, rule = self.tower.blocks[-1], self.last_block
         x = vit.project_out(block, _mix_values(block, tokens, rule, grid))
         if rule.residual:
             x = tokens[:, 1:] + x
         if rule.ffn:
             x = vit.add_ffn(block, x)
-        return vit.project(self.weights, x)
+        return vit.project(self.tower, x)
 
 
 def _mix_values(block: vit.Block, tokens: Tensor, rule: LastBlock, grid: tuple[int, int]) -> Tensor:

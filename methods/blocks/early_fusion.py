@@ -50,15 +50,15 @@ class FusedFeatures:
 
 
 def fuse_layers(
-    weights: vit.VisionTransformer, pixels: Tensor, layers: Sequence[int], attention: Attention = "fused"
+    tower: vit.VisionTransformer, pixels: Tensor, layers: Sequence[int], attention: Attention = "fused"
 ) -> FusedFeatures:
     """Features of normalised ``pixels``, ``(B, 3, H, W)``, from the given ``layers`` (from 0 on, in rising order).
 
     ``attention`` other than "fused" is an ablation: W_k = softmax(a_k b_k^T / sqrt(d)) of the last block itself on f_k,
     or the identity.
     """
-    inputs, total, grid = _run_trunk(weights, pixels)
-    last = weights.blocks[-1]
+    inputs, total, grid = _run_trunk(tower, pixels)
+    last = tower.blocks[-1]
     if attention == "fused":
         matrices = fused_attention(total, len(inputs))
     else:
@@ -69,19 +69,19 @@ def fuse_layers(
     for k, matrix in enumerate(matrices):
         if k in by_layer:
             y = vit.merge_heads(matrix.to(values.dtype) @ by_layer[k])
-            unit.append(F.normalize(vit.project(weights, vit.project_out(last, y)), dim=-1))
+            unit.append(F.normalize(vit.project(tower, vit.project_out(last, y)), dim=-1))
     return FusedFeatures(torch.stack(unit), matrix.mean(dim=1)[..., 1:], grid)
 
 
-def _run_trunk(weights: vit.VisionTransformer, pixels: Tensor) -> tuple[list[Tensor], Tensor, tuple[int, int]]:
+def _run_trunk(tower: vit.VisionTransformer, pixels: Tensor) -> tuple[list[Tensor], Tensor, tuple[int, int]]:
     """f_0 .. f_(L-1), ``(B, N, D)`` each; M, ``(B, heads, N, N)`` float32; the patch grid.
 
     Probabilities are float32 in every precision, as the sums over them must be.
     """
-    x, grid = vit.embed(weights, pixels, "half")
+    x, grid = vit.embed(tower, pixels, "half")
     inputs = []
     total = torch.zeros((), device=x.device)
-    for block in weights.blocks[:-1]:
+    for block in tower.blocks[:-1]:
         inputs.append(vit.norm(x, block.ln_1))
         q, k, v = vit.split_heads(block, x)
         probabilities = _softmax_product(q, k)

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import UserError
+from ..core.method import Method
 from ..core.score_field import ScoreField
-from ..core.segmenter import Segmenter
 from ..core.windows import WindowGeometry, cut
 
 KEPT = 5  # queries that the window as a whole lets pass
@@ -41,7 +41,7 @@ class Groups:
     owner: Tensor
 
 
-class GroupSegmenter(Segmenter):
+class GroupMethod(Method):
     """A segmenter that scores groups of pixels, and gives every pixel the scores of its group.
 
     Windows go through one at a time, whatever the batch.  Which group a patch belongs to, which five queries pass and
@@ -70,7 +70,7 @@ class GroupSegmenter(Segmenter):
 
     @property
     def activated(self) -> bool:
-        """See ``Segmenter.activated``."""
+        """See ``Method.activated``."""
         return True
 
     @property
@@ -82,7 +82,7 @@ class GroupSegmenter(Segmenter):
         return (*vocabulary.query_to_class, vocabulary.background)
 
     def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8) -> ScoreField:
-        """See ``Segmenter.segment``.
+        """See ``Method.segment``.
 
         Scores are constant on each group, so where the groups of all windows are fewer than the queries, the field has
         one mask per group, and ``mixing`` has the groups' scores.

@@ -23,25 +23,25 @@ def shown_patches(masks: Tensor, patch_px: int) -> Tensor:
 
 
 @torch.inference_mode()
-def embed_crops(weights: vit.VisionTransformer, prompts: Tensor | None, crops: Tensor, masks: Tensor) -> Tensor:
+def embed_crops(tower: vit.VisionTransformer, prompts: Tensor | None, crops: Tensor, masks: Tensor) -> Tensor:
     """Embeddings of crops, ``(R, dim)`` float32, unit length.
 
     ``crops`` ``(R, 3, S, S)`` are normalised, of the size that the tower was trained for, in its dtype; ``masks``
     ``(R, S, S)`` bool.  ``prompts`` ``(depth, N, C)``, or ``(depth, 1, C)`` for all patches the same, in the tower's
     dtype.  None: plain CLIP, to which blank areas are ordinary pixels.
     """
-    side = weights.patch_px
+    side = tower.patch_px
     cells = crops.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5)
     grid = (cells.shape[1], cells.shape[2])
-    x = cells.flatten(3).flatten(1, 2) @ weights.patch.flatten(1).T
+    x = cells.flatten(3).flatten(1, 2) @ tower.patch.flatten(1).T
     shown = shown_patches(masks, side)
     depth = 0 if prompts is None else len(prompts)
     if prompts is not None:
         x = torch.where(shown, x, prompts[0])
-    x = torch.cat([weights.class_token.expand(len(x), 1, -1), x], dim=1)
-    x = vit.norm(x + vit.position_for(weights, *grid).to(x.dtype), weights.ln_pre)
-    for i, block in enumerate(weights.blocks, start=1):
+    x = torch.cat([tower.class_token.expand(len(x), 1, -1), x], dim=1)
+    x = vit.norm(x + vit.position_for(tower, *grid).to(x.dtype), tower.ln_pre)
+    for i, block in enumerate(tower.blocks, start=1):
         x = vit.run_block(block, x)
         if prompts is not None and i < depth:
             x = torch.cat([x[:, :1], torch.where(shown, x[:, 1:], prompts[i])], dim=1)
-    return F.normalize(vit.project(weights, x[:, 0]), dim=-1)
+    return F.normalize(vit.project(tower, x[:, 0]), dim=-1)

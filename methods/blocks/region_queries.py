@@ -15,30 +15,30 @@ from ..models import vit
 from ..models.vit import Block, VisionTransformer
 
 
-def default_depth(weights: VisionTransformer) -> int:
+def default_depth(tower: VisionTransformer) -> int:
     """k: half of the blocks for up to 12 of them, three eighths for more (6 of 12, 9 of 24)."""
-    count = len(weights.blocks)
+    count = len(tower.blocks)
     return max(1, count // 2 if count <= 12 else count * 3 // 8)
 
 
-def region_features(weights: VisionTransformer, pixels: Tensor, seen: Tensor, depth: int) -> Tensor:
+def region_features(tower: VisionTransformer, pixels: Tensor, seen: Tensor, depth: int) -> Tensor:
     """Embeddings of regions in CLIP's space, ``(R, dim)`` float32, not normalised.
 
     ``pixels`` is one image, ``(1, 3, H, W)`` normalised, both sides multiples of the patch.  ``seen`` ``(R, N)`` bool
     says which of its N patches, row by row, each region sees (``covered_patches``).  ``depth`` is k.
     """
-    x, _ = vit.embed(weights, pixels)
-    first = len(weights.blocks) - depth
-    for block in weights.blocks[:first]:
+    x, _ = vit.embed(tower, pixels)
+    first = len(tower.blocks) - depth
+    for block in tower.blocks[:first]:
         x = vit.run_block(block, x)
     regions = x[:, :1].expand(-1, len(seen), -1)
-    for number, block in enumerate(weights.blocks[first:], start=first + 1):
+    for number, block in enumerate(tower.blocks[first:], start=first + 1):
         q, k, v = vit.split_heads(block, x)
         regions = _attend(block, regions, k[:, :, 1:], v[:, :, 1:], seen)
-        if number < len(weights.blocks):  # nothing looks at the image after the last block
+        if number < len(tower.blocks):  # nothing looks at the image after the last block
             mixed = vit.merge_heads(F.scaled_dot_product_attention(q, k, v))
             x = vit.add_ffn(block, x + vit.project_out(block, mixed))
-    return vit.project(weights, regions)[0]
+    return vit.project(tower, regions)[0]
 
 
 def covered_patches(masks: Tensor, grid: tuple[int, int]) -> Tensor:

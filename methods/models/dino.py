@@ -30,7 +30,7 @@ _PROJECTION_HEAD = ("head.mlp.", "head.last_layer.")  # only used while DINO is 
 
 
 @dataclass(frozen=True)
-class DinoWeights:
+class DinoTower:
     """Weights of a DINO ViT.  ``position`` and the LayerNorms are float32; everything else has the working dtype.
 
     ``registers`` is ``(1, R, D)``, with R = 0 for the models without them.
@@ -91,18 +91,18 @@ class Dino:
     ) -> None:
         self.device, self.dtype, self.source = torch.device(device), dtype, source
         self.sha256 = sha256 or f"state:{state_sha256(state)}"
-        self.weights = _read_weights(state, self.device, dtype)
+        self.tower = _read_tower(state, self.device, dtype)
         self._mean, self._std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.std))
 
     @property
     def patch_px(self) -> int:
         """Side of a patch in px."""
-        return self.weights.patch_px
+        return self.tower.patch_px
 
     @property
     def width(self) -> int:
         """Width of a token."""
-        return self.weights.class_token.shape[-1]
+        return self.tower.class_token.shape[-1]
 
     @property
     def heads(self) -> int:
@@ -112,8 +112,8 @@ class Dino:
     @property
     def name(self) -> str:
         """For example ``DINO ViT-S/8`` or ``DINOv2 ViT-B/14 with 4 registers``."""
-        depth, registers = len(self.weights.blocks), self.weights.registers.shape[1]
-        family = "DINO" if self.weights.blocks[0].scale_1 is None else "DINOv2"
+        depth, registers = len(self.tower.blocks), self.tower.registers.shape[1]
+        family = "DINO" if self.tower.blocks[0].scale_1 is None else "DINOv2"
         size = _LETTERS.get((self.width, depth), f"{self.width}x{depth}")
         return f"{family} ViT-{size}/{self.patch_px}" + (f" with {registers} registers" if registers else "")
 
@@ -136,7 +136,7 @@ class Dino:
         H and W are multiples of the patch, else ``ValueError``: whoever calls decides how to pad.
         """
         tokens, grid = self._run_trunk(pixels)
-        q, k, v = (part.float() for part in vit.split_heads(self.weights.blocks[-1], tokens))
+        q, k, v = (part.float() for part in vit.split_heads(self.tower.blocks[-1], tokens))
         attention = (q[:, :, :1] @ k.transpose(2, 3) * HEAD_SIZE**-0.5).softmax(dim=-1)
         first = self._first_patch
         q, k, v = (vit.merge_heads(part[:, :, first:]) for part in (q, k, v))
@@ -146,17 +146,17 @@ class Dino:
     def tokens(self, pixels: Tensor) -> Tensor:
         """Output of the final norm: ``(B, 3, H, W)`` as for ``qkv`` -> ``(B, 1 + N, D)`` float32, class token first."""
         x, _ = self._run_trunk(pixels)
-        x = vit.norm(vit.run_block(self.weights.blocks[-1], x), self.weights.norm).float()
+        x = vit.norm(vit.run_block(self.tower.blocks[-1], x), self.tower.norm).float()
         return torch.cat([x[:, :1], x[:, self._first_patch :]], dim=1)
 
     @property
     def _first_patch(self) -> int:
-        return 1 + self.weights.registers.shape[1]
+        return 1 + self.tower.registers.shape[1]
 
     def _run_trunk(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Input of the last block, ``(B, 1 + R + h * w, D)``, and ``(h, w)``."""
-        x, grid = _embed(self.weights, pixels.to(self.device, self.dtype))
-        for block in self.weights.blocks[:-1]:
+        x, grid = _embed(self.tower, pixels.to(self.device, self.dtype))
+        for block in self.tower.blocks[:-1]:
             x = vit.run_block(block, x)
         return x, grid
 
@@ -218,7 +218,7 @@ def _block_shapes(width: int, scaled: bool) -> dict[str, tuple[int, ...]]:
     return shapes | dict.fromkeys(vectors + ["ls1.gamma", "ls2.gamma"] * scaled, (width,))
 
 
-def _read_weights(state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> DinoWeights:
+def _read_tower(state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> DinoTower:
     """The records, moved to ``device`` and ``dtype`` (no copy where they are there already)."""
 
     def linear(name: str) -> vit.Affine:
@@ -246,7 +246,7 @@ def _read_weights(state: Mapping[str, Tensor], device: torch.device, dtype: torc
         )
 
     depth = sum(bool(re.fullmatch(r"blocks\.\d+\.norm1\.weight", name)) for name in state)
-    return DinoWeights(
+    return DinoTower(
         patch=linear("patch_embed.proj"),
         class_token=state["cls_token"].to(device, dtype),
         registers=state.get(_REGISTERS, state["cls_token"][:, :0]).to(device, dtype),
@@ -256,31 +256,31 @@ def _read_weights(state: Mapping[str, Tensor], device: torch.device, dtype: torc
     )
 
 
-def _embed(weights: DinoWeights, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def _embed(tower: DinoTower, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Tokens that enter the first block: ``(B, 3, H, W)`` -> ``(B, 1 + R + h * w, D)`` and ``(h, w)``."""
-    side = weights.patch_px
+    side = tower.patch_px
     shape = tuple(pixels.shape)
     if len(shape) != 4 or shape[1] != 3 or 0 in shape or shape[2] % side or shape[3] % side:
         raise ValueError(f"pixels are {shape}; wanted (B, 3, H, W) with both sides multiples of {side} px")
     grid = (pixels.shape[2] // side, pixels.shape[3] // side)
     cells = pixels.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
     # a matrix product: on CUDA a convolution would be rounded to TF32 by default
-    x = F.linear(cells, weights.patch.weight.flatten(1), weights.patch.bias)
-    x = torch.cat([weights.class_token.expand(len(x), 1, -1), x], dim=1)
-    x = x + _position_for(weights, *grid).to(x.dtype)
-    return torch.cat([x[:, :1], weights.registers.expand(len(x), -1, -1), x[:, 1:]], dim=1), grid
+    x = F.linear(cells, tower.patch.weight.flatten(1), tower.patch.bias)
+    x = torch.cat([tower.class_token.expand(len(x), 1, -1), x], dim=1)
+    x = x + _position_for(tower, *grid).to(x.dtype)
+    return torch.cat([x[:, :1], tower.registers.expand(len(x), -1, -1), x[:, 1:]], dim=1), grid
 
 
-def _position_for(weights: DinoWeights, height: int, width: int) -> Tensor:
+def _position_for(tower: DinoTower, height: int, width: int) -> Tensor:
     """Position embedding of class token and patches, ``(1 + height * width, D)`` float32.
 
     DINO's own rule, which CLIP's dense methods took over: the stored table as it is, else bicubic by scale factors.
     DINOv2 kept it; its models with registers are released with another one, by the target size and antialiased
     (another cubic kernel, so that it differs where the grid grows, too).
     """
-    side = weights.stored_side
-    if (height, width) == (side, side) or not weights.registers.shape[1]:
-        return vit.position_for(weights, height, width)
-    table = weights.position[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
+    side = tower.stored_side
+    if (height, width) == (side, side) or not tower.registers.shape[1]:
+        return vit.position_for(tower, height, width)
+    table = tower.position[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
     table = F.interpolate(table, (height, width), mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([weights.position[:1], table.flatten(2)[0].T])
+    return torch.cat([tower.position[:1], table.flatten(2)[0].T])

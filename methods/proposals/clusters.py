@@ -82,7 +82,7 @@ def _dino_features(dino: Dino, side_px: int) -> _Features:
         last = dino.qkv(dino.normalise(rgb))
         return last.k[0], last.grid
 
-    return _Features(encode, dino.weights.stored_side, dino.patch_px, side_px)
+    return _Features(encode, dino.tower.stored_side, dino.patch_px, side_px)
 
 
 class _Regions(Proposer):

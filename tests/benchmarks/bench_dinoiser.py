@@ -16,14 +16,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ovss.methods import Segmenter, Vocabulary, create_method
+from ovss.methods import Method, Vocabulary, create_method
 from ovss.methods.models.dinoiser_heads import heads_of
 
 GOAL = 1.1
 SIDE_PX = 448
 
 
-def methods() -> dict[str, Segmenter]:
+def methods() -> dict[str, Method]:
     """MaskCLIP and two forms of CLIP-DINOiser around one random ViT-B/16."""
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-16", pretrained=None).eval()

@@ -21,14 +21,14 @@ Command = Callable[..., Any]
 FULL = OSError(errno.ENOSPC, "No space left on device", "some/file")
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Segmenter
+from ovss.methods import MethodInfo, Method
 
 {top}
 
 def helper(value):
     return value / 0
 
-class Mine(Segmenter):
+class Mine(Method):
     info = MethodInfo("mine", "Mine", "none", backbone="")
     provenance = {{"method": "mine"}}
 

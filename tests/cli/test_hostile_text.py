@@ -17,10 +17,10 @@ Command = Callable[..., Any]
 CLASSES = ["cat\x1b[2J\x1b]0;owned\x07", "dog\u202egod", "x|<b>`q`|\\", "line\nbreak", "c1\x9b31m"]
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Segmenter
+from ovss.methods import MethodInfo, Method
 
 
-class Evil(Segmenter):
+class Evil(Method):
     info = MethodInfo("evil", title="t\\x1b[31m", paper="p", trained_on="a|b\\n# owned <script>", backbone="")
 
     def __init__(self, device="cpu", dtype=torch.float32):

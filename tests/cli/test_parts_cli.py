@@ -9,8 +9,8 @@ import pytest
 
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Segmenter
-class Grey(Segmenter):
+from ovss.methods import MethodInfo, Method
+class Grey(Method):
     info = MethodInfo("grey", title="Grey", paper="", backbone="")
     def __init__(self, device, dtype):
         super().__init__()

@@ -350,10 +350,10 @@ def test_doctor(bench: Command) -> None:
 
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Segmenter
+from ovss.methods import MethodInfo, Method
 
 
-class Flat(Segmenter):
+class Flat(Method):
     info = MethodInfo("flat", "Flat", "nobody, never", backbone="tiny-clip")
 
     def __init__(self, backbone, device="cpu", dtype=torch.float32, broken: bool = False) -> None:

@@ -13,7 +13,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from ovss.harness.runs.conformity import CHECKS, check_method
-from ovss.methods import Backbone, Box, MethodInfo, Segmenter, Vocabulary, find_method, list_methods
+from ovss.methods import Backbone, Box, Method, MethodInfo, Vocabulary, find_method, list_methods
 from ovss.methods.clip import CLIP
 
 from ..methods.random_parts import make_with_random_parts
@@ -42,7 +42,7 @@ def backbone() -> Backbone:
     return Backbone.from_module(model, SimpleTokenizer(context_length=32))
 
 
-def failures(factory: Callable[[], Segmenter]) -> dict[str, str]:
+def failures(factory: Callable[[], Method]) -> dict[str, str]:
     results = list(check_method(factory))
     assert [r.name for r in results] == list(CHECKS)
     assert all(bool(r.detail) != r.passed for r in results)
@@ -216,7 +216,7 @@ def test_broken_methods_fail_exactly_their_check(
 
 
 def test_a_factory_that_raises_fails_every_check() -> None:
-    def factory() -> Segmenter:
+    def factory() -> Method:
         raise RuntimeError("no weights here")
 
     failed = failures(factory)

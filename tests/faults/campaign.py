@@ -27,10 +27,10 @@ from typing import Any
 METHOD = """
 import torch
 
-from ovss.methods import MethodInfo, Segmenter
+from ovss.methods import MethodInfo, Method
 
 
-class Levels(Segmenter):
+class Levels(Method):
     info = MethodInfo("levels", "Levels", "nobody, never", backbone="")
 
     def __init__(self, device, dtype):

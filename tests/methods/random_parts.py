@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ovss.methods import Segmenter, create_method, find_method
+from ovss.methods import Method, create_method, find_method
 from ovss.methods.models.backbone import Backbone
 from ovss.methods.models.dino import Dino
 from ovss.methods.models.dinoiser_heads import heads_of
@@ -17,7 +17,7 @@ from .tcl_parts import random_tcl
 from .test_clip_s4 import random_weights as random_s4_weights
 
 
-def make_with_random_parts(name: str, backbone: Backbone, **options: Any) -> Segmenter:
+def make_with_random_parts(name: str, backbone: Backbone, **options: Any) -> Method:
     """A listed method without a checkpoint; ``backbone`` goes to those that take one."""
     taken = backbone if find_method(name).info.backbone else None
     return create_method(name, taken, **{**random_parts(name, backbone), **options})

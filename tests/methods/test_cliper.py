@@ -81,7 +81,7 @@ def make_method(model: open_clip.CLIP, text: Tensor | None = None, **options: An
     """CLIPer with the given rows as embeddings of its nine texts."""
     rows = make_text(model.visual.proj.shape[1]) if text is None else text
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ovss.methods.blocks.clip_segmenter.encode_queries", lambda *args: rows)
+        patch.setattr("ovss.methods.blocks.clip_method.encode_queries", lambda *args: rows)
         method = CLIPer(Backbone.from_module(model, TOKENIZER), **{"logit_scale": 50.0, **options})
         method.encode(vocabulary())
     return method
@@ -303,7 +303,7 @@ def test_order_of_texts_does_not_matter() -> None:
     renamed = {0: 0, 1: 3, 2: 1, 3: 2, 4: 2, 5: 4, 6: 5}
     method = CLIPer(Backbone.from_module(model, TOKENIZER), logit_scale=50.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ovss.methods.blocks.clip_segmenter.encode_queries", lambda *args: text[order])
+        patch.setattr("ovss.methods.blocks.clip_method.encode_queries", lambda *args: text[order])
         method.encode(vocabulary(tuple(renamed[OWNERS[k]] for k in order)))
     torch.testing.assert_close(method.score_windows(image), scores[:, order], atol=2e-6, rtol=0)
 
@@ -311,7 +311,7 @@ def test_order_of_texts_does_not_matter() -> None:
 def one_class(model: open_clip.CLIP, owners: tuple[int, ...], background: int | None) -> Tensor:
     method = CLIPer(Backbone.from_module(model, TOKENIZER), logit_scale=50.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ovss.methods.blocks.clip_segmenter.encode_queries", lambda *args: make_text(24)[: len(owners)])
+        patch.setattr("ovss.methods.blocks.clip_method.encode_queries", lambda *args: make_text(24)[: len(owners)])
         method.encode(vocabulary(owners, background))
     return method.score_windows(make_image(*SMALL)[None])[0]
 

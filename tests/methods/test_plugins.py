@@ -10,16 +10,16 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
-from ovss.methods import Segmenter, UserError, Vocabulary, create_method, find_method, list_methods
+from ovss.methods import Method, UserError, Vocabulary, create_method, find_method, list_methods
 
 MODULE = """
 from typing import Any
 
 import torch
-from ovss.methods import MethodInfo, Segmenter
+from ovss.methods import MethodInfo, Method
 
 
-class Brightness(Segmenter):
+class Brightness(Method):
     info = MethodInfo("brightness", "Brightness", "nobody, never")
 
     def __init__(self, backbone, device="cpu", dtype=torch.float32, gain: float = 1.0) -> None:
@@ -84,7 +84,7 @@ def test_it_is_gone_afterwards() -> None:
 @pytest.mark.parametrize("name", ["brightness", "ovss_bright_plugin:Brightness"])
 def test_found_and_made(distribution: str, model: open_clip.CLIP, name: str) -> None:
     found = find_method(name)
-    assert issubclass(found, Segmenter)
+    assert issubclass(found, Method)
     assert (found.__module__, found.__name__) == (distribution, "Brightness")
     method = create_method(name, backbone=model, tokenizer=SimpleTokenizer(context_length=16), gain=2.0)
     assert isinstance(method, found)
@@ -97,7 +97,7 @@ def test_found_and_made(distribution: str, model: open_clip.CLIP, name: str) -> 
 def test_it_keeps_the_contract(distribution: str, model: open_clip.CLIP) -> None:
     from ovss.harness.runs.conformity import check_method
 
-    def factory() -> Segmenter:
+    def factory() -> Method:
         return create_method("brightness", backbone=model, tokenizer=SimpleTokenizer(context_length=16))
 
     assert [check for check in check_method(factory) if not check.passed] == []
@@ -107,8 +107,8 @@ def test_it_keeps_the_contract(distribution: str, model: open_clip.CLIP) -> None
     ("name", "message"),
     [
         ("brightnes", "did you mean brightness"),
-        ("not-a-method", "not a subclass of ovss.methods.Segmenter"),
-        ("ovss_bright_plugin:NotAMethod", "not a subclass of ovss.methods.Segmenter"),
+        ("not-a-method", "not a subclass of ovss.methods.Method"),
+        ("ovss_bright_plugin:NotAMethod", "not a subclass of ovss.methods.Method"),
         ("ovss_bright_plugin:Gone", "cannot be imported"),
         ("ovss_no_such_module:Gone", "cannot be imported"),
         ("gone", "ovss_bright_plugin:Gone.* cannot be imported"),

@@ -25,7 +25,7 @@ from ovss.harness.metrics.of_counts import iou, miou, miou_per_image
 from ovss.harness.mmseg.shim import import_mmseg
 from ovss.harness.protocol.resize import resize_image
 from ovss.harness.runs.pipeline import Clock, Pipeline
-from ovss.methods import MethodInfo, Segmenter, create_method
+from ovss.methods import Method, MethodInfo, create_method
 
 from ..datasets.miniatures import MINIATURES, build
 
@@ -187,7 +187,7 @@ def test_names_of_derived_data_sets_follow_from_theirs() -> None:
 # --- the same numbers ---------------------------------------------------------------------------------------------
 
 
-class Knowing(Segmenter):
+class Knowing(Method):
     """Knows a label map for every image, and scores each pixel by it."""
 
     info = MethodInfo("knowing", "Knows the answer", "none")
@@ -211,7 +211,7 @@ def four_of_ten_wrong(label: Array, classes: int, seed: int) -> Tensor:
     return torch.from_numpy(np.where(wrong, rng.choice(others, label.shape), label))
 
 
-def assert_equal_scores(method: Segmenter, data: Dataset, theirs: Any) -> dict[str, float]:
+def assert_equal_scores(method: Method, data: Dataset, theirs: Any) -> dict[str, float]:
     """``evaluate`` and their metric fed with our predictions and their labels; returns theirs."""
     pipeline = Pipeline(method, load_protocol("tiny").setting(data.record.key), data.record)
     items = [theirs[i] for i in range(len(theirs))]

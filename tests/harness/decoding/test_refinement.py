@@ -16,7 +16,7 @@ from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.protocol.protocol import Setting
 from ovss.harness.runs import pipeline as pipeline_module
 from ovss.harness.runs.pipeline import Clock, Pipeline, predict_together
-from ovss.methods import MethodInfo, ScoreField, Segmenter, UserError
+from ovss.methods import Method, MethodInfo, ScoreField, UserError
 from ovss.methods.core.windows import Box, WindowGeometry
 
 from ...agreement import assert_best, settled
@@ -44,7 +44,7 @@ class Shift:
         return maps.roll(1, dims=2)
 
 
-class Columns(Segmenter):
+class Columns(Method):
     """Query k is 1 in column k of a 2 x 2 grid; the last query nowhere."""
 
     info = MethodInfo(name="columns", title="Columns", paper="none")

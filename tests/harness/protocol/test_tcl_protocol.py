@@ -19,7 +19,7 @@ from ovss.datasets import DatasetRecord
 from ovss.harness.cli.name_value import parse_options
 from ovss.harness.protocol.protocol import Setting, load_protocol
 from ovss.harness.runs.pipeline import Clock, Pipeline
-from ovss.methods import MethodInfo, Segmenter, create_method, load_backbone
+from ovss.methods import Method, MethodInfo, create_method, load_backbone
 
 from ...agreement import assert_best
 from ...methods.random_parts import random_parts
@@ -36,7 +36,7 @@ SIZES = {  # (height, width) of the resized image: windows per axis, top ends an
 }
 
 
-class RandomScores(Segmenter):
+class RandomScores(Method):
     """Scores of the windows in the order in which they come, whatever they show."""
 
     info = MethodInfo("random", "Random", "nobody, never")

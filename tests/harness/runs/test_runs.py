@@ -34,13 +34,13 @@ from ovss.harness.runs.pipeline import STAGES, Pipeline, Scored
 from ovss.harness.runs.plan import Plan, RunSpec, make_plan
 from ovss.harness.runs.run import COUNTS, MANIFEST, METRICS, PLAN, Run, find_run
 from ovss.harness.runs.sealed import seal, unseal
-from ovss.methods import MethodInfo, Segmenter, UserError, find_method
+from ovss.methods import Method, MethodInfo, UserError, find_method
 
 MINI = str(Path(__file__).parents[2] / "data" / "mini" / "mini.toml")
 CLASSES = 3
 
 
-class Levels(Segmenter):
+class Levels(Method):
     """Compares brightness with one level per query; ``spoil`` makes the scores of later calls NaN."""
 
     info = MethodInfo("levels", "Levels", "nobody, never", backbone="tiny-clip")
@@ -61,7 +61,7 @@ class Levels(Segmenter):
         return scores * float("nan") if self.calls > self.spoil_from else scores
 
 
-def start(results: Path, method: Segmenter | None = None, name: str = "levels", **spec: Any) -> tuple[Run, Pipeline]:
+def start(results: Path, method: Method | None = None, name: str = "levels", **spec: Any) -> tuple[Run, Pipeline]:
     """A run folder and the pipeline for it."""
     values = {"method": name, "dataset": "shapes", "protocol": load_protocol("tiny"), **spec}
     asked = RunSpec(**values)

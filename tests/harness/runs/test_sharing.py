@@ -26,7 +26,7 @@ from ovss.harness.runs.engine import Lane
 from ovss.harness.runs.pipeline import STAGES, Clock, Pipeline, predict_together
 from ovss.harness.runs.plan import RunSpec, build_pipelines, make_plan
 from ovss.harness.runs.run import COUNTS, METRICS, Run
-from ovss.methods import Backbone, MethodInfo, Segmenter, UserError, load_backbone, registry
+from ovss.methods import Backbone, Method, MethodInfo, UserError, load_backbone, registry
 from ovss.methods.blocks.dense_clip import DenseClip
 
 SIZES = ((67, 51), (64, 64), (90, 43), (48, 81), (72, 72))
@@ -233,7 +233,7 @@ def test_images_are_read_resized_and_encoded_once(home: Path, tmp_path: Path, mo
         "read_image_file": once, "resize_image": once, "encode_windows": once,
         "read_label": 3 * once, "score_features": 3 * once,
     }  # fmt: skip
-    assert lanes[0].pipeline.method.weights is lanes[2].pipeline.method.weights  # type: ignore[attr-defined]
+    assert lanes[0].pipeline.method.tower is lanes[2].pipeline.method.tower  # type: ignore[attr-defined]
 
 
 def test_what_is_done_once_counts_for_each(home: Path, tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_options_of_another_method_do_not_matter(home: Path, tmp_path: Path) -> 
 
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Segmenter
+from ovss.methods import MethodInfo, Method
 from ovss.methods.maskclip import MaskCLIP
 
 calls = []
@@ -404,7 +404,7 @@ class Whole(MaskCLIP):
         return super().segment(255 - image, *more, **named)
 
 
-class Plain(Segmenter):
+class Plain(Method):
     info = MethodInfo("plain", "Plain", "nobody, never")
 
     def __init__(self, backbone, device="cpu", dtype=torch.float32):
@@ -476,7 +476,7 @@ def test_group_miou_of_the_labels(home: Path, tmp_path: Path) -> None:
     assert metrics["group_miou"] == pytest.approx(100 * (tp / union).mean())
 
 
-class Painted(Segmenter):
+class Painted(Method):
     """Predicts what the red channel says: query k where it is 100 k."""
 
     info = MethodInfo("painted", "Painted", "nobody, never")

@@ -13,7 +13,7 @@ from ovss.datasets import open_dataset
 from ovss.harness.protocol.protocol import load_protocol
 from ovss.harness.runs import engine, pipeline
 from ovss.harness.runs.pipeline import Clock, Pipeline, predict_together
-from ovss.methods import Box, MethodInfo, ScoreField, Segmenter
+from ovss.methods import Box, Method, MethodInfo, ScoreField
 
 SIZE = (8, 12)
 
@@ -29,7 +29,7 @@ class Slow:
         self.now += seconds
 
 
-class Flat(Segmenter):
+class Flat(Method):
     """Every class has the score 0."""
 
     info = MethodInfo("flat", "Flat", "nobody, never")

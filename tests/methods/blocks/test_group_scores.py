@@ -11,8 +11,8 @@ from ovss.harness import decode
 from ovss.harness.runs import conformity
 from ovss.methods import MethodInfo, UserError, Vocabulary, WindowGeometry
 from ovss.methods.blocks.group_scores import (
+    GroupMethod,
     Groups,
-    GroupSegmenter,
     background_column,
     checked_threshold,
     class_products,
@@ -25,7 +25,7 @@ def make_vocabulary(count: int, background: int | None = None, silent: bool = Fa
     return Vocabulary.from_texts(texts, [f"class {i}" for i in range(count)], "simple", background)
 
 
-class Toy(GroupSegmenter):
+class Toy(GroupMethod):
     """Two groups, left and right half of a window; texts and tokens are made of numbers."""
 
     info = MethodInfo("toy", "Toy", "none", backbone="")

@@ -8,7 +8,7 @@ import torch
 
 from ovss.methods import Backbone, UserError, Vocabulary, create_method, load_backbone
 from ovss.methods.core.loaded import OWN_FILE, LoadedWeights, recorded
-from ovss.methods.core.segmenter import MethodInfo, Segmenter, describe
+from ovss.methods.core.method import Method, MethodInfo, describe
 from ovss.methods.models import weights
 from ovss.methods.models.backbone_names import TINY_CLIP
 from ovss.methods.models.weights import WeightFile, find_entry, find_weights
@@ -17,7 +17,7 @@ from ovss.methods.registry import check_parts
 HEAD = "found-head"
 
 
-class Trained(Segmenter):
+class Trained(Method):
     """Loads the heads of FOUND, as a trained method would its weights."""
 
     info = MethodInfo("trained", title="t", paper="p", training_free=False, trained_on="pairs", backbone="")

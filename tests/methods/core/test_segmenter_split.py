@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ovss.methods import (
     Backbone,
+    Method,
     MethodInfo,
     ScoreField,
-    Segmenter,
     UserError,
     Vocabulary,
     WindowGeometry,
@@ -46,12 +46,12 @@ def backbone() -> Backbone:
     return Backbone.from_module(model.eval(), SimpleTokenizer(context_length=16))
 
 
-def encoded(method: Segmenter, which: int) -> Segmenter:
+def encoded(method: Method, which: int) -> Method:
     method.encode(Vocabulary.from_names(WORDS[which], templates=["a {}."]))
     return method
 
 
-def together(make: Callable[[], Segmenter], *image: Any, **more: Any) -> list[ScoreField]:
+def together(make: Callable[[], Method], *image: Any, **more: Any) -> list[ScoreField]:
     """Fields of both vocabularies in one go; both are encoded before anything is scored, as a pipeline does."""
     first = make()
     pair = [encoded(method, k) for k, method in enumerate((first, first.twin()))]
@@ -69,7 +69,7 @@ def assert_same(found: list[ScoreField], alone: list[ScoreField]) -> None:
     assert not torch.equal(found[0].scores[:, 0], found[1].scores[:, 0])
 
 
-def check(make: Callable[[], Segmenter]) -> None:
+def check(make: Callable[[], Method]) -> None:
     """What holds for every method."""
     alone = [encoded(make(), k).segment(IMAGE, GEOMETRY, 2) for k in (0, 1)]
     assert_same(together(make, IMAGE, GEOMETRY, batch_size=2), alone)
@@ -94,7 +94,7 @@ def test_together_is_the_same_as_alone(backbone: Backbone, name: str, place: str
     if pad and not takes_pad(name):
         pytest.skip("pad=true is an option of the dense-CLIP family")
 
-    def make() -> Segmenter:
+    def make() -> Method:
         return make_with_random_parts(name, backbone, **({"pad": True} if pad else {}))
 
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -111,13 +111,13 @@ def takes_pad(name: str) -> bool:
 def test_windows_are_encoded_once(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     calls = {"encode_windows": 0, "score_features": 0}
     kind = find_method(name)
-    if not kind._is_split() or kind.segment is not Segmenter.segment:
+    if not kind._is_split() or kind.segment is not Method.segment:
         pytest.skip("this method has no halves, or sees an image in its own way")
     for called in calls:
         home: Any = next(c for c in kind.__mro__ if called in vars(c))
         original = getattr(home, called)
 
-        def call(self: Segmenter, given: Any, called: str = called, original: Any = original) -> Any:
+        def call(self: Method, given: Any, called: str = called, original: Any = original) -> Any:
             calls[called] += 1
             return original(self, given)
 
@@ -162,7 +162,7 @@ class ScoreAndEncode(MaskCLIP):
 
 
 class Doubling:
-    """A mix-in, which is no Segmenter."""
+    """A mix-in, which is no Method."""
 
     calls: ClassVar[Counter[str]] = Counter()
 
@@ -241,7 +241,7 @@ def test_a_replaced_half_is_called_and_the_image_still_encoded_once(
     assert not any(torch.allclose(a.scores, b.scores) for a, b in zip(found, plain, strict=True))
 
 
-class Plain(Segmenter):
+class Plain(Method):
     """A method without CLIP: distance of the mean colour from one made-up colour per query."""
 
     info = INFO
@@ -344,7 +344,7 @@ def test_a_twin_has_the_same_parts_and_its_own_vocabulary(backbone: Backbone) ->
     before = method.segment(IMAGE, GEOMETRY).scores
     twin = encoded(method.twin(), 1)
     assert isinstance(twin, MaskCLIP) and isinstance(method, MaskCLIP)
-    assert twin.backbone is method.backbone and twin.weights is method.weights  # no second copy in memory
+    assert twin.backbone is method.backbone and twin.tower is method.tower  # no second copy in memory
     assert twin.provenance == method.provenance
     assert method.vocabulary.classes[0] == "cat" and twin.vocabulary.classes[0] == "dog"
     assert torch.equal(method.segment(IMAGE, GEOMETRY).scores, before)

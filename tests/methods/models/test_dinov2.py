@@ -106,7 +106,7 @@ def test_full_size_equals_transformers(tmp_path: Path, registers: int) -> None:
     dino = load_dino(path)
     path.unlink()  # a third of a GB, which pytest would keep
     assert dino.name == "DINOv2 ViT-B/14" + (" with 4 registers" if registers else "")
-    assert (dino.patch_px, dino.width, dino.heads, dino.weights.stored_side) == (14, 768, 12, 37)
+    assert (dino.patch_px, dino.width, dino.heads, dino.tower.stored_side) == (14, 768, 12, 37)
     rgb = image(98, 182)
     wanted = without_registers(model(plain_normalise(rgb)).last_hidden_state, state)
     assert error(dino.tokens(dino.normalise(rgb)), wanted) <= 1e-4

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.segmenter import Segmenter
+from ..core.method import Method
 from ..core.tokenizer import Tokenizer
 from ..core.vocabulary import Vocabulary
 from ..models import vit
@@ -14,7 +14,7 @@ from ..models.backbone import Backbone
 from ..models.text import encode_queries
 
 
-class ClipSegmenter(Segmenter):
+class ClipMethod(Method):
     """A segmenter with an open_clip backbone, whose image tower runs on ``device`` in ``dtype``."""
 
     def __init__(
@@ -22,14 +22,14 @@ class ClipSegmenter(Segmenter):
     ) -> None:
         super().__init__()
         self.backbone, self.device, self.dtype = backbone, torch.device(device), dtype
-        self.weights = vit.read_vision(backbone.model.visual, self.device, dtype)
+        self.tower = vit.read_vision(backbone.model.visual, self.device, dtype)
         self._mean = torch.tensor(backbone.mean, device=self.device).view(3, 1, 1) * 255
         self._std = torch.tensor(backbone.std, device=self.device).view(3, 1, 1) * 255
         self._text: Tensor | None = None
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """See ``Segmenter.provenance``."""
+        """See ``Method.provenance``."""
         return {
             "method": self.info.name,
             "weights": self.backbone.provenance,
@@ -48,7 +48,7 @@ class ClipSegmenter(Segmenter):
 
     @property
     def licences(self) -> dict[str, str]:
-        """See ``Segmenter.licences``; the backbone's first."""
+        """See ``Method.licences``; the backbone's first."""
         return {**self.backbone.licences, **super().licences}
 
     def encode(self, vocabulary: Vocabulary) -> None:
@@ -75,9 +75,9 @@ class ClipSegmenter(Segmenter):
 
     def _whole_patches(self, pixels: Tensor) -> Tensor:
         """``pixels`` as they are, if at least one patch fits in."""
-        if min(pixels.shape[2:]) < self.weights.patch_px:
+        if min(pixels.shape[2:]) < self.tower.patch_px:
             raise UserError(
                 f"a window of {pixels.shape[3]}x{pixels.shape[2]} px is smaller than one patch of "
-                f"{self.weights.patch_px} px: raise short_side_px of the protocol, or leave the image out"
+                f"{self.tower.patch_px} px: raise short_side_px of the protocol, or leave the image out"
             )
         return pixels

@@ -1,4 +1,4 @@
-"""Segmenter: what a method is."""
+"""Method: what a method is."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class MethodInfo:
     offline: bool = True
 
 
-def describe(method: "Segmenter") -> dict[str, Any]:
+def describe(method: "Method") -> dict[str, Any]:
     """What tables say about a method as it was built, as JSON values, by what it really loaded.
 
     What a trained method was trained on is unknown when its weights are a file of the user's that nothing identifies.
@@ -55,7 +55,7 @@ def describe(method: "Segmenter") -> dict[str, Any]:
     }
 
 
-class Segmenter(ABC):
+class Method(ABC):
     """A method with its parts and, after ``encode``, a vocabulary.
 
     A window-based method writes ``score_windows`` only.
@@ -81,7 +81,7 @@ class Segmenter(ABC):
         """Set the vocabulary.  Methods with a text side extend this and encode its queries once."""
         self._vocabulary = vocabulary
 
-    def twin(self) -> "Segmenter":
+    def twin(self) -> "Method":
         """The same method with the same parts, for another vocabulary; see ``segment_with``.
 
         Lists, dicts and sets of the method are copied, so that what ``encode`` puts there (buffers of a torch module,
@@ -161,20 +161,20 @@ class Segmenter(ABC):
         return self._segment_windows([self], image, geometry, batch_size)[0]
 
     def segment_with(
-        self, methods: Sequence["Segmenter"], image: Tensor, geometry: WindowGeometry, batch_size: int = 8
+        self, methods: Sequence["Method"], image: Tensor, geometry: WindowGeometry, batch_size: int = 8
     ) -> list[ScoreField]:
         """Score fields of one image for each of ``methods``, this one and twins of it.
 
         Each field is what ``segment`` of that method returns, bit for bit.  The image is encoded once, unless the
         method replaces ``segment`` or ``score_windows`` as a whole.
         """
-        if type(self).segment is not Segmenter.segment:
+        if type(self).segment is not Method.segment:
             return [method.segment(image, geometry, batch_size) for method in methods]
         return self._segment_windows(methods, image, geometry, batch_size)
 
     @torch.inference_mode()
     def _segment_windows(
-        self, methods: Sequence["Segmenter"], image: Tensor, geometry: WindowGeometry, batch_size: int
+        self, methods: Sequence["Method"], image: Tensor, geometry: WindowGeometry, batch_size: int
     ) -> list[ScoreField]:
         """The product with the texts is computed for each vocabulary by itself: its shape decides how it rounds."""
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
