@@ -2,19 +2,19 @@
 
 import importlib
 import inspect
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
 
-from .core.annotations import may_be
-from .core.errors import UserError, did_you_mean
+from .core.errors import UserError
 from .core.foreign import foreign_code
 from .core.loaded import recorded
-from .core.method import Method
+from .core.method import AnyMethod, Method
+from .core.options import options_type, read_options
 from .core.tokenizer import Tokenizer
 from .models.backbone import Backbone, load_backbone, locate_backbone
 from .names import method_home
@@ -23,7 +23,7 @@ _PARTS = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download
 """What a constructor may take that no option sets: the command line has flags of their own for these."""
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str) -> type[AnyMethod]:
     """The class of a method: a listed name, or ``package.module:Class``.
 
     Raises ``UserError`` when there is no such method or the class is no ``Method``.
@@ -43,7 +43,7 @@ def create_method(
     weights: Path | None = None,
     allow_download: bool = False,
     **options: Any,
-) -> Method:
+) -> AnyMethod:
     """Make a method from its parts.
 
     ``backbone`` is a name (see ``load_backbone``), an open_clip module with its ``tokenizer``, a ``Backbone``, or None
@@ -63,8 +63,21 @@ def create_method(
             raise UserError("a backbone module needs its tokenizer: create_method(..., tokenizer=...)")
         backbone = Backbone.from_module(backbone, tokenizer)
     elif not isinstance(backbone, Backbone):
-        backbone = load_backbone(backbone or method.info.backbone, weights, allow_download)
-    return _make(method, {"backbone": backbone, "device": find_device(device), "dtype": dtype, **options}, options)
+        backbone = _shared_backbone(backbone or method.info.backbone, weights, allow_download)
+    return _make(method, {"backbone": backbone, "device": find_device(device), "dtype": dtype}, options)
+
+
+_backbones: WeakValueDictionary[tuple[Any, ...], Backbone] = WeakValueDictionary()
+
+
+def _shared_backbone(name: str, weights: Path | None, allow_download: bool) -> Backbone:
+    """``load_backbone``; methods that live at the same time and ask for the same one get the same one."""
+    stat = weights.stat() if weights is not None and weights.is_file() else None
+    key = (name, weights, stat and (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    found = _backbones.get(key)
+    if found is None:
+        found = _backbones[key] = load_backbone(name, weights, allow_download)
+    return found
 
 
 def check_parts(name: str, backbone: str | None, weights: Path | None, allow_download: bool = False) -> None:
@@ -82,70 +95,53 @@ def check_parts(name: str, backbone: str | None, weights: Path | None, allow_dow
         locate_backbone(backbone or method.info.backbone)
 
 
-def _need_model(method: type[Method], backbone: object) -> None:
+def _need_model(method: type[AnyMethod], backbone: object) -> None:
     if not isinstance(backbone, str):
         model = method.info.backbone.partition("/")[0]
         raise UserError(f"a weights file needs the name of its model, for example --backbone {model}")
 
 
-def _refuse_backbone(method: type[Method], backbone: object) -> None:
+def _refuse_backbone(method: type[AnyMethod], backbone: object) -> None:
     if backbone is not None:
         raise UserError(f"method {method.info.name!r} has weights of its own: leave out --backbone")
 
 
 def _create_alone(
-    method: type[Method],
+    method: type[AnyMethod],
     backbone: object,
     device: str | torch.device,
     dtype: torch.dtype,
     weights: Path | None,
     options: dict[str, Any],
-) -> Method:
+) -> AnyMethod:
     """A method whose weights are its own: a file of them may be named, a backbone may not."""
     _refuse_backbone(method, backbone)
     given = {} if weights is None else {"weights": weights}
-    return _make(method, {"device": find_device(device), "dtype": dtype, **given, **options}, options)
+    return _make(method, {"device": find_device(device), "dtype": dtype, **given}, options)
 
 
-def check_options(method: type[Method], options: Mapping[str, Any]) -> None:
-    """Raise ``UserError`` for options that the method's constructor does not take, by name or by type."""
-    parameters = inspect.signature(method).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = [
-        k for k, p in parameters.items() if k not in _PARTS and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    for name, value in options.items():
-        if name in known:
-            _check_value(method, name, value, parameters[name].annotation)
-        elif name not in _PARTS and not takes_any:  # a part that is named as an option is told by who builds the method
-            allowed = did_you_mean(name, known) if known else ".  It takes none"
-            raise UserError(f"method {method.info.name!r} takes no option {name!r}{allowed}")
+def check_options(method: type[AnyMethod], given: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` for options that the method does not take, by name, type or bounds.  Nothing is loaded."""
+    options = {name: value for name, value in given.items() if name not in _PARTS}  # these are told when it is built
+    read_options(options_type(method), options, f"method {method.info.name!r}")
 
 
-def _check_value(method: type[Method], name: str, value: Any, annotation: Any) -> None:
-    if not may_be(value, annotation):
-        shown = inspect.formatannotation(annotation).replace("typing.", "")
-        raise UserError(f"method {method.info.name!r}: option {name} takes {shown}, not {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"method {method.info.name!r}: option {name} is {value}: numbers must be finite")
-
-
-def _make(method: type[Method], parts: dict[str, Any], options: dict[str, Any]) -> Method:
-    try:
-        inspect.signature(method).bind(**parts)
-    except TypeError as error:
-        taken = ", ".join(options)
-        raise UserError(f"method {method.info.name!r} does not take these options ({taken}): {error}") from error
-    try:
-        with recorded() as loaded, foreign_code(method.info.name, method.__module__, "when it was made"):
-            made = method(**parts)
-    except TypeError as error:
-        if not options:
-            raise
-        given = ", ".join(f"{k}={v!r}" for k, v in options.items())
-        raise UserError(f"method {method.info.name!r} cannot use these options ({given}): {error}") from error
+def _make(method: type[AnyMethod], parts: dict[str, Any], given: dict[str, Any]) -> AnyMethod:
+    """``given`` are options, and parts of the method itself that the caller has made (a loaded model, say)."""
+    kind = options_type(method)
+    own = {n: v for n, v in given.items() if n in inspect.signature(method).parameters and not _is_json(v)}
+    plain = {n: str(v) if isinstance(v, Path) else v for n, v in given.items() if n not in own}
+    options = read_options(kind, plain, f"method {method.info.name!r}")
+    if kind.model_fields:
+        parts = {**parts, "options": options}
+    with recorded() as loaded, foreign_code(method.info.name, method.__module__, "when it was made"):
+        made = method(**parts, **own)
     made.loaded = tuple(loaded)
     return made
+
+
+def _is_json(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | Path)
 
 
 def find_device(name: str | torch.device) -> torch.device:

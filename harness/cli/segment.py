@@ -12,6 +12,7 @@ from ...methods import create_method
 from ...methods.core.files import clean_cache
 from ..protocol.protocol import lint_setting
 from ..report.overlay import class_colours, photo_sheet, save_png
+from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
 from ..runs.provenance import code_version, environment, source_hash
 from ..show.tables import print_json, print_line, print_table, print_warnings
@@ -34,7 +35,7 @@ def segment_command(
     pipeline = _pipeline(request, backbone, weights, device, allow_download)
     print_warnings([*lint_setting(request.setting, request.record), *pipeline.findings])
     image, clock = read_image(request.photo), Clock()
-    labels: NDArray[Any] = pipeline.predict(image, clock, request.photo.stem).cpu().numpy()
+    labels: NDArray[Any] = pipeline.predict(Photo(image, request.photo.stem), clock).cpu().numpy()
     names = request.record.classes
     areas = _areas(labels, len(names))
     shares = [area / labels.size for area in areas]

@@ -23,7 +23,8 @@ from ...datasets import Dataset, Sample
 from ...methods import UserError
 from . import parts
 from .parts import ImageResult, Stamp
-from .pipeline import Clock, Pipeline, predict_together
+from .photo import Photo
+from .pipeline import Clock, Pipeline
 from .plan import build_pipelines
 from .provenance import peak_bytes
 from .run import Run
@@ -99,9 +100,9 @@ def _score_image(todo: list[_Todo], image_id: str, device: str, warm: bool) -> N
         samples.append(clock.time("load", lambda d=t.lane.data, i=seen: d.load(image_id, i)))  # type: ignore[misc]
     _check_content(todo, samples)
     try:
-        labels = predict_together(pipelines, samples[0].image, clocks, image_id)
-        zipped = zip(pipelines, labels, samples, clocks, strict=True)
-        scored = [pipeline.compare(label, sample, clock) for pipeline, label, sample, clock in zipped]
+        photo = Photo(samples[0].image, image_id)
+        zipped = zip(pipelines, samples, clocks, strict=True)
+        scored = [p.compare(p.predict(photo, clock), sample, clock) for p, sample, clock in zipped]
     except UserError as error:
         raise UserError(f"image {image_id}: {error}") from error
     for t, result, clock, sample in zip(todo, scored, clocks, samples, strict=True):

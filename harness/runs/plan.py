@@ -1,6 +1,7 @@
 """Plans: what a run is to do, and everything that decides its numbers."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from .sealed import digest_of, read_sealed, seal
 from .sources import open_any
 
 if TYPE_CHECKING:  # plans are read and shown without torch; what makes methods is imported where it does
-    from ...methods import Method
+    from ...methods.core.method import AnyMethod
     from .pipeline import Pipeline
 
 SCHEMA = 2
@@ -48,7 +49,7 @@ class RunSpec(BaseModel):
         """The protocol's values for the data set."""
         return self.protocol.setting(data.record.key)
 
-    def build_method(self, setting: Setting, allow_download: bool = False) -> "Method":
+    def build_method(self, setting: Setting, allow_download: bool = False) -> "AnyMethod":
         """The method with its parts loaded."""
         import torch
 
@@ -65,8 +66,17 @@ class RunSpec(BaseModel):
             dtype=getattr(torch, setting.precision),
             weights=Path(self.weights) if self.weights else None,
             allow_download=allow_download,
-            **{**setting.options_for(self.method), **self.options},
+            **self.options_under(setting),
         )
+
+    def options_under(self, setting: Setting) -> dict[str, Any]:
+        """The method's options: the protocol's, and over them the user's."""
+        return {**setting.options_for(self.method), **self.options}
+
+    def method_key(self, setting: Setting) -> str:
+        """Everything that ``build_method`` depends on."""
+        parts = (self.method, self.backbone, self.weights, self.device, setting.precision, self.options_under(setting))
+        return json.dumps(parts, sort_keys=True)
 
 
 class Plan(BaseModel):
@@ -140,20 +150,18 @@ def check_schema(value: Mapping[str, Any], path: Path) -> None:
 def build_pipelines(
     specs: Sequence[RunSpec], data: Sequence[Dataset], allow_download: bool = False
 ) -> "list[Pipeline]":
-    """One pipeline for each data set, around one method.
+    """One pipeline for each spec; those that ask for the same method with the same parts share it."""
+    from .pipeline import Pipeline
 
-    Raises ``UserError`` when the settings of the data sets do not allow to share a pass.
-    """
-    from .pipeline import Pipeline, check_sharing
-
-    settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
-    check_sharing(settings, [d.record.key for d in data], specs[0].method)
-    method = specs[0].build_method(settings[0], allow_download)
-    twins = [method, *(method.twin() for _ in specs[1:])]
-    return [
-        Pipeline(twin, setting, d.record, spec.boundary, spec.confusion)
-        for twin, setting, d, spec in zip(twins, settings, data, specs, strict=True)
-    ]
+    built: dict[str, AnyMethod] = {}
+    pipelines = []
+    for spec, d in zip(specs, data, strict=True):
+        setting = spec.setting_for(d)
+        key = spec.method_key(setting)
+        if key not in built:
+            built[key] = spec.build_method(setting, allow_download)
+        pipelines.append(Pipeline(built[key], setting, d.record, spec.boundary, spec.confusion))
+    return pipelines
 
 
 def make_plan(spec: RunSpec, pipeline: "Pipeline", data: Dataset, digests: Mapping[str, str]) -> Plan:
@@ -181,7 +189,7 @@ def make_plan(spec: RunSpec, pipeline: "Pipeline", data: Dataset, digests: Mappi
             "version": spec.protocol.version,
         },
         "setting": pipeline.setting.model_dump(),
-        "vocabulary_hash": pipeline.method.vocabulary.hash,
+        "vocabulary_hash": pipeline.words.vocabulary.hash,
         "boundary": spec.boundary,
         "confusion": spec.confusion,
         "device_type": spec.device.partition(":")[0],
