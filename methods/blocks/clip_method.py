@@ -1,7 +1,7 @@
 """What every method around a CLIP ViT has: the image tower, its input statistics, the encoded texts."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ class ClipWords(Words):
 
 class ClipMethod(Method[Seen, ClipWords]):
     """A method with an open_clip backbone, whose image tower runs on ``device`` in ``dtype``."""
+
+    unit_prompts: ClassVar[bool] = True
+    """Whether features of prompts are brought to unit length before the mean over templates."""
 
     def __init__(
         self,
@@ -61,7 +64,9 @@ class ClipMethod(Method[Seen, ClipWords]):
 
     def encode_text(self, vocabulary: Vocabulary) -> ClipWords:
         """The queries' embeddings (float32, cached on disk)."""
-        return ClipWords(vocabulary, encode_queries(self.backbone, vocabulary, self.device))
+        return ClipWords(
+            vocabulary, encode_queries(self.backbone, vocabulary, self.device, unit_prompts=self.unit_prompts)
+        )
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Pixels for the image tower: ``(B, 3, H, W)`` uint8 RGB -> the same shape in the working dtype.
