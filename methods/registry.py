@@ -13,17 +13,17 @@ from torch import nn
 from .core.errors import UserError
 from .core.foreign import foreign_code
 from .core.loaded import recorded
-from .core.method import AnyMethod, Method
-from .core.options import options_type, read_options
+from .core.method import Method
+from .core.options import Options, options_type, read_options
 from .core.tokenizer import Tokenizer
 from .models.backbone import Backbone, load_backbone, locate_backbone
 from .names import method_home
 
 _PARTS = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"}
-"""What a constructor may take that no option sets: the command line has flags of their own for these."""
+"""What no option sets: the command line has flags of their own for these, and says so when it builds a method."""
 
 
-def find_method(name: str) -> type[AnyMethod]:
+def find_method(name: str) -> type[Method]:
     """The class of a method: a listed name, or ``package.module:Class``.
 
     Raises ``UserError`` when there is no such method or the class is no ``Method``.
@@ -43,28 +43,60 @@ def create_method(
     weights: Path | None = None,
     allow_download: bool = False,
     **options: Any,
-) -> AnyMethod:
+) -> Method:
     """Make a method from its parts.
 
     ``backbone`` is a name (see ``load_backbone``), an open_clip module with its ``tokenizer``, a ``Backbone``, or None
-    for the method's default.  ``options`` go to the method's constructor.
+    for the method's default.  ``options`` are fields of the method's record of options, or parts of it that are loaded
+    already, by the name that its constructor gives them.
 
     Raises ``UserError`` for unknown names and options, absent weights and a device that is not there.
     """
     method = find_method(name)
-    if not method.info.backbone:
-        return _create_alone(method, backbone, device, dtype, weights, options)
+    own = {n: v for n, v in options.items() if n in inspect.signature(method).parameters and not _is_plain(v)}
+    record = _options(method, {n: v for n, v in options.items() if n not in own})
+    parts: dict[str, Any] = {"device": find_device(device), "dtype": dtype, **own}
+    if options_type(method).model_fields:
+        parts["options"] = record
+    if method.info.backbone:
+        parts["backbone"] = _backbone_of(method, backbone, tokenizer, weights, allow_download)
+    else:
+        _refuse_backbone(method, backbone)
+        parts |= {} if weights is None else {"weights": weights}
+    with recorded() as loaded, foreign_code(method.info.name, method.__module__, "when it was made"):
+        made = method(**parts)
+    made.loaded = tuple(loaded)
+    return made
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is an option, and not a part that the caller has made (a loaded model, say)."""
+    return value is None or isinstance(value, str | int | float | list | Path)
+
+
+def _options(method: type[Method], given: Mapping[str, Any]) -> Options:
+    plain = {n: str(v) if isinstance(v, Path) else v for n, v in given.items()}
+    return read_options(options_type(method), plain, f"method {method.info.name!r}")
+
+
+def _backbone_of(
+    method: type[Method],
+    given: str | Backbone | nn.Module | None,
+    tokenizer: Tokenizer | None,
+    weights: Path | None,
+    allow_download: bool,
+) -> Backbone:
     if weights is not None:
-        _need_model(method, backbone)
-    if tokenizer is not None and not isinstance(backbone, nn.Module):
-        raise UserError("a tokenizer goes with a backbone module; this backbone has its own")
-    if isinstance(backbone, nn.Module):
+        _need_model(method, given)
+    if isinstance(given, nn.Module):
         if tokenizer is None:
             raise UserError("a backbone module needs its tokenizer: create_method(..., tokenizer=...)")
-        backbone = Backbone.from_module(backbone, tokenizer)
-    elif not isinstance(backbone, Backbone):
-        backbone = _shared_backbone(backbone or method.info.backbone, weights, allow_download)
-    return _make(method, {"backbone": backbone, "device": find_device(device), "dtype": dtype}, options)
+        return Backbone.from_module(given, tokenizer)
+    if tokenizer is not None:
+        raise UserError("a tokenizer goes with a backbone module; this backbone has its own")
+    if isinstance(given, Backbone):
+        return given
+    return _shared_backbone(given or method.info.backbone, weights, allow_download)
 
 
 _backbones: WeakValueDictionary[tuple[Any, ...], Backbone] = WeakValueDictionary()
@@ -95,53 +127,20 @@ def check_parts(name: str, backbone: str | None, weights: Path | None, allow_dow
         locate_backbone(backbone or method.info.backbone)
 
 
-def _need_model(method: type[AnyMethod], backbone: object) -> None:
+def _need_model(method: type[Method], backbone: object) -> None:
     if not isinstance(backbone, str):
         model = method.info.backbone.partition("/")[0]
         raise UserError(f"a weights file needs the name of its model, for example --backbone {model}")
 
 
-def _refuse_backbone(method: type[AnyMethod], backbone: object) -> None:
+def _refuse_backbone(method: type[Method], backbone: object) -> None:
     if backbone is not None:
         raise UserError(f"method {method.info.name!r} has weights of its own: leave out --backbone")
 
 
-def _create_alone(
-    method: type[AnyMethod],
-    backbone: object,
-    device: str | torch.device,
-    dtype: torch.dtype,
-    weights: Path | None,
-    options: dict[str, Any],
-) -> AnyMethod:
-    """A method whose weights are its own: a file of them may be named, a backbone may not."""
-    _refuse_backbone(method, backbone)
-    given = {} if weights is None else {"weights": weights}
-    return _make(method, {"device": find_device(device), "dtype": dtype, **given}, options)
-
-
-def check_options(method: type[AnyMethod], given: Mapping[str, Any]) -> None:
+def check_options(method: type[Method], given: Mapping[str, Any]) -> None:
     """Raise ``UserError`` for options that the method does not take, by name, type or bounds.  Nothing is loaded."""
-    options = {name: value for name, value in given.items() if name not in _PARTS}  # these are told when it is built
-    read_options(options_type(method), options, f"method {method.info.name!r}")
-
-
-def _make(method: type[AnyMethod], parts: dict[str, Any], given: dict[str, Any]) -> AnyMethod:
-    """``given`` are options, and parts of the method itself that the caller has made (a loaded model, say)."""
-    kind = options_type(method)
-    own = {n: v for n, v in given.items() if n in inspect.signature(method).parameters and not _is_json(v)}
-    plain = {n: str(v) if isinstance(v, Path) else v for n, v in given.items() if n not in own}
-    options = read_options(kind, plain, f"method {method.info.name!r}")
-    if kind.model_fields:
-        parts = {**parts, "options": options}
-    with recorded() as loaded, foreign_code(method.info.name, method.__module__, "when it was made"):
-        made = method(**parts, **own)
-    made.loaded = tuple(loaded)
-    return made
-
-
-def _is_json(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | Path)
+    _options(method, {name: value for name, value in given.items() if name not in _PARTS})
 
 
 def find_device(name: str | torch.device) -> torch.device:

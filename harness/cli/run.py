@@ -14,7 +14,6 @@ from ..decoding.decode import decoder_name
 from ..metrics.bootstrap import why_no_interval
 from ..protocol.protocol import Setting, lint_setting
 from ..runs.engine import Lane, work_in_processes, work_through
-from ..runs.pipeline import check_sharing
 from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Run
 from ..runs.sources import PREFIX, load_any, open_any, unused_words
@@ -103,7 +102,6 @@ def _check(specs: list[RunSpec], data: list[Dataset], wanted: tuple[str, ...]) -
     """Find everything that would stop the work, before any of it; returns the digests of every image and label."""
     _check_same_images(data)
     settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
-    check_sharing(settings, [d.record.key for d in data], specs[0].method)
     for setting, d in zip(settings, data, strict=True):
         _warn(d, setting)
     digests = []

@@ -95,7 +95,7 @@ def _provenance(request: SegmentRequest, pipeline: Pipeline, device: str) -> dic
         "protocol_hash": request.setting.hash,
         "setting": request.setting.model_dump(),
         "words": dict(zip(request.record.classes, request.record.words, strict=True)),
-        "vocabulary_hash": method.vocabulary.hash,
+        "vocabulary_hash": pipeline.words.vocabulary.hash,
         "refine": request.setting.refine,
         "guide": pipeline.guide.provenance if pipeline.guide else None,
         "precision": request.setting.precision,

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from ...methods import ScoreField, UserError, Vocabulary, WindowGeometry
-from ...methods.core.method import AnyMethod
+from ...methods.core.method import Method
 from ...methods.core.options import describe_options, options_type, read_options
 from ...methods.core.picture import Picture
 
-Factory = Callable[[], AnyMethod]
+Factory = Callable[[], Method]
 
 _NAMES = ("circle", "square, box", "sky")
+_OTHERS = ("window", "tree", "road", "car", "dog")
 _QUERIES = 4
 _SIZE = (64, 96)  # px, height and width
 _ODD_SIZE = (70, 91)
@@ -78,7 +79,7 @@ def _vocabulary(names: tuple[str, ...] = _NAMES) -> Vocabulary:
     return Vocabulary.from_names(names, templates="simple")
 
 
-def _seen(method: AnyMethod, image: Tensor, geometry: WindowGeometry = WindowGeometry()) -> Any:
+def _seen(method: Method, image: Tensor, geometry: WindowGeometry = WindowGeometry()) -> Any:
     return method.encode_image(Picture.of(image), geometry)
 
 
@@ -90,7 +91,6 @@ def _check_field(field: Any, frame: tuple[int, int], queries: int) -> None:
         shape[:2] == (len(field.boxes), queries) and min(shape[2:]) >= 1,
         f"score returned scores {shape}, wanted ({len(field.boxes)}, {queries}, h, w)",
     )
-    _require(scores.dtype == torch.float32, f"score returned {scores.dtype}, wanted torch.float32")
     _require(tuple(field.frame) == frame, f"the field's frame is {tuple(field.frame)}, the image {frame}")
     seen = torch.zeros(frame, dtype=torch.bool)
     for box in field.boxes:
@@ -103,21 +103,24 @@ def _check_field(field: Any, frame: tuple[int, int], queries: int) -> None:
 def _shapes(factory: Factory) -> None:
     method = factory()
     for geometry in (WindowGeometry(), WindowGeometry(64, 32)):
-        _check_field(method.segment(_image(*_SIZE), _vocabulary(), geometry), _SIZE, _QUERIES)
-
-
-def _differing(first: Tensor, second: Tensor) -> int:
-    """How many scores are not the same bytes."""
-    _require(first.shape == second.shape, f"two calls gave {tuple(first.shape)} and {tuple(second.shape)}")
-    a, b = (scores.contiguous().view(torch.uint8).reshape(scores.numel(), -1) for scores in (first, second))
-    return int((a != b).any(dim=1).sum())
+        field = method.segment(_image(*_SIZE), _vocabulary(), geometry)
+        _check_field(field, _SIZE, _QUERIES)
+        _require(field.scores.dtype == torch.float32, f"score returned {field.scores.dtype}, wanted torch.float32")
 
 
 def _same_twice(factory: Factory) -> None:
     method, words = factory(), _vocabulary()
     first = method.segment(_image(*_SIZE), words).dense().scores.clone()
-    count = _differing(first, method.segment(_image(*_SIZE), words).dense().scores)
-    _require(count == 0, f"two calls with the same image differ in {count} of {first.numel()} scores")
+    second = method.segment(_image(*_SIZE), words).dense().scores
+    _require(first.shape == second.shape, f"two calls gave {tuple(first.shape)} and {tuple(second.shape)}")
+    first, second = (scores.contiguous().view(torch.uint8).reshape(scores.numel(), -1) for scores in (first, second))
+    count = int((first != second).any(dim=1).sum())
+    _require(count == 0, f"two calls with the same image differ in {count} of {len(first)} scores")
+
+
+def _near(first: ScoreField, second: ScoreField) -> bool:
+    a, b = first.dense().scores, second.dense().scores
+    return a.shape == b.shape and torch.allclose(a, b, rtol=_RTOL, atol=_RTOL * float(b.abs().max()))
 
 
 def _no_state(factory: Factory) -> None:
@@ -125,31 +128,25 @@ def _no_state(factory: Factory) -> None:
     method = factory()
     with torch.inference_mode():
         words, seen = method.encode_text(_vocabulary()), _seen(method, _image(*_SIZE))
-        before = method.score(seen, words).dense().scores.clone()
-        others = method.encode_text(_vocabulary(("window", "tree", "road", "car", "dog")))
-        other = method.score(_seen(method, _image(*_ODD_SIZE, seed=1)), others)
+        others = method.encode_text(_vocabulary(_OTHERS))
+        method.score(_seen(method, _image(*_SIZE, seed=1)), others)
         both = method.score(seen, others)
         after = method.score(seen, words)
-    _check_field(other, _ODD_SIZE, 5)
-    _check_field(both, _SIZE, 5)
-    count = _differing(before, after.dense().scores)
-    _require(count == 0, f"{count} scores are others after other words and another image: a call left something behind")
-    fresh = factory().segment(_image(*_SIZE), _vocabulary(("window", "tree", "road", "car", "dog"))).dense().scores
-    found, span = both.dense().scores, float(fresh.abs().max())
-    same = found.shape == fresh.shape and torch.allclose(found, fresh, rtol=_RTOL, atol=_RTOL * span)
-    _require(same, "scores of second words are not those of a fresh method")
+    _check_field(both, _SIZE, len(_OTHERS))
+    for field, names in ((after, _NAMES), (both, _OTHERS)):
+        fresh = factory().segment(_image(*_SIZE), _vocabulary(names))
+        _require(_near(field, fresh), "after other words and another image, scores are not those of a fresh method")
 
 
 def _shared(factory: Factory) -> None:
     """A picture that another method of the kind has looked at already gives the same scores."""
     picture, words = Picture.of(_image(*_SIZE)), _vocabulary()
     with torch.inference_mode():
-        first, second = (
+        fields = [
             method.score(method.encode_image(picture, WindowGeometry()), method.encode_text(words))
             for method in (factory(), factory())
-        )
-    count = _differing(first.dense().scores, second.dense().scores)
-    _require(count == 0, f"{count} scores are others on a picture that was looked at before")
+        ]
+    _require(_near(*fields), "scores are others on a picture that was looked at before")
 
 
 def _batch(factory: Factory) -> None:
@@ -207,7 +204,7 @@ def _parts_untouched(factory: Factory) -> None:
         _require(not changed, f"{name} changed in use: {', '.join(changed)}")
 
 
-def _modules(method: AnyMethod) -> dict[str, nn.Module]:
+def _modules(method: Method) -> dict[str, nn.Module]:
     """Modules that the method holds, itself or in its backbone."""
     held: dict[str, Any] = dict(vars(method))
     held["backbone.model"] = getattr(held.get("backbone"), "model", None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...datasets import DatasetRecord, Sample
 from ...methods import ScoreField, UserError
 from ...methods.core.foreign import foreign_code
-from ...methods.core.method import AnyMethod, Words
+from ...methods.core.method import Method, Words
 from ...methods.core.picture import Bill, Picture
 from ...methods.refine.guide import Affinity, Guide
 from ...methods.refine.guides import load_guide
@@ -54,7 +54,7 @@ class Clock:
         return result
 
 
-def guide_for(setting: Setting, method: AnyMethod) -> Guide | None:
+def guide_for(setting: Setting, method: Method) -> Guide | None:
     """The guide of a protocol, on the device of the method; None if it has none.
 
     Raises ``UserError`` when the guide's weights are not on this machine.
@@ -75,7 +75,7 @@ class Pipeline:
 
     def __init__(
         self,
-        method: AnyMethod,
+        method: Method,
         setting: Setting,
         record: DatasetRecord,
         boundary: bool = False,
@@ -175,7 +175,7 @@ class Pipeline:
         return lambda maps: clock.time("refine", lambda: pamr(maps))
 
 
-def _lint_tokens(setting: Setting, record: DatasetRecord, method: AnyMethod) -> Findings:
+def _lint_tokens(setting: Setting, record: DatasetRecord, method: Method) -> Findings:
     """Warnings about the words as the method's own tokenizer reads them.
 
     Raises ``UserError`` for classes whose texts are the same tokens.
@@ -188,7 +188,7 @@ def _lint_tokens(setting: Setting, record: DatasetRecord, method: AnyMethod) -> 
     return found
 
 
-def _check_multiple(setting: Setting, method: AnyMethod) -> None:
+def _check_multiple(setting: Setting, method: Method) -> None:
     """Raise ``UserError`` for sides that the protocol rounds to whole patches of another backbone."""
     multiple, patch = setting.size_multiple_px, method.size_multiple_px
     if patch is not None and multiple % patch:

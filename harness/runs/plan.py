@@ -18,7 +18,7 @@ from .sealed import digest_of, read_sealed, seal
 from .sources import open_any
 
 if TYPE_CHECKING:  # plans are read and shown without torch; what makes methods is imported where it does
-    from ...methods.core.method import AnyMethod
+    from ...methods.core.method import Method
     from .pipeline import Pipeline
 
 SCHEMA = 2
@@ -49,7 +49,7 @@ class RunSpec(BaseModel):
         """The protocol's values for the data set."""
         return self.protocol.setting(data.record.key)
 
-    def build_method(self, setting: Setting, allow_download: bool = False) -> "AnyMethod":
+    def build_method(self, setting: Setting, allow_download: bool = False) -> "Method":
         """The method with its parts loaded."""
         import torch
 
@@ -153,7 +153,7 @@ def build_pipelines(
     """One pipeline for each spec; those that ask for the same method with the same parts share it."""
     from .pipeline import Pipeline
 
-    built: dict[str, AnyMethod] = {}
+    built: dict[str, Method] = {}
     pipelines = []
     for spec, d in zip(specs, data, strict=True):
         setting = spec.setting_for(d)

@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar  # with defaults: ``Method`` alone is a method of any kind
 
 from .loaded import LoadedWeights
 from .options import Options, options_type
@@ -35,7 +36,7 @@ class MethodInfo:
     offline: bool = True
 
 
-def describe(method: "Method[Any, Any]") -> dict[str, Any]:
+def describe(method: "Method") -> dict[str, Any]:
     """What tables say about a method as it was built, as JSON values, by what it really loaded.
 
     What a trained method was trained on is unknown when its weights are a file of the user's that nothing identifies.
@@ -66,8 +67,8 @@ class Words:
         return self.vocabulary.query_to_class
 
 
-Seen = TypeVar("Seen")
-Said = TypeVar("Said", bound=Words)
+Seen = TypeVar("Seen", default=Any)
+Said = TypeVar("Said", bound=Words, default=Any)
 
 
 class Method(ABC, Generic[Seen, Said]):
@@ -134,6 +135,3 @@ class Method(ABC, Generic[Seen, Said]):
     def licences(self) -> dict[str, str]:
         """Checkpoints that it loaded, each with the licence of its weights; those that come with the code have ours."""
         return {weights.name: weights.licence for weights in self.loaded}
-
-
-AnyMethod = Method[Any, Any]

@@ -3,7 +3,8 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -36,6 +37,8 @@ class OptionRow:
 
 
 Record = TypeVar("Record", bound=Options)
+_NUMBERS = ("a whole number", "a number")
+_KINDS = {int: _NUMBERS[0], float: _NUMBERS[1], bool: "true or false", str: "text", NoneType: "nothing"}
 _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 
 
@@ -82,28 +85,26 @@ def describe_options(kind: type[Options]) -> Iterator[OptionRow]:
 
 
 def _allowed(one: FieldInfo) -> str:
+    """The field's values in words: ``Literal["a", "b"] | None`` is "a, b or nothing"."""
     bounds = [
         words.format(getattr(rule, name))
         for rule in one.metadata
         for name, words in _BOUNDS.items()
         if getattr(rule, name, None) is not None
     ]
-    return " ".join([_kind(one.annotation), *bounds])
+    *kinds, last = (" ".join([kind, *bounds]) if kind in _NUMBERS else kind for kind in _kinds(one.annotation))
+    return f"{', '.join(kinds)} or {last}" if kinds else last
 
 
-def _kind(annotation: Any) -> str:
-    """``Literal["a", "b"] | None`` as "a, b or nothing"."""
-    if annotation is type(None):
-        return "nothing"
-    if isinstance(annotation, type):
-        return {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}.get(
-            annotation.__name__, annotation.__name__
-        )
-    parts = [_kind(a) if isinstance(a, type) or get_args(a) else _shown(a) for a in get_args(annotation)]
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"
+def _kinds(annotation: Any) -> list[str]:
+    if annotation in _KINDS:
+        return [_KINDS[annotation]]
+    if get_origin(annotation) is Literal:
+        return [_shown(value) for value in get_args(annotation)]
+    return [kind for part in get_args(annotation) for kind in _kinds(part)] or [str(annotation)]
 
 
 def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if value != "" else '""'
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else str(value) or '""'

@@ -2,17 +2,18 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from .method import Method, Said
 from .picture import Picture, Windows
 from .score_field import ScoreField
 from .windows import Box, WindowGeometry, cut
 
-SeenIn = TypeVar("SeenIn")
+SeenIn = TypeVar("SeenIn", default=Any)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,3 @@ class WindowMethod(Method[SeenWindows[SeenIn], Said]):
             Box(b.top + shape.top, b.left + shape.left, b.top + shape.bottom, b.left + shape.right) for b in seen.boxes
         )
         return ScoreField(scores, seen.boxes, covers, seen.frame, words.query_to_class, activated=self.activated)
-
-
-AnyWindowMethod = WindowMethod[Any, Any]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ovss.methods import ScoreField, Vocabulary, WindowGeometry
-from ovss.methods.core.method import AnyMethod
+from ovss.methods.core.method import Method
 from ovss.methods.core.picture import Picture, Windows
 from ovss.methods.core.window_method import WindowMethod
 
@@ -20,7 +20,7 @@ class WithWords:
     words: Any
 
     @classmethod
-    def of(cls, method: AnyMethod, vocabulary: Vocabulary) -> "WithWords":
+    def of(cls, method: Method, vocabulary: Vocabulary) -> "WithWords":
         """Encode the words."""
         return cls(method, method.encode_text(vocabulary))
 
