@@ -213,7 +213,7 @@ def test_sound(backbone: Backbone) -> None:
         (HidesSocket, "no network", "test_conformity"),
         (SquareOnly, "non-square images", "do not fit 1 windows"),
         (WholePatchesOnly, "sizes off the patch grid", "RuntimeError: height and width must be multiples of 16"),
-        (EmptyCover, "sizes off the patch grid", "cover"),
+        (EmptyCover, "sizes off the patch grid", "stretch over nothing"),
         (NeedsTwoClasses, "one class", "0 planes for 1 queries"),
         (FewClasses, "847 classes", "255"),
         (InfiniteOnFlat, "finite scores", "flat image are not finite"),
