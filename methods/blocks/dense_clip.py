@@ -4,6 +4,7 @@ A method of this family is a ``LastBlock`` record; the code below is the same fo
 released programs do differently is a field of the record; the paper stands in the method's ``info``.
 """
 
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -77,6 +78,11 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
     options: DenseClipOptions
 
     @property
+    def multiple_px(self) -> int:
+        """What sides of windows are padded to a multiple of."""
+        return self.tower.patch_px
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """See ``Method.provenance``."""
         return {**super().provenance, "last_block": asdict(self.last_block)}
@@ -89,7 +95,7 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
         return Box(-top, -left, height + bottom, width + right)
 
     def _padding(self, side: int) -> tuple[int, int]:
-        total = -side % self.tower.patch_px
+        total = -side % self.multiple_px
         return total // 2, total - total // 2
 
     def encode_windows(self, windows: Windows) -> SeenPatches:
@@ -99,12 +105,21 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
 
     def trunk(self, windows: Windows) -> tuple[Tensor, tuple[int, int]]:
         """Input of the last block, ``(B, 1 + h * w, D)``, and the patch grid; once for all methods on this tower."""
-        whole = not any(side % self.tower.patch_px for side in windows.pixels.shape[2:])
-        padding = None if whole else (self.options.pad, type(self).normalised)
-        key = ("trunk", self.tower, self.statistics, self.options.positions, padding)
+        key = ("trunk", self.tower, self.statistics, self.options.positions, self.padding_key(windows))
         return windows.once(
             key, lambda: vit.run_trunk(self.tower, self.normalised(windows.pixels), self.options.positions)
         )
+
+    def padding_key(self, windows: Windows) -> Hashable:
+        """What the padding of these windows depends on; None where there is none."""
+        if not any(side % self.multiple_px for side in windows.pixels.shape[2:]):
+            return None
+        return self.options.pad, self.multiple_px, type(self).normalised
+
+    def shown(self, pixels: Tensor) -> Tensor:
+        """What the image tower is shown, for a second model: ``(B, 3, H', W')`` float32 RGB in [0, 1], padding too."""
+        mean, std = (torch.tensor(s, device=self.device).view(3, 1, 1) for s in self.statistics)
+        return self.normalised(pixels).float() * std + mean
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """See ``ClipMethod.normalised``; padded if asked for, ``(B, 3, H, W)`` -> ``(B, 3, H', W')``."""
@@ -119,7 +134,7 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
         pixels = pixels.to(self.device)
         if self.options.pad != "end":
             return pixels
-        bottom, right = (-side % self.tower.patch_px for side in pixels.shape[2:])
+        bottom, right = (-side % self.multiple_px for side in pixels.shape[2:])
         return F.pad(pixels, (0, right, 0, bottom))
 
     def score_windows(self, seen: SeenPatches, words: ClipWords) -> Tensor:
