@@ -14,17 +14,25 @@ if TYPE_CHECKING:
     from .metrics.result import EvalResult
     from .protocol.protocol import Protocol, Setting, load_protocol
     from .runs.evaluation import evaluate
+    from .runs.plan import RunSpec
+    from .runs.run import find_run
+    from .use.pairs import every_pair
+    from .use.run import run
 
 _HOMES = {
     "Counts": "metrics.counts",
     "DecodeRule": "decoding.rule",
     "EvalResult": "metrics.result",
     "Protocol": "protocol.protocol",
+    "RunSpec": "runs.plan",
     "Setting": "protocol.protocol",
     "count": "metrics.counting",
     "decode": "decoding.decode",
     "evaluate": "runs.evaluation",
+    "every_pair": "use.pairs",
+    "find_run": "runs.run",
     "load_protocol": "protocol.protocol",
+    "run": "use.run",
 }
 
 __all__ = [
@@ -32,11 +40,15 @@ __all__ = [
     "DecodeRule",
     "EvalResult",
     "Protocol",
+    "RunSpec",
     "Setting",
     "count",
     "decode",
     "evaluate",
+    "every_pair",
+    "find_run",
     "load_protocol",
+    "run",
 ]
 
 

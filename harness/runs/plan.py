@@ -137,23 +137,41 @@ def check_schema(value: Mapping[str, Any], path: Path) -> None:
         )
 
 
+def groups_of(specs: Sequence[RunSpec]) -> list[list[int]]:
+    """Positions of the specs that ask for one method with the same parts and options, in the order given."""
+    found: dict[str, list[int]] = {}
+    for number, spec in enumerate(specs):
+        same = spec.model_dump(include={"method", "backbone", "weights", "device", "options"})
+        found.setdefault(digest_of(same), []).append(number)
+    return list(found.values())
+
+
+def check_groups(specs: Sequence[RunSpec], data: Sequence[Dataset]) -> None:
+    """Raise ``UserError`` when the settings of one method's data sets do not allow to share a pass."""
+    from .pipeline import check_sharing
+
+    for group in groups_of(specs):
+        settings = [specs[k].setting_for(data[k]) for k in group]
+        check_sharing(settings, [data[k].record.key for k in group], specs[group[0]].method)
+
+
 def build_pipelines(
     specs: Sequence[RunSpec], data: Sequence[Dataset], allow_download: bool = False
 ) -> "list[Pipeline]":
-    """One pipeline for each data set, around one method.
+    """One pipeline for each run; a method that several runs ask for is loaded once.
 
-    Raises ``UserError`` when the settings of the data sets do not allow to share a pass.
+    Raises ``UserError`` when the settings of its data sets do not allow to share a pass.
     """
-    from .pipeline import Pipeline, check_sharing
+    from .pipeline import Pipeline
 
+    check_groups(specs, data)
     settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
-    check_sharing(settings, [d.record.key for d in data], specs[0].method)
-    method = specs[0].build_method(settings[0], allow_download)
-    twins = [method, *(method.twin() for _ in specs[1:])]
-    return [
-        Pipeline(twin, setting, d.record, spec.boundary, spec.confusion)
-        for twin, setting, d, spec in zip(twins, settings, data, specs, strict=True)
-    ]
+    found = {}
+    for first, *others in groups_of(specs):
+        method = specs[first].build_method(settings[first], allow_download)
+        for k, twin in {first: method, **{k: method.twin() for k in others}}.items():
+            found[k] = Pipeline(twin, settings[k], data[k].record, specs[k].boundary, specs[k].confusion)
+    return [found[k] for k in range(len(specs))]
 
 
 def make_plan(spec: RunSpec, pipeline: "Pipeline", data: Dataset, digests: Mapping[str, str]) -> Plan:
