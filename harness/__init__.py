@@ -13,18 +13,30 @@ if TYPE_CHECKING:
     from .metrics.counts import Counts
     from .metrics.result import EvalResult
     from .protocol.protocol import Protocol, Setting, load_protocol
+    from .report.leaderboard import leaderboard
     from .runs.evaluation import evaluate
+    from .runs.plan import RunSpec
+    from .runs.run import find_run
+    from .use.compare import compare
+    from .use.pairs import every_pair
+    from .use.run import run
 
 _HOMES = {
     "Counts": "metrics.counts",
     "DecodeRule": "decoding.rule",
     "EvalResult": "metrics.result",
     "Protocol": "protocol.protocol",
+    "RunSpec": "runs.plan",
     "Setting": "protocol.protocol",
+    "compare": "use.compare",
     "count": "metrics.counting",
     "decode": "decoding.decode",
     "evaluate": "runs.evaluation",
+    "every_pair": "use.pairs",
+    "find_run": "runs.run",
+    "leaderboard": "report.leaderboard",
     "load_protocol": "protocol.protocol",
+    "run": "use.run",
 }
 
 __all__ = [
@@ -32,11 +44,17 @@ __all__ = [
     "DecodeRule",
     "EvalResult",
     "Protocol",
+    "RunSpec",
     "Setting",
+    "compare",
     "count",
     "decode",
     "evaluate",
+    "every_pair",
+    "find_run",
+    "leaderboard",
     "load_protocol",
+    "run",
 ]
 
 

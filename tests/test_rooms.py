@@ -18,6 +18,7 @@ FLOORS = (
     ("harness.protocol",),
     ("harness.runs",),
     ("harness.report", "harness.training", "harness.mmseg"),
+    ("harness.use",),
     ("harness.cli",),
 )
 """Lowest first.  A room may import from the floors below its own; ``harness`` itself only hands names on."""

@@ -12,7 +12,7 @@ from ...methods import UserError
 from ...methods.models.backbone_names import check_backbone_request
 from ...methods.names import method_home
 from ..runs.sources import PREFIX, load_any, open_any
-from .name_value import Value, parse_options
+from .name_value import Value, names_of, parse_options
 
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvgpu")
 """A Linux machine without all of these has no driver of NVIDIA's or AMD's that torch could use."""
@@ -20,7 +20,7 @@ _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/d
 
 def check_run(
     *,
-    method: str,
+    methods: str,
     datasets: str,
     protocol: str | None,
     backbone: str | None,
@@ -33,24 +33,27 @@ def check_run(
     results: Path,
 ) -> None:
     """Raise ``UserError`` or ``DataError`` for whatever is wrong with ``bench run`` and can be seen now."""
-    chosen = check_request(method, backbone, weights, device, options)
+    names = names_of(methods)
+    chosen = parse_options(options, "--option")
+    for method in names:
+        check_request(method, backbone, weights, device)
     if picture is not None:
         check_png(picture, "--picture", make_folder=True)
     check_results(results)
-    for name in datasets.split(","):
-        check_data(name.strip(), protocol, data_root, parse_options(changes, "--set"))
-    check_method(method, device, chosen)
+    for name in names_of(datasets):
+        check_data(name, protocol, data_root, parse_options(changes, "--set"))
+
+    from ..use.pairs import check_methods, options_of  # with torch
+
+    for method, own in options_of(check_methods(names), chosen).items():
+        check_method(method, device, own)
 
 
-def check_request(
-    method: str, backbone: str | None, weights: Path | None, device: str, options: list[str]
-) -> dict[str, Value]:
-    """Names of a method, a backbone, a weights file and a device, and the method's options, which are returned."""
-    chosen = parse_options(options, "--option")
+def check_request(method: str, backbone: str | None, weights: Path | None, device: str) -> None:
+    """Names of a method, a backbone, a weights file and a device."""
     method_home(method)
     check_device(device)
     check_backbone_request(backbone, weights)
-    return chosen
 
 
 def check_device(name: str) -> None:

@@ -12,12 +12,15 @@ from .options import (
     Backbone,
     Data,
     DataRoot,
+    Datasets,
     Device,
     Download,
     Json,
     Limit,
     Method,
+    Methods,
     Option,
+    OptionOfMethod,
     ProtocolName,
     Refine,
     Results,
@@ -52,8 +55,8 @@ app.add_typer(train_app, name="train")
 
 @app.command()
 def run(
-    method: Method,
-    dataset: Data,
+    method: Methods,
+    dataset: Datasets,
     protocol: ProtocolName = None,
     backbone: Backbone = None,
     weights: Weights = None,
@@ -66,18 +69,18 @@ def run(
     confusion: Annotated[bool, typer.Option(help="Store which class was taken for which, per image.")] = False,
     refine: Refine = None,
     change: Set = None,
-    option: Option = None,
+    option: OptionOfMethod = None,
     allow_download: Download = False,
     picture: Annotated[Path | None, typer.Option(help="Write a PNG of some images with labels and results.")] = None,
     results: Results = Path("results"),
     json: Json = False,
 ) -> None:
-    """Score a method on a data set; stops and resumes, every number with its provenance."""
+    """Score methods on data sets; stops and resumes, every number with its provenance."""
     from .early import check_run
 
     changes = [*(change or []), *([f"refine={refine}"] if refine else [])]
     check_run(
-        method=method,
+        methods=method,
         datasets=dataset,
         protocol=protocol,
         backbone=backbone,
@@ -92,7 +95,7 @@ def run(
     from .run import run_command
 
     run_command(
-        method=method,
+        methods=method,
         datasets=dataset,
         protocol=protocol,
         backbone=backbone,

@@ -1,10 +1,15 @@
-"""``NAME=VALUE`` options of the command line."""
+"""Names and ``NAME=VALUE`` options of the command line."""
 
 from typing import Any
 
 from ...methods import UserError
 
 Value = bool | int | float | str
+
+
+def names_of(text: str) -> list[str]:
+    """``"a, b"`` -> ``["a", "b"]``."""
+    return [name.strip() for name in text.split(",")]
 
 
 def parse_options(pairs: list[str], flag: str) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 Method = Annotated[str, typer.Option("--method", "-m", help="A listed method, or package.module:Class.")]
+Methods = Annotated[str, typer.Option("--method", "-m", help="Listed methods or package.module:Class; several: A,B.")]
 Data = Annotated[str, typer.Option("--dataset", "-d", help="A listed data set, or the path of its .toml file.")]
+Datasets = Annotated[str, typer.Option("--dataset", "-d", help="Listed data sets or .toml files; several: A,B.")]
 Backbone = Annotated[str | None, typer.Option(help="tiny-clip, NAME/TAG, or NAME together with --weights.")]
 Weights = Annotated[Path | None, typer.Option(help="Local checkpoint of the backbone.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set (default: $OVSS_DATA).")]
@@ -16,6 +18,9 @@ Results = Annotated[Path, typer.Option(help="Folder that holds runs/ and the lea
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images (a partial result).")]
 Option = Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE for the method; repeatable.")]
+OptionOfMethod = Annotated[
+    list[str] | None, typer.Option("--option", help="NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE changes the protocol; repeatable.")]
 Download = Annotated[bool, typer.Option(help="Fetch absent weights from the Hugging Face hub.")]
 Refine = Annotated[str | None, typer.Option(help="none, pamr, sd21, sd15, ... (as --set refine=NAME).")]

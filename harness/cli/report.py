@@ -3,52 +3,46 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 from ..metrics.bootstrap import why_no_interval
+from ..report.leaderboard import Leaderboard, leaderboard
 from ..show.progress import progress
 from ..show.tables import images_and_units, print_json, print_line, print_table, with_interval
 
 
 def leaderboard_command(results: Path, output: Path, as_json: bool) -> None:
     """Write the leaderboard and say where; exit code 1 if a run had to be left out."""
-    from ..report.leaderboard_text import write_leaderboard
-
-    found = write_leaderboard(results, output)
+    found = leaderboard(results, output)
     if as_json:
         print_json(json.loads(found.frame.to_json(orient="records")))
     else:
-        _print_frame(found.frame, output)
+        _print_rows(found, output)
     for reason in found.skipped:
         sys.stderr.write(f"left out: {reason}\n")
     if found.skipped:
         raise SystemExit(1)
 
 
-def _print_frame(frame: "pd.DataFrame", output: Path) -> None:
-    from ..report.leaderboard_text import bounds_of
-
-    order = ["protocol", "changed", "dataset", "split", "training_free", "miou"]
-    ordered = frame.sort_values(order, ascending=[True, True, True, True, False, False])
+def _print_rows(found: Leaderboard, output: Path) -> None:
+    ordered = sorted(
+        found.rows, key=lambda r: (r.protocol, r.changed, r.dataset, r.split, not r.training_free, -(r.miou or 0))
+    )
     rows = [
         (
             f"{r.protocol} {r.changed}".strip(),
             f"{r.dataset} {r.split}",
             r.method,
             "no" if r.training_free else "yes",
-            with_interval(r.miou, bounds_of(r)),
+            with_interval(r.miou, r.bounds),
             f"{r.images_per_second:.1f}",
             images_and_units(r.images, r.units),
         )
-        for r in ordered.itertuples()
+        for r in ordered
     ]
     print_table("", ("protocol", "data set", "method", "trained", "mIoU [95 %]", "images/s", "images"), rows)
-    for reason in sorted(set(map(why_no_interval, frame["units"])) - {""}):
+    for reason in sorted({why_no_interval(r.units) for r in ordered} - {""}):
         print_line(reason)
-    for note in sorted({n for n in frame["note"] if n}):
+    for note in sorted({r.note for r in ordered if r.note}):
         print_line(f"note: {note}")
     print_line(f"wrote {output} and {output.stem}.csv, .json, .tex beside it")
 

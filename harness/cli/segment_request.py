@@ -44,7 +44,8 @@ def segment_request(
     options: list[str],
 ) -> SegmentRequest:
     """Raise ``UserError`` or ``DataError`` for whatever is wrong and can be seen now."""
-    chosen_options = check_request(method, backbone, weights, device, options)
+    chosen_options = parse_options(options, "--option")
+    check_request(method, backbone, weights, device)
     target = _output(output, photo, method)
     chosen = _protocol(protocol, parse_options(changes, "--set"))
     setting = chosen.setting(None)

@@ -4,43 +4,68 @@ Runs stand in one column only if protocol hash, images, labels and vocabulary ar
 its own.
 """
 
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ...methods import UserError
+from ...methods.core.files import store
 from ...methods.models.weights import licences
 from ..metrics.bootstrap import indistinct_groups, paired_difference
 from ..protocol.protocol import changes_of
 from ..runs.plan import Plan
 from ..runs.run import Finished, list_runs
+from .leaderboard_text import latex, markdown
 from .published import reported
+from .rows import Row, newest_runs
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """``frame``: one row per finished run, newest first.  ``skipped``: why a run folder could not be read, each."""
+    """``rows``: one per finished run, newest first.  ``skipped``: why a run folder could not be read, each."""
 
-    frame: pd.DataFrame
+    rows: tuple[Row, ...]
     skipped: tuple[str, ...] = ()
 
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a table, a column for each field: what is behind every export."""
+        return pd.DataFrame([row.model_dump() for row in self.rows]).astype({"group": "Int64"})
 
-def collect(results: Path) -> Leaderboard:
-    """Every finished run, its metrics computed now from its counts; the frame is what is behind every export.
+    @cached_property
+    def markdown(self) -> str:
+        """The tables as Markdown; of several runs of one line and column the newest is shown."""
+        return markdown(self.rows)
 
-    Of several runs that differ in code or device only, all stay: the table shows the newest one, exports show all.
+    def write(self, output: Path) -> None:
+        """Write ``output`` (Markdown), and the rows as .csv, .json and .tex beside it."""
+        store(output, self.markdown.encode())
+        store(output.with_suffix(".csv"), self.frame.to_csv(index=False).encode())
+        store(output.with_suffix(".json"), (self.frame.to_json(orient="records", indent=2) + "\n").encode())
+        store(output.with_suffix(".tex"), latex(self.rows).encode())
+
+
+def leaderboard(results: Path = Path("results"), output: Path | None = None) -> Leaderboard:
+    """Every finished run below ``results``, its metrics computed now from its counts; written where ``output`` says.
+
+    Of several runs that differ in code or device only, all stay: the tables show the newest one, exports show all.
     A run that is damaged or of an older version is skipped, and said so.
+
+    Raises ``UserError`` when there is no finished run.
     """
     runs, skipped = _readable(results)
     if not runs:
         why = "".join(f"\n  {reason}" for reason in skipped)
         raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`{why}")
-    frame = pd.DataFrame([_row(run) for run in runs])
-    frame = frame.sort_values(["finished", "run"], ascending=False, ignore_index=True)
-    return Leaderboard(_with_comparisons(frame, {run.name: run for run in runs}), tuple(skipped))
+    rows = sorted((_row(run) for run in runs), key=lambda row: (row.finished, row.run), reverse=True)
+    found = Leaderboard(_with_comparisons(rows, {run.name: run for run in runs}), tuple(skipped))
+    if output is not None:
+        found.write(output)
+    return found
 
 
 def _readable(results: Path) -> tuple[list[Finished], list[str]]:
@@ -53,53 +78,49 @@ def _readable(results: Path) -> tuple[list[Finished], list[str]]:
     return found, skipped
 
 
-def _row(run: Finished) -> dict[str, Any]:
+def _row(run: Finished) -> Row:
     """A run as a row, before it is compared with others."""
     manifest, result = run.manifest, run.result
     weights, described = manifest.weights, manifest.described
     setting, guide = manifest.setting, manifest.guide or {}
-    return {
-        "method": _label(run.plan),
-        "training_free": described["training_free"],
-        "trained_on": described["trained_on"],
-        "licences": "; ".join(f"{k}: {v}" for k, v in _licences(described, setting).items()),
-        "dataset": manifest.dataset["key"],
-        "split": manifest.dataset["split"],
-        "protocol": manifest.protocol["name"],
-        "protocol_hash": manifest.protocol["hash"],
-        "changed": changes_of(run.plan.spec.protocol, manifest.dataset["key"]),
-        "miou": result.miou,
-        "low": result.interval.low if result.interval else None,
-        "high": result.interval.high if result.interval else None,
-        "group": None,
-        "behind": None,
-        "behind_low": None,
-        "behind_high": None,
-        "images": manifest.images,
-        "units": result.units,
-        "complete": result.complete,
-        "images_per_second": 1 / manifest.seconds_per_image,
-        "peak_mb": manifest.peak_bytes / 1e6,
+    return Row(
+        method=_label(run.plan),
+        training_free=described["training_free"],
+        trained_on=described["trained_on"],
+        licences="; ".join(f"{k}: {v}" for k, v in _licences(described, setting).items()),
+        dataset=manifest.dataset["key"],
+        split=manifest.dataset["split"],
+        protocol=manifest.protocol["name"],
+        protocol_hash=manifest.protocol["hash"],
+        changed=changes_of(run.plan.spec.protocol, manifest.dataset["key"]),
+        miou=None if math.isnan(result.miou) else result.miou,
+        low=result.interval.low if result.interval else None,
+        high=result.interval.high if result.interval else None,
+        images=manifest.images,
+        units=result.units,
+        complete=result.complete,
+        images_per_second=1 / manifest.seconds_per_image,
+        peak_mb=manifest.peak_bytes / 1e6,
         **reported(
             described["published"],
             manifest.dataset["key"],
             str(weights.get("source", "")),
             setting,
         ),
-        "backbone": weights.get("name", "none"),
-        "weights": weights.get("sha256", "none"),
-        "unchecked": manifest.unchecked,
-        "precision": setting["precision"],
-        "guide": " ".join(str(guide[k]) for k in ("name", "sha256", "precision")) if guide else "",
-        "device": manifest.environment["device"],
-        "code": manifest.code_version,
-        "vocabulary": manifest.vocabulary_hash,
-        "images_sha256": manifest.images_sha256,
-        "dataset_hash": manifest.dataset["hash"],
-        "finished": manifest.finished,
-        "note": "; ".join(filter(None, [manifest.note, result.note])),
-        "run": run.name,
-    }
+        backbone=weights.get("name", "none"),
+        weights=weights.get("sha256", "none"),
+        unchecked=manifest.unchecked,
+        precision=setting["precision"],
+        guide=" ".join(str(guide[k]) for k in ("name", "sha256", "precision")) if guide else "",
+        device=manifest.environment["device"],
+        code=manifest.code_version,
+        vocabulary=manifest.vocabulary_hash,
+        images_sha256=manifest.images_sha256,
+        dataset_hash=manifest.dataset["hash"],
+        finished=manifest.finished,
+        note="; ".join(filter(None, [manifest.note, result.note])),
+        run=run.name,
+    )
 
 
 def _label(plan: Plan) -> str:
@@ -113,49 +134,24 @@ def _licences(described: dict[str, Any], setting: dict[str, Any]) -> dict[str, s
     return described.get("licences", {}) | licences(setting["refine"])
 
 
-def column_of(row: Any) -> tuple[str, ...]:
-    """What must be equal for two runs to stand in one column."""
-    return (
-        row.protocol,
-        row.dataset,
-        row.split,
-        row.protocol_hash,
-        row.dataset_hash,
-        row.images_sha256,
-        row.vocabulary,
-    )
-
-
-def entry_of(row: Any) -> tuple[str, ...]:
-    """What makes a line of a table."""
-    return (row.method, row.backbone, row.weights, row.precision, row.guide)
-
-
-def newest_runs(rows: Iterable[Any]) -> list[Any]:
-    """The newest run for every column and line; rows come newest first."""
-    seen: dict[tuple[Any, ...], Any] = {}
-    for row in rows:
-        seen.setdefault((column_of(row), entry_of(row)), row)
-    return list(seen.values())
-
-
-def _with_comparisons(frame: pd.DataFrame, runs: dict[str, Finished]) -> pd.DataFrame:
-    """Fill ``group`` and ``behind`` (mIoU minus that of the best, paired, in percent) for the newest runs."""
-    columns: dict[tuple[Any, ...], list[Any]] = {}
-    for row in newest_runs(frame[frame["miou"].notna()].itertuples()):
-        columns.setdefault(column_of(row), []).append(row)
-    for rows in columns.values():
-        first = runs[rows[0].run].result
-        counts = {str(row.Index): runs[row.run].result.counts for row in rows}
-        best = str(max(rows, key=lambda row: row.miou).Index)
+def _with_comparisons(rows: list[Row], runs: dict[str, Finished]) -> tuple[Row, ...]:
+    """Fill ``group`` and ``behind`` (mIoU minus that of the best, paired) for the newest runs."""
+    columns: dict[tuple[str, ...], list[Row]] = {}
+    for row in newest_runs(row for row in rows if row.miou is not None):
+        columns.setdefault(row.column, []).append(row)
+    compared = {}
+    for column in columns.values():
+        first = runs[column[0].run].result
+        counts = {row.run: runs[row.run].result.counts for row in column}
+        best = max(column, key=lambda row: row.miou or 0.0).run
         groups = indistinct_groups(counts, first.clusters, first.averaging)
         for name in counts:
             found = paired_difference(counts[name], counts[best], first.clusters, first.averaging)
-            frame.loc[int(name), "group"] = groups.get(name)
-            frame.loc[int(name), "behind"] = 100 * found.estimate
-            if found.interval is not None:
-                frame.loc[int(name), ["behind_low", "behind_high"]] = (
-                    100 * found.interval.low,
-                    100 * found.interval.high,
-                )
-    return frame
+            interval = found.interval
+            compared[name] = {
+                "group": groups.get(name),
+                "behind": 100 * found.estimate,
+                "behind_low": 100 * interval.low if interval else None,
+                "behind_high": 100 * interval.high if interval else None,
+            }
+    return tuple(row.model_copy(update=compared.get(row.run, {})) for row in rows)

@@ -1,32 +1,17 @@
-"""The leaderboard as text: Markdown and LaTeX from the frame of ``leaderboard.collect``."""
+"""The leaderboard as text: Markdown and LaTeX from its rows."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from ...datasets import list_datasets
-from ...methods.core.files import store
 from ..metrics.bootstrap import MIN_UNITS, why_no_interval
 from ..show.escaping import latex_text, markdown_code, markdown_text, plain_text
 from ..show.tables import with_interval
-from .leaderboard import Leaderboard, collect, column_of, entry_of, newest_runs
+from .rows import Row, newest_runs
 
 
-def write_leaderboard(results: Path, output: Path) -> Leaderboard:
-    """Write ``output`` (Markdown) and the same frame as .csv, .json and .tex beside it; returns what was collected."""
-    found = collect(results)
-    frame = found.frame
-    store(output, markdown(frame).encode())
-    store(output.with_suffix(".csv"), frame.to_csv(index=False).encode())
-    store(output.with_suffix(".json"), (frame.to_json(orient="records", indent=2) + "\n").encode())
-    store(output.with_suffix(".tex"), latex(frame).encode())
-    return found
-
-
-def markdown(frame: pd.DataFrame) -> str:
+def markdown(rows: Sequence[Row]) -> str:
     """The leaderboard as Markdown."""
     parts = [
         "# Leaderboard",
@@ -39,26 +24,26 @@ def markdown(frame: pd.DataFrame) -> str:
         "*Reported* values are those of the named source, under its own protocol, not ours.  "
         "Training-free methods and trained ones stand apart; groups and differences are over both.",
     ]
-    newest = newest_runs(frame.itertuples())
+    newest = newest_runs(rows)
     for protocol in sorted({_section(r) for r in newest}):
-        rows = [r for r in newest if _section(r) == protocol]
-        columns = sorted({column_of(r) for r in rows})
-        changed = [f"Changed by hand: {markdown_code(rows[0].changed)}.", ""] if rows[0].changed else []
-        parts += ["", f"## Protocol {markdown_code(protocol)}", "", *changed, *_matrix(rows, columns)]
+        here = [r for r in newest if _section(r) == protocol]
+        columns = sorted({r.column for r in here})
+        changed = [f"Changed by hand: {markdown_code(here[0].changed)}.", ""] if here[0].changed else []
+        parts += ["", f"## Protocol {markdown_code(protocol)}", "", *changed, *_matrix(here, columns)]
         for column in columns:
-            parts += ["", *_markdown_column([r for r in rows if column_of(r) == column])]
+            parts += ["", *_markdown_column([r for r in here if r.column == column])]
     return "\n".join(parts) + "\n"
 
 
-def _section(row: Any) -> str:
+def _section(row: Row) -> str:
     """Protocol, and the hash too if its values were changed by hand: two changes are two protocols."""
     return f"{row.protocol} {row.protocol_hash[:8]}" if row.protocol.endswith("*") else str(row.protocol)
 
 
-def _matrix(rows: list[Any], columns: list[tuple[str, ...]]) -> list[str]:
+def _matrix(rows: list[Row], columns: list[tuple[str, ...]]) -> list[str]:
     """Methods by data sets, mIoU only; each heading carries the protocol hash of its column."""
-    entries = sorted({entry_of(r) for r in rows})
-    found = {(entry_of(r), column_of(r)): r for r in rows}
+    entries = sorted({r.line for r in rows})
+    found = {(r.line, r.column): r for r in rows}
     names = [f"{markdown_text(c[1])} {markdown_text(c[2])} `{c[3][:8]}`" for c in columns]
     lines = ["| method | backbone | " + " | ".join(names) + " |", "|---" * (2 + len(columns)) + "|"]
     for entry in entries:
@@ -71,33 +56,29 @@ def _matrix(rows: list[Any], columns: list[tuple[str, ...]]) -> list[str]:
     return lines + [line for text in said for line in ("", f"*{text}*")]
 
 
-def _whose(rows: list[Any], note: str) -> str:
+def _whose(rows: list[Row], note: str) -> str:
     return ", ".join(sorted({r.backbone for r in rows if r.note == note}))
 
 
-def _rank(row: Any) -> tuple[float, str]:
+def _rank(row: Row) -> tuple[float, str]:
     """Best first; runs without a value last."""
-    return (math.inf if pd.isna(row.miou) else -row.miou, row.method)
+    return (math.inf if row.miou is None else -row.miou, row.method)
 
 
-def _cell(row: Any) -> str:
+def _cell(row: Row | None) -> str:
     if row is None:
         return ""
-    return with_interval(row.miou, bounds_of(row)) + ("" if row.complete else " (partial)")
+    return with_interval(row.miou, row.bounds) + ("" if row.complete else " (partial)")
 
 
-def _behind(row: Any) -> str:
-    if pd.isna(row.behind) or row.behind == 0:  # nothing to compare with, or the best itself
+def _behind(row: Row) -> str:
+    if not row.behind:  # nothing to compare with, or the best itself
         return ""
-    return with_interval(row.behind, None if pd.isna(row.behind_low) else (row.behind_low, row.behind_high))
+    low, high = row.behind_low, row.behind_high
+    return with_interval(row.behind, None if low is None or high is None else (low, high))
 
 
-def bounds_of(row: Any) -> tuple[float, float] | None:
-    """Interval of a row of the frame, or None."""
-    return None if pd.isna(row.low) else (row.low, row.high)
-
-
-def _markdown_column(rows: list[Any]) -> list[str]:
+def _markdown_column(rows: list[Row]) -> list[str]:
     rows = sorted(rows, key=_rank)
     first = rows[0]
     partial = "" if first.complete else " **(partial)**"
@@ -128,12 +109,12 @@ def _markdown_column(rows: list[Any]) -> list[str]:
     return [*lines, "", "</details>"]
 
 
-def _images(row: Any) -> str:
+def _images(row: Row) -> str:
     """``23 images, 2 units``."""
     return f"{row.images} images, {row.units} unit{'' if row.units == 1 else 's'}"
 
 
-def _table(heading: str, rows: list[Any]) -> list[str]:
+def _table(heading: str, rows: list[Row]) -> list[str]:
     """Rows of one kind, best first; nothing if there are none."""
     if not rows:
         return []
@@ -145,12 +126,12 @@ def _table(heading: str, rows: list[Any]) -> list[str]:
         "|---" * 11 + "|",
     ]
     for r in rows:
-        told = "" if pd.isna(r.reported) else f"{r.reported:.1f} ({markdown_text(str(r.reported_source))})"
+        told = "" if r.reported is None else f"{r.reported:.1f} ({markdown_text(str(r.reported_source))})"
         cells = [
             markdown_text(r.method),
-            with_interval(r.miou, bounds_of(r)),
+            with_interval(r.miou, r.bounds),
             _behind(r),
-            "" if pd.isna(r.group) else f"{r.group:.0f}",
+            "" if r.group is None else str(r.group),
             told,
             f"{r.images_per_second:.1f}",
             f"{r.peak_mb:.0f}",
@@ -160,21 +141,21 @@ def _table(heading: str, rows: list[Any]) -> list[str]:
     return [*lines, ""]
 
 
-def latex(frame: pd.DataFrame) -> str:
+def latex(rows: Sequence[Row]) -> str:
     """The newest runs as LaTeX ``tabular`` environments, one per column of the leaderboard."""
     out = ["% Written by `bench leaderboard`. mIoU in percent, 95 % bootstrap interval."]
-    newest = newest_runs(frame.itertuples())
-    for column in sorted({column_of(r) for r in newest}):
-        rows = sorted((r for r in newest if column_of(r) == column), key=_rank)
+    newest = newest_runs(rows)
+    for column in sorted({r.column for r in newest}):
+        here = sorted((r for r in newest if r.column == column), key=_rank)
         out += [
             f"% protocol {plain_text(column[0])} {plain_text(column[3])}",
             r"\begin{tabular}{llrl}",
             r"data set & method & mIoU & note \\ \hline",
         ]
-        for r in rows:
+        for r in here:
             note = r.note if r.complete else f"partial ({_images(r)}) {r.note}".strip()
             note = "; ".join(filter(None, [why_no_interval(r.units), note]))
-            cells = [f"{r.dataset} {r.split}", r.method, with_interval(r.miou, bounds_of(r)), note]
+            cells = [f"{r.dataset} {r.split}", r.method, with_interval(r.miou, r.bounds), note]
             out.append(" & ".join(latex_text(c) for c in cells) + r" \\")
         out.append(r"\end{tabular}")
     return "\n".join(out) + "\n"

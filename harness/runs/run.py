@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,11 @@ class Run:
         """Raises ``UserError`` when the run was never finished, is damaged or of an older version."""
         return read_manifest(self.folder / MANIFEST)
 
-    def finished(self) -> "Finished":
-        """The run as it was merged, every file checked.  Raises ``UserError`` when one is absent or damaged."""
+    def finished(self, wanted: tuple[str, ...] | None = None) -> "Finished":
+        """The run as it was merged, every file checked; its counts and result over ``wanted`` (default: all images).
+
+        Raises ``UserError`` when a file is absent or damaged.
+        """
         plan, manifest, path = self.plan(), self.manifest(), self.folder / COUNTS
         try:
             content = path.read_bytes()
@@ -168,6 +172,8 @@ class Run:
             frame = pd.read_parquet(io.BytesIO(content))
         except pa.ArrowException as error:
             raise UserError(f"{path} cannot be read: {error}") from error
+        if wanted is not None:
+            frame = frame[frame["image"].isin(wanted)].reset_index(drop=True)
         return Finished(self, plan, manifest, frame, _evaluated(frame, plan))
 
 
@@ -186,13 +192,23 @@ class Finished:
         """Name of the run's folder."""
         return self.run.folder.name
 
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.run.folder
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Every metric, in percent, as JSON values."""
+        return self.result.summary()
+
 
 def list_runs(results: Path) -> list[Run]:
     """Finished (complete or partial) runs below ``results``, by name."""
     return [Run(p.parent) for p in sorted((results / "runs").glob(f"*/{MANIFEST}"))]
 
 
-def find_run(name: str, results: Path) -> Run:
+def find_run(name: str, results: Path = Path("results")) -> Run:
     """A run by its folder, its name, a unique beginning of it, or without the hash at its end (the newest such run).
 
     Raises ``UserError`` when none or several fit.

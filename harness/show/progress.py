@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from .escaping import plain_text
+from .telling import Progress
 
 _PLAIN_EVERY_SECONDS = 15.0
 
@@ -49,19 +50,30 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def progress_to(title: str) -> Iterator[Callable[[int, int], None]]:
-    """The same for work that says how far it is: yields a function of what is done and the total, so far as known."""
+def bars() -> Iterator[Progress]:
+    """Yield a ``Progress``: a bar for each title, one after another."""
+    shown: tuple[str, int] | None = None
+    before = 0
     with ExitStack() as stack:
-        advances: dict[int, Callable[[int], None]] = {}
-        before: dict[int, int] = {}
+        advance = stack.enter_context(progress("", 0))  # of nothing, so nothing is shown
 
-        def report(done: int, total: int) -> None:
-            if total not in advances:
-                advances[total] = stack.enter_context(progress(title, total))
-            advances[total](done - before.get(total, 0))
-            before[total] = done
+        def report(title: str, done: int, total: int) -> None:
+            nonlocal shown, before, advance
+            if shown != (title, total):
+                stack.close()
+                advance = stack.enter_context(progress(title, total))
+                shown, before = (title, total), 0
+            advance(done - before)
+            before = done
 
         yield report
+
+
+@contextmanager
+def progress_to(title: str) -> Iterator[Callable[[int, int], None]]:
+    """The same for work with one title: yields a function of what is done and the total, so far as known."""
+    with bars() as report:
+        yield lambda done, total: report(title, done, total)
 
 
 def _plain_lines(title: str, total: int) -> Callable[[int], None]:

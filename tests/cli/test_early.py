@@ -25,6 +25,8 @@ for line in {lines!r}:
 """
 BEFORE_TORCH = {
     "run -m sclp -d shapes": "did you mean sclip?",
+    "run -m sclip,clipp -d shapes": "did you mean clip?",
+    "run -m sclip, -d shapes": "unknown method ''",
     "run -m sclip -d shapes --option pad": "--option takes NAME=VALUE",
     "run -m sclip -d shapes --set colour=1": "colour: no such field",
     "run -m sclip -d shapes --set short_side_px=-1": "short_side_px",
@@ -49,6 +51,10 @@ BEFORE_TORCH = {
 BEFORE_OPEN_CLIP = {
     "run -m sclip -d shapes --option colour=3": "method 'sclip' there is no option 'colour'. Known: pad, positions",
     "run -m sclip -d shapes --option positions=sise": "option positions takes",
+    "run -m sclip,clip -d shapes --option colour=3": "none of the methods sclip, clip takes an option 'colour'",
+    "run -m sclip,clip -d shapes --option slcip.pad=true": "none of the methods; did you mean sclip?",
+    "run -m sclip,clip -d shapes --option sclip.colour=3": "method 'sclip' takes no option 'colour'",
+    "run -m sclip,clip,sclip -d shapes": "--method names sclip twice",
     "run -m clip-dinoiser -d shapes --option gama=0.2": "did you mean gamma?",
     "run -m clip-dinoiser -d shapes --option gamma=high": "option gamma takes float, not 'high'",
     "run -m clip-dinoiser -d shapes --option gamma=nan": "option gamma is nan: numbers must be finite",

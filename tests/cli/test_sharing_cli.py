@@ -203,3 +203,19 @@ def test_broken_labels_of_the_second_stop_both(bench: Command, home: Path) -> No
     ended = bench(*COMMAND, "-d", "plain.toml,deep/all.toml")
     assert ended.code == 2 and "data set 'all' has 1 problem(s); nothing was run" in ended.err
     assert not (home / "results").exists()
+
+
+def test_two_methods_on_two_data_sets(bench: Command, home: Path) -> None:
+    """A row and a document for every pair, methods first; each is the run that it is alone."""
+    command = ("run", "-m", "clip, maskclip", "--backbone", "tiny-clip", *BOTH, "--option", "maskclip.pad=true")
+    reports = bench(*command, "--json").json()
+    pairs = [(m, d) for m in ("clip", "maskclip") for d in ("ground", "plain")]
+    assert [(r["method"], r["dataset"]) for r in reports] == pairs and len({r["run_dir"] for r in reports}) == 4
+    rows = [line.split()[:2] for line in bench(*command).out.splitlines() if line.startswith(("clip ", "maskclip "))]
+    assert [tuple(row) for row in rows] == pairs
+    for report, (method, dataset) in zip(reports, pairs, strict=True):
+        options = ("--option", "pad=true") if method == "maskclip" else ()
+        rest = ("--backbone", "tiny-clip", "-d", f"{dataset}.toml", *options, "--results", "apart", "--json")
+        alone = bench("run", "-m", method, *rest).json()
+        assert outputs(alone) == outputs(report)
+        assert Path(alone["run_dir"]).name == Path(report["run_dir"]).name

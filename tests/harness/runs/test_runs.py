@@ -24,9 +24,8 @@ from ovss.harness.metrics.counting import Counts
 from ovss.harness.metrics.of_confusion import sparse, table_counts
 from ovss.harness.metrics.result import EvalResult
 from ovss.harness.protocol.protocol import load_protocol
+from ovss.harness.report import leaderboard as board
 from ovss.harness.report import regress
-from ovss.harness.report.leaderboard import collect
-from ovss.harness.report.leaderboard_text import write_leaderboard
 from ovss.harness.runs import engine, parts
 from ovss.harness.runs.manifest import cost
 from ovss.harness.runs.parts import ImageResult, Stamp
@@ -586,7 +585,7 @@ def forge(run: Run, change: Callable[[pd.DataFrame], None]) -> None:
 
 
 def leaderboard(results: Path) -> tuple[pd.DataFrame, str]:
-    frame = write_leaderboard(results, results / "LEADERBOARD.md").frame
+    frame = board.leaderboard(results, results / "LEADERBOARD.md").frame
     return frame, (results / "LEADERBOARD.md").read_text()
 
 
@@ -651,7 +650,7 @@ def test_a_better_method_is_told_apart(tmp_path: Path, ids: tuple[str, ...]) -> 
         work(run, pipeline, ids[:30])
         if name == "good":  # every pixel right
             forge(run, lambda frame: frame.update({"tp": frame["gt"], "pred": frame["gt"]}))
-    groups = collect(tmp_path).frame.set_index("method")["group"]
+    groups = board.leaderboard(tmp_path).frame.set_index("method")["group"]
     assert groups["good"] == 1 and groups["bad"] == 2
 
 
@@ -735,7 +734,7 @@ def test_options_of_a_method_do_not_hide_one_another(tmp_path: Path, ids: tuple[
 
 def test_without_runs_there_is_no_leaderboard(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished runs"):
-        collect(tmp_path)
+        board.leaderboard(tmp_path)
 
 
 # --- regression baselines ---------------------------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""Rows of the leaderboard: one per finished run, as they are exported and read back."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from ...methods import UserError
+
+SCHEMA = 1
+"""Version of a row.  Rows that were written before they said so are of version 1."""
+
+
+class Row(BaseModel):
+    """A run with its numbers, what they rest on, and how far it is ``behind`` the best of its column.
+
+    mIoU, its bounds and differences are in percent.  None: ``miou`` where no class can be averaged, bounds for fewer
+    than ten units, ``group`` and ``behind`` where a newer run is shown instead, ``reported`` where nothing fits.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    training_free: bool
+    trained_on: str
+    licences: str
+    dataset: str
+    split: str
+    protocol: str
+    protocol_hash: str
+    changed: str
+    miou: float | None
+    low: float | None
+    high: float | None
+    group: int | None = None
+    behind: float | None = None
+    behind_low: float | None = None
+    behind_high: float | None = None
+    images: int
+    units: int
+    complete: bool
+    images_per_second: float
+    peak_mb: float
+    reported: float | None
+    reported_source: str | None
+    backbone: str
+    weights: str
+    unchecked: str
+    precision: str
+    guide: str
+    device: str
+    code: str
+    vocabulary: str
+    images_sha256: str
+    dataset_hash: str
+    finished: str
+    note: str
+    run: str
+    schema_version: int = SCHEMA
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Interval of the mIoU, or None."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def column(self) -> tuple[str, ...]:
+        """What must be equal for two runs to stand in one column."""
+        hashes = (self.protocol_hash, self.dataset_hash, self.images_sha256, self.vocabulary)
+        return (self.protocol, self.dataset, self.split, *hashes)
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        """What makes a line of a table."""
+        return (self.method, self.backbone, self.weights, self.precision, self.guide)
+
+
+def newest_runs(rows: Iterable[Row]) -> list[Row]:
+    """The newest run for every column and line; rows come newest first."""
+    seen: dict[tuple[tuple[str, ...], tuple[str, ...]], Row] = {}
+    for row in rows:
+        seen.setdefault((row.column, row.line), row)
+    return list(seen.values())
+
+
+def read_rows(path: Path) -> tuple[Row, ...]:
+    """Rows of a ``LEADERBOARD.json``.  Raises ``UserError`` when it is absent, damaged or of another version."""
+    fix = "`bench leaderboard` writes it again from the runs"
+    try:
+        rows = TypeAdapter(tuple[Row, ...]).validate_python(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.  {fix}") from error
+    except (ValueError, ValidationError, RecursionError) as error:
+        raise UserError(f"{path} holds no rows that this version understands: {error}.  {fix}") from error
+    versions = sorted({row.schema_version for row in rows} - {SCHEMA})
+    if versions:
+        raise UserError(f"{path} has rows of version {versions[0]}, this version of ovss-bench reads {SCHEMA}.  {fix}")
+    return rows

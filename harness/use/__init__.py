@@ -1,0 +1,1 @@
+"""Use-cases as functions: what the command line can do, with typed results.  Nothing here prints."""

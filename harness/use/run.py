@@ -1,0 +1,176 @@
+"""``run``: plan, check the data, work, merge; one pass over the images for all runs that are asked for."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from ...datasets import Dataset, check_samples
+from ...methods import UserError
+from ...methods.core.files import cache_folder, clean_cache
+from ...methods.registry import check_parts
+from ..decoding.decode import decoder_name
+from ..protocol.protocol import Setting, lint_setting
+from ..runs.engine import Lane, work_in_processes, work_through
+from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
+from ..runs.run import Finished, Run
+from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
+
+
+def run(
+    specs: RunSpec | Sequence[RunSpec],
+    results: Path = Path("results"),
+    limit: int | None = None,
+    workers: int = 1,
+    fresh: bool = False,
+    progress: Progress = unseen,
+    say: Say = unsaid,
+    allow_download: bool = False,
+    picture: Path | None = None,
+) -> list[Finished]:
+    """Score what is missing of every run, and return all of them, finished, in the order of ``specs``.
+
+    Each run has a folder of its own below ``results``; what is there already is not done again, unless ``fresh``.
+    Several specs (``every_pair`` makes them) share one pass, so their data sets must have the same images.  The results
+    are over the first ``limit`` images (default: all).  ``workers`` processes do the work; with more than one, a script
+    needs ``if __name__ == "__main__"``.  ``progress`` and ``say`` are told how far it is and what looks wrong.
+    ``picture`` is a PNG to write, with some images, labels and results of the first run.
+
+    Whatever interrupts it, an exception of ``progress`` included: what was finished is kept, and the same call goes on.
+
+    Raises ``UserError`` and ``DataError`` for what a user can mend, before any work where that can be seen.
+    """
+    asked = [specs] if isinstance(specs, RunSpec) else list(specs)
+    _check_call(asked, limit, workers)
+    say = each_once(say)
+    clean_cache()
+    data = _open(asked, allow_download)
+    wanted = data[0].ids[:limit]
+    lanes, plans = _plan(asked, data, wanted, results, allow_download, progress, say)
+    if fresh or not all(lane.run.answers(plan, wanted) for lane, plan in zip(lanes, plans, strict=True)):
+        _work(lanes, plans, wanted, workers, fresh, progress)
+    if picture is not None:
+        from ..report.overlay import write_contact_sheet
+
+        write_contact_sheet(picture, lanes[0].pipeline, [data[0].load(i) for i in wanted[:6]])
+    return [lane.run.finished(wanted) for lane in lanes]
+
+
+def _check_call(specs: list[RunSpec], limit: int | None, workers: int) -> None:
+    if not specs or (limit is not None and limit < 1) or workers < 1:
+        raise ValueError("there must be at least one spec, one image (limit) and one worker")
+    devices = sorted({spec.device for spec in specs})
+    if devices[1:]:
+        raise UserError(f"runs of one pass are on one device, not on {' and '.join(devices)}: run them one by one")
+
+
+def _open(specs: list[RunSpec], allow_download: bool) -> list[Dataset]:
+    """The data of each run; a data set is opened once.  Raises ``UserError`` unless all have the same images."""
+    opened: dict[tuple[str, str | None], Dataset] = {}
+    decoder_name(specs[0].device)
+    for spec in specs:
+        check_parts(spec.method, spec.backbone, Path(spec.weights) if spec.weights else None, allow_download)
+    for spec in specs:
+        if (spec.dataset, spec.data_root) not in opened:
+            opened[spec.dataset, spec.data_root] = spec.open_data()
+    data = [opened[spec.dataset, spec.data_root] for spec in specs]
+    keys = [d.record.key for d in opened.values()]
+    doubled = sorted({k for k in keys if keys.count(k) > 1})
+    if doubled:
+        raise UserError(f"--dataset names {', '.join(doubled)} twice: every data set of a pass needs a key of its own")
+    _check_same_images(list(opened.values()))
+    return data
+
+
+def _check_same_images(data: list[Dataset]) -> None:
+    """Data sets can share a pass when their images are the same files."""
+    first = data[0]
+    for other in data[1:]:
+        if other.ids != first.ids or _images(other) != _images(first):
+            raise UserError(
+                f"{first.record.key} and {other.record.key} cannot share a pass: they do not have the same images.  "
+                "Run them one after the other"
+            )
+
+
+def _images(data: Dataset) -> list[Path]:
+    return [path.resolve() for image_id in data.ids for path in data.files(image_id)[:1]]
+
+
+def _plan(
+    specs: list[RunSpec],
+    data: list[Dataset],
+    wanted: tuple[str, ...],
+    results: Path,
+    allow_download: bool,
+    progress: Progress,
+    say: Say,
+) -> tuple[list[Lane], list[Plan]]:
+    """Find everything that would stop the work, before any of it; then load the methods."""
+    for spec, d in zip(specs, data, strict=True):
+        _lint(d, spec.setting_for(d), say)
+    digests = {}
+    for d in {id(d): d for d in data}.values():
+        advance = counting(progress, f"checking {d.record.key}", len(d.ids))
+        checked = check_samples(d, wanted, cache_folder() / "checked", advance)
+        for warning in checked.warnings:
+            say(str(warning))
+        digests[id(d)] = checked.digests
+    pipelines = build_pipelines(specs, data, allow_download)
+    for pipeline in pipelines:
+        for level, text in pipeline.findings:
+            if level == "warning":
+                say(text)
+    plans = [make_plan(spec, p, d, digests[id(d)]) for spec, p, d in zip(specs, pipelines, data, strict=True)]
+    _check_different(plans)
+    return [Lane(Run.at(results, plan), p, d) for plan, p, d in zip(plans, pipelines, data, strict=True)], plans
+
+
+def _lint(data: Dataset, setting: Setting, say: Say) -> None:
+    """Say what looks wrong; raise ``UserError`` for what cannot work."""
+    found = lint_setting(setting, data.record)
+    errors = [text for level, text in found if level == "error"]
+    if errors:
+        raise UserError(
+            f"{data.record.key} cannot be scored so:\n  " + "\n  ".join(errors) if errors[1:] else errors[0]
+        )
+    for level, text in found:
+        if level == "warning":
+            say(text)
+    if data.record.expected_images and len(data.ids) != data.planned:
+        say(f"{data.record.key} has {len(data.ids)} images here, {data.planned} are expected")
+
+
+def _check_different(plans: list[Plan]) -> None:
+    """Two runs with one folder would wait for each other."""
+    names = [plan.name for plan in plans]
+    doubled = sorted({n for n in names if names.count(n) > 1})
+    if doubled:
+        raise UserError(f"asked for twice: {', '.join(doubled)}.  Name each run once")
+
+
+def _work(
+    lanes: list[Lane], plans: list[Plan], wanted: tuple[str, ...], workers: int, fresh: bool, progress: Progress
+) -> None:
+    """Score what is missing of ``wanted`` and merge, under the locks of the runs."""
+    with ExitStack() as locks:
+        for lane, plan in zip(lanes, plans, strict=True):
+            locks.enter_context(lane.run.lock())
+            lane.run.begin(plan, fresh)
+        _score_missing(lanes, plans, wanted, workers, progress)
+        for lane in lanes:
+            if not lane.run.is_merged():
+                lane.run.merge()
+
+
+def _score_missing(
+    lanes: list[Lane], plans: list[Plan], wanted: tuple[str, ...], workers: int, progress: Progress
+) -> None:
+    missing = [lane.run.missing(wanted) for lane in lanes]
+    union = tuple(sorted({i for m in missing for i in m}))
+    methods = dict.fromkeys(plan.spec.method for plan in plans)
+    keys = dict.fromkeys(lane.data.record.key for lane in lanes)
+    advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", sum(map(len, missing)))
+    if workers > 1 and len(union) > 1:
+        work_in_processes([lane.run for lane in lanes], union, min(workers, len(union)), advance)
+    else:
+        work_through(lanes, union, plans[0].spec.device, advance)
