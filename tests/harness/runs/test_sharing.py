@@ -262,7 +262,6 @@ def test_labels_are_those_of_each_pipeline(home: Path, tmp_path: Path) -> None:
         labels = lane.pipeline.predict(shown, Clock())
         assert torch.equal(labels, lane.pipeline.predict(Photo(sample.image), Clock()))
         assert labels.shape == sample.image.shape[:2]
-    assert lanes[1].data.load("0", sample).image is sample.image  # handed on, not read again
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
