@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .runs.run import find_run
     from .use.compare import compare
     from .use.pairs import every_pair
+    from .use.photo import segment_photo
     from .use.run import run
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "leaderboard": "report.leaderboard",
     "load_protocol": "protocol.protocol",
     "run": "use.run",
+    "segment_photo": "use.photo",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "leaderboard",
     "load_protocol",
     "run",
+    "segment_photo",
 ]
 
 
