@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .runs.plan import RunSpec
     from .runs.run import find_run
     from .use.compare import compare
+    from .use.fetch import fetch_weights
     from .use.pairs import every_pair
     from .use.photo import segment_photo
     from .use.run import run
@@ -34,6 +35,7 @@ _HOMES = {
     "decode": "decoding.decode",
     "evaluate": "runs.evaluation",
     "every_pair": "use.pairs",
+    "fetch_weights": "use.fetch",
     "find_run": "runs.run",
     "leaderboard": "report.leaderboard",
     "load_protocol": "protocol.protocol",
@@ -53,6 +55,7 @@ __all__ = [
     "decode",
     "evaluate",
     "every_pair",
+    "fetch_weights",
     "find_run",
     "leaderboard",
     "load_protocol",
