@@ -138,7 +138,7 @@ def check_schema(value: Mapping[str, Any], path: Path) -> None:
 
 
 def groups_of(specs: Sequence[RunSpec]) -> list[list[int]]:
-    """Positions of the specs that ask for one method with the same parts and options, in the order given."""
+    """Positions of the runs that ask for one method with the same parts and options, in the order given."""
     found: dict[str, list[int]] = {}
     for number, spec in enumerate(specs):
         same = spec.model_dump(include={"method", "backbone", "weights", "device", "options"})
