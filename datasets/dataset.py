@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +46,17 @@ def digest_of(image_sha256: str, label_sha256: str) -> str:
     return f"{image_sha256[:32]}:{label_sha256[:32]}" if image_sha256 or label_sha256 else ""
 
 
-Once = Callable[[Hashable, Callable[[], Any]], Any]
-"""Gives the value of a key, and makes it if nobody has asked for it before (``ovss.methods.Picture.once``)."""
+T = TypeVar("T")
 
 
-def every_time(key: Hashable, read: Callable[[], Any]) -> Any:  # noqa: ARG001
+class Once(Protocol):
+    """Gives the value of a key, and makes it for the first who asks (``ovss.methods.core.picture.Memo.once``)."""
+
+    def __call__(self, key: Hashable, read: Callable[[], T], /) -> T:
+        """The value."""
+
+
+def every_time(key: Hashable, read: Callable[[], T]) -> T:  # noqa: ARG001
     """A ``Once`` that keeps nothing."""
     return read()
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .runs.plan import RunSpec
     from .runs.run import find_run
     from .use.compare import compare
+    from .use.fetch import fetch_weights
     from .use.pairs import every_pair
+    from .use.photo import segment_photo
     from .use.run import run
 
 _HOMES = {
@@ -33,10 +35,12 @@ _HOMES = {
     "decode": "decoding.decode",
     "evaluate": "runs.evaluation",
     "every_pair": "use.pairs",
+    "fetch_weights": "use.fetch",
     "find_run": "runs.run",
     "leaderboard": "report.leaderboard",
     "load_protocol": "protocol.protocol",
     "run": "use.run",
+    "segment_photo": "use.photo",
 }
 
 __all__ = [
@@ -51,10 +55,12 @@ __all__ = [
     "decode",
     "evaluate",
     "every_pair",
+    "fetch_weights",
     "find_run",
     "leaderboard",
     "load_protocol",
     "run",
+    "segment_photo",
 ]
 
 

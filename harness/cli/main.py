@@ -142,7 +142,7 @@ def segment(
     """Segment one photo and write an overlay with a legend."""
     from .segment_request import segment_request
 
-    request = segment_request(
+    request, target = segment_request(
         photo=photo,
         classes=classes,
         classes_file=classes_file,
@@ -158,9 +158,7 @@ def segment(
     )
     from .segment import segment_command
 
-    segment_command(
-        request, backbone=backbone, weights=weights, device=device, allow_download=allow_download, as_json=json
-    )
+    segment_command(request, target, as_json=json)
 
 
 @app.command("list")

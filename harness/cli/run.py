@@ -37,7 +37,7 @@ def run_command(
     **asked: Any,
 ) -> None:
     """Run every method on every data set and print a row for each; ``asked`` are other arguments of ``every_pair``."""
-    specs = every_pair(
+    pairs = every_pair(
         names_of(methods),
         names_of(datasets),
         changes=parse_options(changes, "--set"),
@@ -47,7 +47,7 @@ def run_command(
     )
     try:
         with bars() as progress:
-            found = run(specs, results, limit, workers, fresh, progress, print_warning, allow_download, picture)
+            found = run(pairs, results, limit, workers, fresh, progress, print_warning, allow_download, picture)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was finished is kept, run the same command again to go on\n")
         sys.exit(130)

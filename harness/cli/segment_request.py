@@ -1,31 +1,11 @@
 """What ``bench segment`` was asked for, judged before torch or a model is loaded."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from ...datasets import DatasetRecord
-from ...datasets.lists import class_lines
-from ...datasets.loader import ImageFile, read_image_file
 from ...methods import UserError
-from ..protocol.protocol import Protocol, Setting
-from ..protocol.words import OFFICIAL, vocabulary_for
-from ..runs.sources import load_any
-from .early import check_method, check_png, check_request
-from .name_value import Value, parse_options
-
-
-@dataclass(frozen=True)
-class SegmentRequest:
-    """A photo with its facts, where the picture goes, the protocol, and the words as the record of a data set."""
-
-    photo: Path
-    file: ImageFile
-    output: Path
-    method: str
-    options: dict[str, Value]
-    protocol: Protocol
-    setting: Setting
-    record: DatasetRecord
+from ..use.photo_request import Classes, PhotoRequest, photo_request, split_texts
+from .early import check_png, check_request
+from .name_value import parse_options
 
 
 def segment_request(
@@ -42,21 +22,24 @@ def segment_request(
     allow_download: bool,
     changes: list[str],
     options: list[str],
-) -> SegmentRequest:
-    """Raise ``UserError`` or ``DataError`` for whatever is wrong and can be seen now."""
+) -> tuple[PhotoRequest, Path]:
+    """The request, and where the picture goes.  Raises ``UserError`` or ``DataError`` for what can be seen now."""
     chosen_options = parse_options(options, "--option")
     check_request(method, backbone, weights, device)
     target = _output(output, photo, method)
-    chosen = _protocol(protocol, parse_options(changes, "--set"))
-    setting = chosen.setting(None)
-    record = photo_record(photo, *_words(classes, classes_file, setting), setting)
-    file = read_image_file(photo, decode=False)
-    check_method(method, device, chosen_options)
-
-    from ...methods.registry import check_parts  # with torch
-
-    check_parts(method, backbone, weights, allow_download)
-    return SegmentRequest(photo, file, target, method, chosen_options, chosen, setting, record)
+    request = photo_request(
+        photo,
+        _classes(classes, classes_file),
+        method=method,
+        protocol=protocol,
+        changes=parse_options(changes, "--set"),
+        options=chosen_options,
+        backbone=backbone,
+        weights=weights,
+        device=device,
+        allow_download=allow_download,
+    )
+    return request, target
 
 
 def _output(output: Path | None, photo: Path, method: str) -> Path:
@@ -73,52 +56,12 @@ def _output(output: Path | None, photo: Path, method: str) -> Path:
     return output
 
 
-def _protocol(name: str, changes: dict[str, Value]) -> Protocol:
-    """The protocol with the words of ``--classes``, whatever list it has for data sets."""
-    if "vocabulary" in changes:
-        raise UserError("--set vocabulary has no effect here: the words are those of --classes or --classes-file")
-    return load_any(name).changed(**{**changes, "vocabulary": OFFICIAL})
-
-
-def _words(classes: str | None, classes_file: Path | None, setting: Setting) -> tuple[list[list[str]], str]:
-    """Texts of every class, and the flag that they come from."""
-    if (classes is None) == (classes_file is None):
+def _classes(classes: str | None, classes_file: Path | None) -> Classes:
+    """``"cat, sofa"``, with synonyms ``"cat; sofa, couch"``; or the file."""
+    if classes is None and classes_file is not None:
+        return classes_file
+    if classes is None or classes_file is not None:
         raise UserError('name the classes with --classes "cat, sofa, wall" or with --classes-file FILE, one of both')
-    if classes_file is not None:
-        lines = class_lines(classes_file, f"class file {classes_file}")
-        separator = setting.synonym_separator
-        return [_texts(line, separator) if separator else [line] for line in lines], f"class file {classes_file}"
-    assert classes is not None
     if ";" in classes:
-        return [_texts(one, ",") for one in classes.split(";") if one.strip()], "--classes"
-    return [[text] for text in _texts(classes, ",")], "--classes"
-
-
-def _texts(line: str, separator: str) -> list[str]:
-    return [text.strip() for text in line.split(separator) if text.strip()]
-
-
-def photo_record(photo: Path, texts: list[list[str]], source: str, setting: Setting) -> DatasetRecord:
-    """Classes as a data set has them; the first text of each is its name.
-
-    Raises ``UserError`` when there is no class, two have one name, or the protocol cannot use them.
-    """
-    names = [line[0] for line in texts if line]
-    doubled = sorted({n for n in names if names.count(n) > 1})
-    if doubled:
-        raise UserError(f"{source} names {', '.join(doubled)} twice: every class needs a name of its own")
-    if not names:
-        raise UserError(
-            f'{source} names no class.  Classes are separated by commas ("cat, sofa"), synonyms by commas '
-            'between semicolons ("cat; sofa, couch; wall"); in a file a class has a line'
-        )
-    separator = setting.synonym_separator
-    if not separator and any(len(line) > 1 for line in texts):
-        raise UserError('this protocol takes a line as one text: for synonyms --set synonym_separator=", "')
-    words = tuple(separator.join(line) for line in texts)
-    record = DatasetRecord(
-        key="photo", title=photo.name, images="", labels="", classes=tuple(names), words=words, protocol="unified"
-    )
-    vocabulary_for(setting, record)
-    setting.rule(record.background)
-    return record
+        return [split_texts(one, ",") for one in classes.split(";") if one.strip()]
+    return split_texts(classes, ",")

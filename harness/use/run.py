@@ -17,7 +17,7 @@ from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
 
 
 def run(
-    specs: RunSpec | Sequence[RunSpec],
+    pairs: RunSpec | Sequence[RunSpec],
     results: Path = Path("results"),
     limit: int | None = None,
     workers: int = 1,
@@ -27,10 +27,10 @@ def run(
     allow_download: bool = False,
     picture: Path | None = None,
 ) -> list[Finished]:
-    """Score what is missing of every run, and return all of them, finished, in the order of ``specs``.
+    """Score what is missing of every run, and return all of them, finished, in the order of ``pairs``.
 
     Each run has a folder of its own below ``results``; what is there already is not done again, unless ``fresh``.
-    Several specs (``every_pair`` makes them) share one pass, so their data sets must have the same images.  The results
+    Several pairs (``every_pair`` makes them) share one pass, so their data sets must have the same images.  The results
     are over the first ``limit`` images (default: all).  ``workers`` processes do the work; with more than one, a script
     needs ``if __name__ == "__main__"``.  ``progress`` and ``say`` are told how far it is and what looks wrong.
     ``picture`` is a PNG to write, with some images, labels and results of the first run.
@@ -39,7 +39,7 @@ def run(
 
     Raises ``UserError`` and ``DataError`` for what a user can mend, before any work where that can be seen.
     """
-    asked = [specs] if isinstance(specs, RunSpec) else list(specs)
+    asked = [pairs] if isinstance(pairs, RunSpec) else list(pairs)
     _check_call(asked, limit, workers)
     say = each_once(say)
     clean_cache()
@@ -57,7 +57,7 @@ def run(
 
 def _check_call(specs: list[RunSpec], limit: int | None, workers: int) -> None:
     if not specs or (limit is not None and limit < 1) or workers < 1:
-        raise ValueError("there must be at least one spec, one image (limit) and one worker")
+        raise ValueError("there must be at least one pair, one image (limit) and one worker")
     devices = sorted({spec.device for spec in specs})
     if devices[1:]:
         raise UserError(f"runs of one pass are on one device, not on {' and '.join(devices)}: run them one by one")

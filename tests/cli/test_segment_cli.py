@@ -121,7 +121,7 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(
     (tmp_path / "a-folder.png").mkdir()
     (tmp_path / "link.png").symlink_to(own)
     monkeypatch.setattr("ovss.methods.registry.create_method", lambda *a, **k: pytest.fail("a model was loaded"))
-    monkeypatch.setattr("ovss.harness.cli.segment.create_method", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("ovss.harness.use.photo.create_method", lambda *a, **k: pytest.fail("a model was loaded"))
     before = tree(tmp_path)
     classes = [] if "--classes" in more else ["--classes", "cat, sky"]
     ended = bench("segment", str(own), *classes, *TINY, *more)

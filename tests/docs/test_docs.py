@@ -102,6 +102,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def save_photo() -> None:
+    """``photo.jpg`` in the working folder."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)).save("photo.jpg")
+
+
 def run(command: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     from ovss.harness.cli.main import main
 
@@ -125,7 +130,7 @@ def test_commands_run(
 ) -> None:
     """All of a document one after the other, in one folder."""
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)).save("photo.jpg")
+    save_photo()
     for command in commands_of(document):
         words = shlex.split(command, comments=True)
         if command.startswith(ONLY_NAMED):
@@ -141,6 +146,7 @@ def test_commands_run(
 @pytest.mark.parametrize("block", PYTHON, ids=lambda b: b.name)
 def test_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    save_photo()
     code = compile("\n" * block.line + block.text, str(block.document), "exec")
     exec(code, {"__name__": "documentation"})
 

@@ -1,0 +1,147 @@
+"""``segment_photo``: one photo, any words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...datasets.loader import Pixels, read_image
+from ...methods import create_method
+from ...methods.core.files import clean_cache
+from ..protocol.protocol import Protocol, lint_setting
+from ..report.overlay import class_colours, photo_sheet, save_png
+from ..runs.photo import Photo
+from ..runs.pipeline import Clock, Pipeline
+from ..runs.provenance import code_version, environment, source_hash
+from ..show.telling import Say, each_once, unsaid
+from .photo_request import Classes, PhotoRequest, photo_request
+
+_STRIP_ROWS = 256
+
+
+@dataclass(frozen=True)
+class SegmentedPhoto:
+    """``image`` (H, W, 3) uint8 RGB and ``labels`` (H, W), an index into ``classes`` for each pixel.
+
+    ``provenance`` is everything that decides which pixel gets which class, as JSON values; ``seconds`` are without
+    loading; ``note`` is to be said beside the result.
+    """
+
+    request: PhotoRequest
+    image: Pixels
+    labels: NDArray[np.integer]
+    provenance: dict[str, Any]
+    seconds: float
+    note: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.request.record.classes
+
+    @cached_property
+    def areas_px(self) -> dict[str, int]:
+        """Pixels of every class, counted a few rows at a time: ``bincount`` needs 8 bytes for each."""
+        strips = (self.labels[top : top + _STRIP_ROWS] for top in range(0, len(self.labels), _STRIP_ROWS))
+        counts = sum(np.bincount(strip.reshape(-1), minlength=len(self.classes)) for strip in strips)
+        return {name: int(n) for name, n in zip(self.classes, np.asarray(counts), strict=True)}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the photo that every class takes, 0 to 1."""
+        return {name: area / self.labels.size for name, area in self.areas_px.items()}
+
+    def save(self, path: Path) -> None:
+        """Write a PNG of the photo with the classes over it and a legend.  Raises ``UserError`` if it cannot be."""
+        colours, shares = class_colours(len(self.classes)), list(self.shares.values())
+        save_png(photo_sheet(self.image, self.labels, self.classes, colours, shares), path)
+
+
+def segment_photo(
+    photo: Path,
+    classes: Classes,
+    *,
+    method: str = "sclip",
+    protocol: str | Protocol = "unified",
+    changes: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    backbone: str | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+    allow_download: bool = False,
+    say: Say = unsaid,
+) -> SegmentedPhoto:
+    """Segment one image file into classes of your own: ``["cat", ["sofa", "couch"]]``, or a file with one per line.
+
+    ``protocol`` gives geometry and scoring, ``changes`` change fields of it, ``options`` are the method's.  ``say`` is
+    told what looks wrong with the words.
+
+    Raises ``UserError`` and ``DataError`` for what a user can mend, before a model is loaded where that can be seen.
+    """
+    request = photo_request(
+        photo,
+        classes,
+        method=method,
+        protocol=protocol,
+        changes=changes or {},
+        options=options or {},
+        backbone=backbone,
+        weights=weights,
+        device=device,
+        allow_download=allow_download,
+    )
+    return segment_request(request, say)
+
+
+def segment_request(request: PhotoRequest, say: Say = unsaid) -> SegmentedPhoto:
+    """Load the method and segment the photo."""
+    clean_cache()
+    pipeline, say = _pipeline(request), each_once(say)
+    for level, text in [*lint_setting(request.setting, request.record), *pipeline.findings]:
+        if level == "warning":
+            say(text)
+    image, clock = read_image(request.photo), Clock()
+    labels: NDArray[Any] = pipeline.predict(Photo(image, request.photo.stem), clock).cpu().numpy()
+    seconds = sum(clock.seconds.values())
+    return SegmentedPhoto(request, image, labels, _provenance(request, pipeline), seconds, pipeline.note)
+
+
+def _pipeline(request: PhotoRequest) -> Pipeline:
+    setting = request.setting
+    method = create_method(
+        request.method,
+        backbone=request.backbone,
+        device=request.device,
+        dtype=getattr(torch, setting.precision),
+        weights=request.weights,
+        allow_download=request.allow_download,
+        **(setting.options_for(request.method) | request.options),
+    )
+    return Pipeline(method, setting, request.record)
+
+
+def _provenance(request: PhotoRequest, pipeline: Pipeline) -> dict[str, Any]:
+    method, machine = pipeline.method, environment(request.device)
+    return {
+        "method": request.method,
+        "method_provenance": method.provenance,
+        "weights": method.provenance.get("weights"),
+        "options": request.options,
+        "protocol": request.protocol.name,
+        "protocol_hash": request.setting.hash,
+        "setting": request.setting.model_dump(),
+        "words": dict(zip(request.record.classes, request.record.words, strict=True)),
+        "vocabulary_hash": pipeline.words.vocabulary.hash,
+        "refine": request.setting.refine,
+        "guide": pipeline.guide.provenance if pipeline.guide else None,
+        "precision": request.setting.precision,
+        "environment": machine,
+        "device": machine["device"],
+        "code_version": code_version(),
+        "source_hash": source_hash(),
+    }
