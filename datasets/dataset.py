@@ -244,7 +244,7 @@ class FolderDataset(Dataset):
             label = once(("label", label_path, id(self)), lambda: read_label(label_path, self.record))
         except DataError as error:
             problems += error.problems
-        if image is None or label is None:
+        if image is None or image.pixels is None or label is None:
             raise DataError(f"sample {image_id} cannot be read:", problems)
         misfit = size_problem(label_path, label.shape, image.pixels.shape)
         if misfit:
