@@ -142,13 +142,6 @@ class Run:
         store(self.folder / METRICS, metrics)
         store(self.folder / MANIFEST, manifest.sealed())
 
-    def result(self, wanted: tuple[str, ...] | None = None) -> EvalResult:
-        """Result over ``wanted`` (default: all images done so far), from the parts."""
-        frame = self.parts().frame
-        if wanted is not None:
-            frame = frame[frame["image"].isin(wanted)].reset_index(drop=True)
-        return _evaluated(frame, self.plan())
-
     def manifest(self) -> Manifest:
         """Raises ``UserError`` when the run was never finished, is damaged or of an older version."""
         return read_manifest(self.folder / MANIFEST)

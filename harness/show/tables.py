@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .escaping import json_text, plain_text
@@ -44,14 +44,6 @@ def print_line(text: str) -> None:
 def print_warning(text: str) -> None:
     """One warning on stderr."""
     sys.stderr.write(f"warning: {plain_text(text, keep=LINES)}\n")
-
-
-def print_warnings(found: Iterable[tuple[str, str]], but: Iterable[tuple[str, str]] = ()) -> None:
-    """The warnings among findings ``(level, text)``, each once, without those of ``but``."""
-    said = set(but)
-    for finding in dict.fromkeys(found):
-        if finding[0] == "warning" and finding not in said:
-            print_warning(finding[1])
 
 
 def print_json(value: Any) -> None:

@@ -354,7 +354,7 @@ def test_limit_then_more_equals_at_once(tmp_path: Path, ids: tuple[str, ...], un
     work(run, pipeline, ids[:10])  # nothing is left to do
     assert outputs(run) == undisturbed
     assert run.missing(ids[:12]) == ids[10:12]
-    assert run.result(ids[:3]).ids == ids[:3]
+    assert run.finished(ids[:3]).result.ids == ids[:3]
 
 
 @pytest.mark.usefixtures("every_image_a_part")
