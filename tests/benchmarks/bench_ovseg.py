@@ -26,7 +26,7 @@ from ovss.methods import Backbone, Vocabulary, load_backbone
 from ovss.methods.blocks.mask_crops import cut_masked
 from ovss.methods.blocks.region_queries import default_depth, region_features
 from ovss.methods.models import vit
-from ovss.methods.ovseg_tf import OVSegTF
+from ovss.methods.ovseg_tf import OVSegTF, OVSegTFOptions, classify
 
 PROPOSALS = 100
 GOAL = 3.0
@@ -55,16 +55,19 @@ def picture(height: int, width: int, proposals: int) -> tuple[Tensor, Tensor]:
 
 
 def method_for(backbone: Backbone, crop_batch: int) -> OVSegTF:
-    """With a vocabulary of 20 classes."""
-    method = OVSegTF(backbone, crop_batch=crop_batch)
-    method.encode(Vocabulary.from_names([f"thing number {n}" for n in range(20)], templates="simple"))
-    return method
+    """With crops in batches of this size."""
+    return OVSegTF(backbone, OVSegTFOptions(crop_batch=crop_batch))
 
 
-def seconds(method: OVSegTF, image: Tensor, masks: Tensor) -> float:
+def texts(method: OVSegTF) -> Tensor:
+    """A vocabulary of 20 classes."""
+    return method.encode_text(Vocabulary.from_names([f"thing number {n}" for n in range(20)], templates="simple")).text
+
+
+def seconds(method: OVSegTF, text: Tensor, image: Tensor, masks: Tensor) -> float:
     """CPU time to classify all masks."""
     started = time.process_time()
-    method.classify(image, masks)
+    classify(method.look(image, masks), text)
     return time.process_time() - started
 
 
@@ -72,12 +75,13 @@ def compare(title: str, backbone: Backbone, size: tuple[int, int], proposals: in
     """A row of the table."""
     image, masks = picture(*size, proposals)
     batched, single = method_for(backbone, 0), method_for(backbone, 1)
-    found, other = (one.classify(image, masks[: batched.crop_batch])[0] for one in (batched, single))
+    text = texts(batched)
+    found, other = (classify(one.look(image, masks[: batched.crop_batch]), text) for one in (batched, single))
     assert torch.allclose(found, other, rtol=1e-3, atol=1e-5), "batched and single crops differ"
     pairs = []
     for number in range(rounds):
         order = (batched, single) if number % 2 else (single, batched)
-        took = {id(method): seconds(method, image, masks) for method in order}
+        took = {id(method): seconds(method, text, image, masks) for method in order}
         pairs.append((took[id(batched)], took[id(single)]))
     started = time.process_time()
     cut_masked(image, masks, backbone.mean, backbone.std, side_px=batched.crop_px)

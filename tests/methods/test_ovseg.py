@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -11,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovss.harness.runs.conformity import check_method
-from ovss.methods import UserError, Vocabulary, WindowGeometry
+from ovss.methods import UserError, Vocabulary, WindowGeometry, create_method
 from ovss.methods.blocks.mask_crops import cut_masked
 from ovss.methods.blocks.mask_prompts import embed_crops
+from ovss.methods.core.picture import Picture
 from ovss.methods.models import vit
 from ovss.methods.models.mask_former import MaskNet
 from ovss.methods.models.ovseg_checkpoint import read_ovseg
@@ -21,6 +23,7 @@ from ovss.methods.ovseg import OVSeg
 
 from .ovseg_parts import SMALL, SMALL_RESNET, SWIN_B_VIT_L_14, Sizes, random_ovseg, random_state
 from .ovseg_reference import embed_with_prompts, propose
+from .with_words import WithWords
 
 VOCABULARY = Vocabulary.from_names(["cat", "dog, hound", "sky"], templates="vild14", separator=None)
 CPU = torch.device("cpu")
@@ -31,10 +34,14 @@ def _image(height: int = 70, width: int = 91, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def _method(sizes: Sizes = SMALL, **options: object) -> OVSeg:
-    method = OVSeg(weights=random_ovseg(sizes), **options)  # type: ignore[arg-type]
-    method.encode(VOCABULARY)
+def _made(sizes: Sizes = SMALL, **options: Any) -> OVSeg:
+    method = create_method("ovseg", weights=random_ovseg(sizes), **options)  # type: ignore[arg-type]
+    assert isinstance(method, OVSeg)
     return method
+
+
+def _method(**options: Any) -> WithWords:
+    return WithWords.of(_made(**options), VOCABULARY)
 
 
 def _relative(found: Tensor, wanted: Tensor) -> float:
@@ -163,29 +170,33 @@ def test_scores_equal_the_formulas(valid: int) -> None:
     torch.testing.assert_close(off.mixing, p, rtol=5e-3, atol=1e-5)
 
 
-def test_score_windows_is_the_same_with_a_plane_per_query() -> None:
-    method, images = _method(), torch.stack([_image(seed=1), _image(seed=2)])
-    dense = method.score_windows(images)
-    assert dense.shape == (2, 3, 70, 91)
-    for image, found in zip(images, dense, strict=True):
-        field = method.segment(image, WindowGeometry(32, 16))
-        assert field.frame == (70, 91) and len(field.boxes) == 1 and field.activated
-        assert torch.equal(field.dense().scores[0], found)
-
-
-def test_several_vocabularies_share_the_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_of_the_protocol_change_nothing() -> None:
     method = _method()
-    other = method.twin()
-    other.encode(Vocabulary.from_names(["boat", "tree"], templates="simple"))
+    for seed in (1, 2):
+        whole, cut = method.segment(_image(seed=seed)), method.segment(_image(seed=seed), WindowGeometry(32, 16))
+        assert cut.frame == (70, 91) and cut.boxes == cut.covers == ((0, 0, 70, 91),) and cut.activated
+        assert torch.equal(whole.scores, cut.scores) and torch.equal(whole.mixing, cut.mixing)  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def test_several_vocabularies_share_proposals_and_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And two methods on one mask network share its masks."""
+    method, other = _made(), _made(mask_threshold=0.5)
+    vocabularies = [VOCABULARY, Vocabulary.from_names(["boat", "tree"], templates="simple")]
+    alone = [method.segment(_image(), vocabulary) for vocabulary in vocabularies]
     calls = []
     run = MaskNet.forward
-    monkeypatch.setattr(MaskNet, "forward", lambda self, image: calls.append(1) or run(self, image))
-    fields = method.segment_with([method, other], _image(), WindowGeometry())
-    assert len(calls) == 1
-    for one, field in zip((method, other), fields, strict=True):
-        alone = one.segment(_image())
-        assert torch.equal(alone.mixing, field.mixing) and torch.equal(alone.scores, field.scores)  # type: ignore[arg-type]
-        assert field.query_to_class == one.vocabulary.query_to_class
+    monkeypatch.setattr(MaskNet, "forward", lambda self, image: calls.append("net") or run(self, image))
+    monkeypatch.setattr("ovss.methods.ovseg.embed_crops", lambda *a: calls.append("crops") or embed_crops(*a))
+    picture, geometry = Picture.of(_image()), WindowGeometry()
+    seen = method.encode_image(picture, geometry)
+    for vocabulary, wanted in zip(vocabularies, alone, strict=True):
+        field = method.score(seen, method.encode_text(vocabulary))
+        assert torch.equal(wanted.mixing, field.mixing) and torch.equal(wanted.scores, field.scores)  # type: ignore[arg-type]
+        assert field.query_to_class == vocabulary.query_to_class
+    assert calls == ["net", "crops"]
+    other.encode_image(picture, geometry)
+    assert calls == ["net", "crops", "crops"]
 
 
 def test_mask_prompts_and_half_precision_move_scores() -> None:
@@ -201,17 +212,25 @@ def test_mask_prompts_and_half_precision_move_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
-    [("mask_threshold", 1.0), ("mask_threshold", -0.1), ("ensemble_weight", 1.5), ("crop_batch", 0)],
+    ("option", "value", "told"),
+    [
+        ("mask_threshold", 1.0, "allowed is a number from 0 below 1 (probability above which"),
+        ("mask_threshold", -0.1, "allowed is a number from 0 below 1 (probability above which"),
+        ("ensemble_weight", 1.5, "allowed is a number from 0 to 1 (lambda"),
+        ("crop_batch", 0, "allowed is a whole number from 1 (crops that go through CLIP in one call"),
+        ("ensemble", 2, "allowed is true or false"),
+        ("checkpoint", "ovseg", "allowed is ovseg-swinb-vitl14, ovseg-r101c-vitb16 or ovseg-swinb-vitl14-prompts"),
+    ],
 )
-def test_senseless_options_are_refused(option: str, value: float) -> None:
-    with pytest.raises(UserError, match=re.escape(f"{option} is {value}")):
-        OVSeg(weights=random_ovseg(), **{option: value})  # type: ignore[arg-type]
+def test_senseless_options_are_refused(monkeypatch: pytest.MonkeyPatch, option: str, value: object, told: str) -> None:
+    monkeypatch.setattr("ovss.methods.ovseg.find_weights", None)
+    with pytest.raises(UserError, match=re.escape(f"method 'ovseg': option {option} is {value!r}: {told}")):
+        create_method("ovseg", **{option: value})
 
 
 @pytest.mark.parametrize("sizes", [SMALL, SMALL_RESNET], ids=["swin", "resnet"])
 def test_conformity(sizes: Sizes) -> None:
-    wrong = [c for c in check_method(lambda: OVSeg(weights=random_ovseg(sizes))) if not c.passed]
+    wrong = [c for c in check_method(lambda: _made(sizes)) if not c.passed]
     assert not wrong, wrong
 
 

@@ -7,10 +7,10 @@ import open_clip
 import pytest
 import torch
 
-from ovss.methods import UserError, Vocabulary
+from ovss.methods import UserError, Vocabulary, create_method
 from ovss.methods.models.mask_former import MaskNet
 from ovss.methods.models.ovseg_checkpoint import read_ovseg, released_name
-from ovss.methods.ovseg import OVSeg
+from ovss.methods.ovseg import OVSeg, OVSegOptions
 
 from ..ovseg_parts import (
     R101C_VIT_B_16,
@@ -104,19 +104,16 @@ def test_a_file_is_found_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("ovss.methods.models.weights.check_entry", lambda found: None)
     vocabulary = Vocabulary.from_names(["cat", "dog"], templates="simple")
     image = torch.randint(0, 256, (3, 70, 91), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    known = OVSeg(weights=random_ovseg())
-    known.encode(vocabulary)
-    wanted = known.segment(image)
+    wanted = OVSeg(weights=random_ovseg()).segment(image, vocabulary)
     for weights in (None, tmp_path / "ovseg-swinb-vitl14", str(tmp_path / "other" / "mine.pt")):
         method = OVSeg(weights=weights)
-        method.encode(vocabulary)
-        found = method.segment(image)
+        found = method.segment(image, vocabulary)
         assert torch.equal(found.scores, wanted.scores) and torch.equal(found.mixing, wanted.mixing)  # type: ignore[arg-type]
     assert method.provenance["weights"]["source"] == "file mine.pt"
     with pytest.raises(UserError, match="bench weights fetch ovseg-r101c-vitb16"):
-        OVSeg(checkpoint="ovseg-r101c-vitb16")
-    with pytest.raises(UserError, match="allowed are ovseg-swinb-vitl14, ovseg-r101c-vitb16"):
-        OVSeg(checkpoint="ovseg")
+        create_method("ovseg", checkpoint="ovseg-r101c-vitb16")
+    with pytest.raises(UserError, match="allowed is ovseg-swinb-vitl14, ovseg-r101c-vitb16"):
+        create_method("ovseg", checkpoint="ovseg")
 
 
 def _refused(path: Path, state: object) -> str:
@@ -166,4 +163,4 @@ def test_a_checkpoint_without_prompts(tmp_path: Path) -> None:
     assert without.prompts is None
     with pytest.raises(UserError, match="mask_prompts=false"):
         OVSeg(weights=without)
-    assert OVSeg(weights=without, mask_prompts=False).provenance["mask_prompts"] is False
+    assert OVSeg(OVSegOptions(mask_prompts=False), weights=without).provenance["mask_prompts"] is False
