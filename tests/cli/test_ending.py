@@ -215,7 +215,6 @@ def test_a_full_disk_does_not_stop_who_only_caches(
 
     Image.new("RGB", (64, 48), "green").save(photo)
     full_disk()
-    ended = bench(
-        "segment", "photo.png", "--classes", "a word for the full disk", "--backbone", "tiny-clip", "-o", "o.png"
-    )
+    small = ("--backbone", "tiny-clip", "--protocol", "tiny")
+    ended = bench("segment", "photo.png", "--classes", "a word for the full disk", *small, "-o", "o.png")
     assert ended.code == 2 and "o.png could not be written" in ended.err  # the picture, not the texts, stops it
