@@ -26,7 +26,7 @@ bench: $(READY)  ## run MaskCLIP on the embedded data set, print the table, writ
 	$(BIN)/bench run --method maskclip --dataset shapes --picture results/overlay.png
 
 test: $(READY)  ## all tests but the slow ones
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --durations=10
 
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/pytest -m slow

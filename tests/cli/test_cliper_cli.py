@@ -10,7 +10,7 @@ import pytest
 from ..datasets.miniatures import build
 
 Command = Callable[..., Any]
-SMALL = ("--set", "short_side_px=240")
+SMALL = ("--set", "short_side_px=176")
 
 
 def run(bench: Command, root: Path, dataset: str, protocol: str, *more: str, refine: str = "tiny-sd") -> Any:

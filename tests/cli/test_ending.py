@@ -1,6 +1,7 @@
 """How commands end: one paragraph, whatever failed, and the traceback for who asks for it."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -52,13 +53,17 @@ PLACES = {
 }
 
 
+def write_plugin(monkeypatch: pytest.MonkeyPatch, folder: Path, **lines: str) -> None:
+    """``mine:Mine``, with a line of its own in one place."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # that of the test before
+    (folder / "mine.py").write_text(PLUGIN.format(**{**dict.fromkeys(PLACES, "pass"), **lines}))
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_exceptions_of_a_plugin(bench: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
-    """In this process, which saves seconds; the next test goes through the console script."""
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "mine", raising=False)  # that of the place before
     line, words = PLACES[place]
-    (tmp_path / "mine.py").write_text(PLUGIN.format(**{**dict.fromkeys(PLACES, "pass"), place: line}))
+    write_plugin(monkeypatch, tmp_path, **{place: line})
     ended = bench("run", "-m", "mine:Mine", "-d", "shapes", "--limit", "1")
     assert ended.code == 2 and ended.out == "" and "Traceback" not in ended.err
     assert ended.err.startswith("error: ") and words in ended.err
@@ -67,14 +72,15 @@ def test_exceptions_of_a_plugin(bench: Command, monkeypatch: pytest.MonkeyPatch,
     assert "site-packages" not in ended.err and len(ended.err.splitlines()) <= 5
 
 
-def path_of(folder: Path) -> str:
-    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-
-
-def test_exceptions_of_a_plugin_in_workers_and_with_debug(console: Command, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(PLUGIN.format(**{**dict.fromkeys(PLACES, "pass"), "score": "helper(2)"}))
-    command = ("run", "-m", "mine:Mine", "-d", "shapes", "--limit", "4", "--workers", "2", "--debug")
-    ended = console(*command, PYTHONPATH=path_of(tmp_path))
+def test_exceptions_of_a_plugin_in_workers_and_with_debug(
+    bench: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Workers are forked here, which is quick; the console script spawns them (test_kill)."""
+    forked = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
+    monkeypatch.setenv("OVSS_DEBUG", "")  # what --debug sets is taken back
+    write_plugin(monkeypatch, tmp_path, score="helper(2)")
+    ended = bench("run", "-m", "mine:Mine", "-d", "shapes", "--limit", "4", "--workers", "2", "--debug")
     assert ended.code == 2 and "error: image test_0000" in ended.err and "in helper: return value / 0" in ended.err
     assert "Traceback" in ended.err and "engine.py" in ended.err
 
@@ -209,7 +215,6 @@ def test_a_full_disk_does_not_stop_who_only_caches(
 
     Image.new("RGB", (64, 48), "green").save(photo)
     full_disk()
-    ended = bench(
-        "segment", "photo.png", "--classes", "a word for the full disk", "--backbone", "tiny-clip", "-o", "o.png"
-    )
+    small = ("--backbone", "tiny-clip", "--protocol", "tiny")
+    ended = bench("segment", "photo.png", "--classes", "a word for the full disk", *small, "-o", "o.png")
     assert ended.code == 2 and "o.png could not be written" in ended.err  # the picture, not the texts, stops it

@@ -1,7 +1,7 @@
 """kill -9 at any moment, of any process: nothing is lost, nothing is counted twice, nobody is left behind.
 
 Starting Python with torch takes seconds, so a *launcher* with everything imported forks a ``bench`` for each attempt;
-one test goes through the console script instead.
+one test goes through the console script instead, up to the kill.
 """
 
 import contextlib
@@ -287,7 +287,7 @@ def test_a_second_process_is_refused(launcher: Launcher, variables: dict[str, st
 
 @needs_proc
 def test_console_script_killed_with_workers_and_resumed_with_one(
-    variables: dict[str, str], undisturbed: tuple[bytes, bytes], tmp_path: Path
+    launcher: Launcher, variables: dict[str, str], undisturbed: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
     script = str(Path(sys.executable).with_name("bench"))
     slow = {**variables, "SLOW_SECONDS": "0.4"}  # a part is written every two seconds
@@ -304,9 +304,7 @@ def test_console_script_killed_with_workers_and_resumed_with_one(
     assert len(helpers) >= 2, (tmp_path / "err").read_text()
     until(lambda: not any(map(parent_of, helpers)), 5, "workers outlive their parent")
     assert not list(tmp_path.glob("results/runs/*/counts.parquet"))
-    done = subprocess.run(
-        [script, *COMMAND], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["images"] == IMAGES
+    launcher.start(tmp_path)
+    assert launcher.wait() == 0, (tmp_path / "err").read_text()
+    assert json.loads((tmp_path / "out").read_text())["images"] == IMAGES
     check_nothing_twice(tmp_path, undisturbed)

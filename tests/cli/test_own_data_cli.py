@@ -1,10 +1,9 @@
 """``bench run`` and ``bench data check`` on a user's own data: what is said, and that nothing hangs or breaks."""
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,6 @@ from ..datasets.test_cases import HALVES, write
 from ..datasets.test_hostile_files import png
 
 Command = Callable[..., Any]
-END = "== the end =="
-ONE_AFTER_ANOTHER = f"""
-import json
-import sys
-
-from ovss.harness.cli.main import main
-
-for command in json.loads(sys.argv.pop()):
-    sys.argv[1:] = command
-    code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code or 0
-    print(code, end="{END}")
-    print(end="{END}", file=sys.stderr)
-"""
 RUN = ("run", "-m", "clip", "--backbone", "tiny-clip", "--set", "templates=simple", "--set", "short_side_px=64")
 
 
@@ -145,21 +127,24 @@ def test_a_bad_record_is_one_paragraph(bench: Command, tmp_path: Path, field: st
         assert "Traceback" not in ended.err and ended.out == ""
 
 
-def test_a_file_name_that_is_no_utf_8_is_named(environment: dict[str, str], tmp_path: Path) -> None:
-    """In a process of its own, whose standard streams take UTF-8 only: one for all three, torch takes seconds."""
+def test_a_file_name_that_is_no_utf_8_is_named(bench: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Standard streams take UTF-8 only, as they do in a terminal."""
     path = write(tmp_path / "set")
     odd = os.fsdecode(os.fsencode(tmp_path / "set/images") + b"/caf\xe9.jpg")
     try:
         Path(odd).write_bytes((tmp_path / "set/images/0.jpg").read_bytes())
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
-    check = ["data", "check", str(path)]
-    commands = [check, [*check, "--json"], [*RUN, "-d", str(path)]]
-    called = [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(commands)]
-    strict = {**environment, "PYTHONIOENCODING": "utf-8:strict"}
-    done = subprocess.run(called, cwd=tmp_path, env=strict, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, done.stderr
-    ended = list(zip(done.stdout.split(END)[:-1], done.stderr.split(END)[:-1], strict=True))
-    assert len(ended) == len(commands)
-    for out, err in ended:
-        assert out.endswith(("1", "2")) and "caf\\xe9.jpg" in (out + err).replace("\\\\", "\\")
+    check = ("data", "check", str(path))
+    for command in (check, (*check, "--json"), (*RUN, "-d", str(path))):
+        streams = {name: TextIOWrapper(BytesIO(), "utf-8", "strict") for name in ("stdout", "stderr")}
+        with monkeypatch.context() as patch:
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
+            code = bench(*command).code
+        said = ""
+        for stream in streams.values():
+            stream.seek(0)
+            said += stream.read()
+        assert code in (1, 2) and "Traceback" not in said
+        assert "caf\\xe9.jpg" in said.replace("\\\\", "\\")

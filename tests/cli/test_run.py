@@ -156,7 +156,8 @@ def test_tiny_clip_on_the_camvid_layout(
     bench: Command, camvid: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setenv("OVSS_DATA", str(camvid))
-    found = bench("run", "-m", method, "-d", "camvid", "--backbone", "tiny-clip", "--json").json()
+    command = ("run", "-m", method, "-d", "camvid", "--backbone", "tiny-clip", "--set", "short_side_px=224")
+    found = bench(*command, "--json").json()
     check_document(found, 2)
     assert "ranks do not transfer" in found["note"]  # the weights are not real ones
 

@@ -385,9 +385,9 @@ def test_score_equal_to_the_x_coordinate_survives(geometry: WindowGeometry) -> N
 @pytest.mark.parametrize("made", [{"frame": (112, 160), "classes": 21}, {"frame": (230, 300), "geometry": SLIDING}])
 @pytest.mark.parametrize("rule", [DecodeRule(), DecodeRule(40.0, probability_threshold=0.3, background=0)], ids=str)
 def test_block_sizes_do_not_matter(made: dict[str, Any], rule: DecodeRule, monkeypatch: pytest.MonkeyPatch) -> None:
-    field, size = make_field(**made), (119, 163)
+    field, size = make_field(**made), (61, 83)
     scores, labels = exact_scores(field, size), decode(field, size, rule)
-    for block, expanded in ((1, 1), (1, 24 << 20), (4 * 163 * 21 * 5, 1), (4 * 163 * 21 * 7, 4 * 163 * 21 * 9)):
+    for block, expanded in ((1, 1), (1, 24 << 20), (4 * 83 * 21 * 5, 1), (4 * 83 * 21 * 7, 4 * 83 * 21 * 9)):
         monkeypatch.setattr(tiles_module, "_BLOCK_BYTES", block)
         monkeypatch.setattr(tiles_module, "_EXPANDED_BYTES", expanded)
         other = decode(field, size, rule)
