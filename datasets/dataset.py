@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from .beside import PICTURES, Beside, find_beside, is_plain, visible_files
 from .dependence import clusters_of
 from .errors import DataError, Problem, shown
 from .lists import candidates, listed_lines
-from .loader import Labels, Pixels, label_digest, read_image_file, read_label
+from .loader import ImageFile, Labels, Pixels, label_digest, read_image_file, read_label
 from .record import PREPARED, DatasetRecord
 
 
@@ -46,6 +46,21 @@ def digest_of(image_sha256: str, label_sha256: str) -> str:
     return f"{image_sha256[:32]}:{label_sha256[:32]}" if image_sha256 or label_sha256 else ""
 
 
+T = TypeVar("T")
+
+
+class Once(Protocol):
+    """Gives the value of a key, and makes it for the first who asks (``ovss.methods.core.picture.Memo.once``)."""
+
+    def __call__(self, key: Hashable, read: Callable[[], T], /) -> T:
+        """The value."""
+
+
+def every_time(key: Hashable, read: Callable[[], T]) -> T:  # noqa: ARG001
+    """A ``Once`` that keeps nothing."""
+    return read()
+
+
 class Dataset(ABC):
     """What the harness needs of a data set.
 
@@ -66,8 +81,8 @@ class Dataset(ABC):
         return self.record.expected_images or len(self.ids)
 
     @abstractmethod
-    def load(self, image_id: str, seen: Sample | None = None) -> Sample:
-        """One sample.  ``seen`` is that of the same image file in another data set, if the caller has it already.
+    def load(self, image_id: str, once: Once = every_time) -> Sample:
+        """One sample.  What others may have read already is asked of ``once(key, read)``.
 
         Raises ``DataError`` that names the file.
         """
@@ -215,28 +230,26 @@ class FolderDataset(Dataset):
         label = self.labels / f"{image_id}{self.record.label_suffix}"
         return self.images / f"{image_id}{self.record.image_suffix}", label
 
-    def load(self, image_id: str, seen: Sample | None = None) -> Sample:
+    def load(self, image_id: str, once: Once = every_time) -> Sample:
         """See ``Dataset.load``."""
         image_path, label_path = self.files(image_id)
         problems: list[Problem] = []
-        image, sha256 = (seen.image, seen.image_sha256) if seen else (None, "")
+        image: ImageFile | None = None
         label: Labels | None = None
         try:
-            if image is None:
-                file = read_image_file(image_path)
-                image, sha256 = file.pixels, file.sha256
+            image = once(("image", image_path), lambda: read_image_file(image_path))
         except DataError as error:
             problems += error.problems
         try:
-            label = read_label(label_path, self.record)
+            label = once(("label", label_path, id(self)), lambda: read_label(label_path, self.record))
         except DataError as error:
             problems += error.problems
-        if image is None or label is None:
+        if image is None or image.pixels is None or label is None:
             raise DataError(f"sample {image_id} cannot be read:", problems)
-        misfit = size_problem(label_path, label.shape, image.shape)
+        misfit = size_problem(label_path, label.shape, image.pixels.shape)
         if misfit:
             raise DataError("a label does not fit its image:", [misfit])
-        return Sample(image_id, image, label, sha256, label_digest(label))
+        return Sample(image_id, image.pixels, label, image.sha256, label_digest(label))
 
 
 def size_problem(label_path: Path, label: tuple[int, ...], image: tuple[int, ...]) -> Problem | None:
@@ -273,7 +286,8 @@ class ShapesDataset(Dataset):
         """``<split>_00000`` and so on."""
         return tuple(f"{self.split}_{i:05d}" for i in range(self.COUNTS[self.split]))
 
-    def load(self, image_id: str, seen: Sample | None = None) -> Sample:  # noqa: ARG002
+    def load(self, image_id: str, once: Once = every_time) -> Sample:
         """Draw the scene."""
-        scene = shapes.make_scene(self.split, int(image_id.rpartition("_")[2]))
+        number = int(image_id.rpartition("_")[2])
+        scene = once(("scene", self.split, number), lambda: shapes.make_scene(self.split, number))
         return Sample(image_id, scene.image, scene.label)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .blocks.dense_clip import DenseClip, LastBlock
     from .core.errors import UserError
-    from .core.method import Method, MethodInfo
+    from .core.method import Method, MethodInfo, Words
+    from .core.options import Options
+    from .core.picture import Picture, Windows
     from .core.score_field import ScoreField
     from .core.vocabulary import Vocabulary
+    from .core.window_method import WindowMethod
     from .core.windows import Box, WindowGeometry
     from .models.backbone import Backbone, load_backbone
     from .names import list_methods
@@ -25,9 +28,14 @@ _HOMES = {
     "MethodInfo": "core.method",
     "ScoreField": "core.score_field",
     "Method": "core.method",
+    "Options": "core.options",
+    "Picture": "core.picture",
     "UserError": "core.errors",
     "Vocabulary": "core.vocabulary",
     "WindowGeometry": "core.windows",
+    "WindowMethod": "core.window_method",
+    "Windows": "core.picture",
+    "Words": "core.method",
     "create_method": "registry",
     "find_method": "registry",
     "list_methods": "names",
@@ -41,10 +49,15 @@ __all__ = [
     "LastBlock",
     "Method",
     "MethodInfo",
+    "Options",
+    "Picture",
     "ScoreField",
     "UserError",
     "Vocabulary",
     "WindowGeometry",
+    "WindowMethod",
+    "Windows",
+    "Words",
     "create_method",
     "find_method",
     "list_methods",

@@ -14,16 +14,19 @@ models/clip_dinoiser/clip_dinoiser.py).  Every row of the paper's ablation is a 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from .blocks.dense_clip import DenseClip, LastBlock, SeenPatches
+from .blocks.clip_method import ClipWords
+from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
 from .blocks.key_smoothing import SCALE, KeyNorm, projected_keys, smooth_by_keys
 from .core.errors import UserError
 from .core.method import MethodInfo
+from .core.picture import Windows
 from .core.vocabulary import Vocabulary
 from .models import vit
 from .models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
@@ -32,27 +35,57 @@ from .models.dinoiser_heads import DinoiserHeads, load_heads
 from .models.found import Found, load_found
 from .models.weights import find_weights, list_weights
 
-Pooling = Literal["none", "clip_keys", "dino_q", "dino_k", "dino_v", "trained"]
-Background = Literal["none", "found", "found_delta", "head_delta"]
-Layer = Literal["final", -1, -2, -3, -4, -5]
 Part = TypeVar("Part", DinoiserHeads, Dino, Found)
 TINY_HEADS = TINY_CLIP_FOLDER / "dinoiser_heads.safetensors"
 
 
+class CLIPDINOiserOptions(DenseClipOptions):
+    """Options of ``CLIPDINOiser``."""
+
+    pad: Literal["end"] | bool = Field(
+        "end",
+        description="windows that are no multiple of the patch: end pads with black below and to the right and "
+        "stretches the grid over the window, false drops the rest, true pads evenly with the mean colour and cuts",
+    )
+    positions: Literal["factor", "size"] = Field(
+        "size", description="how the position embedding is interpolated: by the target size or by a scale factor"
+    )
+    pooling: Literal["none", "clip_keys", "dino_q", "dino_k", "dino_v", "trained"] = Field(
+        "trained",
+        description="A: g, cosines of that slice of DINO ViT-B/16, probabilities smoothed by CLIP's keys (the paper's "
+        "row has no released code, hence key_norm), or none (MaskCLIP)",
+    )
+    background: Literal["none", "found", "found_delta", "head_delta"] = Field(
+        "none", description="rule for the background: FOUND alone, or FOUND or the second head where p is below delta"
+    )
+    gamma: float = Field(0.2, ge=0, lt=1, description="a cosine below which patches are unlike")
+    delta: float = Field(0.99, description="probability below which a patch is unsure")
+    layer: Literal["final", -1, -2, -3, -4, -5] = Field(
+        -3,
+        description="where I is taken, counted from the last block, or final for F.  In the last block itself I is "
+        "ln_2 of the value path, because the released code's hook fires there once more",
+    )
+    key_norm: KeyNorm = Field("channels", description="of clip_keys: keys normalised over channels or positions")
+    heads: str | None = Field(
+        None,
+        exclude=True,
+        description="file of the heads, or a name that `bench weights` lists; without it the "
+        "released ones, and for tiny-clip the embedded ones",
+    )
+    dino: str | None = Field(None, exclude=True, description="file or name of DINO ViT-B/16, as heads")
+    found: str | None = Field(
+        None, exclude=True, description="file or name of FOUND's head; its DINO is always the catalogue's"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "CLIPDINOiserOptions":
+        if self.pooling == "clip_keys" and self.background != "none":
+            raise ValueError("pooling=clip_keys goes with background=none: smoothed values are no probabilities")
+        return self
+
+
 class CLIPDINOiser(DenseClip):
     """See the module docstring for the equations.
-
-    ``pooling`` chooses A: "trained" (g), "dino_q", "dino_k", "dino_v" (cosines of that slice of DINO ViT-B/16),
-    "clip_keys" (probabilities smoothed by CLIP's keys; the paper's row has no released code, hence ``key_norm``),
-    "none" (MaskCLIP).  ``background``: "none"; "found" (FOUND alone); "found_delta", "head_delta" (with the confidence
-    condition).  With "clip_keys" it is "none": smoothed values are no probabilities that delta could judge.
-
-    ``layer`` is where I is taken, counted from the last block, or "final" for F.  In the last block itself I is ln_2 of
-    the value path, because the released code's hook fires there once more.
-
-    ``heads``, ``dino`` and ``found`` are checkpoint files, or names that `bench weights` lists; without them the
-    released ones are looked for, and for tiny-clip the embedded heads are used.  FOUND's own DINO ViT-S/8 is always
-    looked for.
 
     Scores are probabilities with a background rule or with "clip_keys", else cosines.  Where several texts speak for
     the background, p_0 is the first one's.
@@ -68,50 +101,30 @@ class CLIPDINOiser(DenseClip):
         published="CLIP-DINOiser",
     )
     last_block = LastBlock((), residual=True, ffn=True)
-    default_pooling: ClassVar[Pooling] = "trained"
+    options: CLIPDINOiserOptions
 
     def __init__(
         self,
         backbone: Backbone,
+        options: CLIPDINOiserOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        pad: bool | Literal["end"] = "end",
-        positions: vit.Positions = "size",
-        pooling: Pooling | None = None,
-        background: Background = "none",
-        gamma: float = 0.2,
-        delta: float = 0.99,
-        layer: Layer = -3,
-        key_norm: KeyNorm = "channels",
-        heads: str | DinoiserHeads | None = None,
-        dino: str | Dino | None = None,
-        found: str | Found | None = None,
+        heads: DinoiserHeads | None = None,
+        dino: Dino | None = None,
+        found: Found | None = None,
     ) -> None:
-        super().__init__(backbone, device, dtype, pad, positions)
-        self.pooling = pooling or self.default_pooling
-        self.background, self.layer, self.key_norm, self.gamma, self.delta = background, layer, key_norm, gamma, delta
-        self._check_options()
-        needs_heads = self.pooling == "trained" or background == "head_delta"
-        self.heads = self._load_heads(heads) if needs_heads else None
-        self._released = heads is None
-        self.dino = self._load_dino(dino) if self.pooling.startswith("dino_") else None
-        self.found = self._load_found(found) if background.startswith("found") else None
-
-    def _check_options(self) -> None:
-        choices = {"pooling": Pooling, "background": Background, "layer": Layer, "key_norm": KeyNorm}
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                allowed = ", ".join(map(str, get_args(kind)))
-                raise UserError(f"{name} is {getattr(self, name)!r}; allowed are {allowed}")
-        if not 0 <= self.gamma < 1:
-            raise UserError(f"gamma is {self.gamma}: it is a cosine below which patches are unlike, 0 or more, below 1")
-        if self.pooling == "clip_keys" and self.background != "none":
-            raise UserError("pooling=clip_keys goes with background=none: smoothed values are no probabilities")
-        if self.layer != "final" and len(self.tower.blocks) + self.layer < 0:
-            raise UserError(f"layer is {self.layer}, but the backbone has {len(self.tower.blocks)} blocks")
+        super().__init__(backbone, options, device, dtype)
+        chosen, count = self.options, len(self.tower.blocks)
+        if chosen.layer != "final" and count + chosen.layer < 0:
+            raise UserError(f"layer is {chosen.layer}, but the backbone has {count} blocks")
+        needs_heads = chosen.pooling == "trained" or chosen.background == "head_delta"
+        self.heads = self._load_heads(heads or chosen.heads) if needs_heads else None
+        self._released = heads is None and chosen.heads is None
+        self.dino = self._load_dino(dino or chosen.dino) if chosen.pooling.startswith("dino_") else None
+        self.found = self._load_found(found or chosen.found) if chosen.background.startswith("found") else None
 
     def _load_heads(self, heads: str | DinoiserHeads | None) -> DinoiserHeads:
-        width = self.tower.projection.shape[1] if self.layer == "final" else self.tower.class_token.shape[-1]
+        width = self.tower.projection.shape[1] if self.options.layer == "final" else self.tower.class_token.shape[-1]
         if isinstance(heads, DinoiserHeads):
             if heads.width != width:
                 raise UserError(f"the heads ({heads.source}) take features of width {heads.width}, layer has {width}")
@@ -140,16 +153,7 @@ class CLIPDINOiser(DenseClip):
     def provenance(self) -> dict[str, Any]:
         """See ``Method.provenance``."""
         parts = {"heads": self.heads, "dino": self.dino, "found": self.found}
-        return {
-            **super().provenance,
-            "pooling": self.pooling,
-            "background": self.background,
-            "gamma": self.gamma,
-            "delta": self.delta,
-            "layer": self.layer,
-            "key_norm": self.key_norm,
-            **{name: part.provenance for name, part in parts.items() if part is not None},
-        }
+        return {**super().provenance, **{n: part.provenance for n, part in parts.items() if part is not None}}
 
     @property
     def described(self) -> MethodInfo:
@@ -164,63 +168,66 @@ class CLIPDINOiser(DenseClip):
         info = self.info
         if any(weights.name == "clip-dinoiser-heads-voc" for weights in self.loaded):
             info = replace(info, trained_on=info.trained_on.replace("1000 ImageNet", "PASCAL VOC"))
-        constants = (self.pooling, self.gamma, self.delta, self.layer) == ("trained", 0.2, 0.99, -3)
+        chosen = self.options
+        constants = (chosen.pooling, chosen.gamma, chosen.delta, chosen.layer) == ("trained", 0.2, 0.99, -3)
         return info if constants and self._released else replace(info, published=None)
 
     @property
     def activated(self) -> bool:
-        """See ``Method.activated``."""
-        return self.background != "none" or self.pooling == "clip_keys"
+        """See ``WindowMethod.activated``."""
+        return self.options.background != "none" or self.options.pooling == "clip_keys"
 
-    def encode(self, vocabulary: Vocabulary) -> None:
+    def encode_text(self, vocabulary: Vocabulary) -> ClipWords:
         """Encode the queries.  Raises ``UserError`` where a background rule has no class to give patches to."""
-        background = vocabulary.background
-        if self.background != "none" and (background is None or background not in vocabulary.query_to_class):
+        background, rule = vocabulary.background, self.options.background
+        if rule != "none" and (background is None or background not in vocabulary.query_to_class):
             raise UserError(
-                f"background={self.background} needs a data set with a scored background and a text for it: leave the "
-                "option out (background=none), or choose another data set"
+                f"background={rule} needs a data set with a scored background and a text for it: leave the option out "
+                "(background=none), or choose another data set"
             )
-        super().encode(vocabulary)
+        return super().encode_text(vocabulary)
 
-    @torch.inference_mode()
-    def encode_windows(self, windows: Tensor) -> SeenPatches:
-        """Pooled features of windows ``(B, 3, H, W)`` uint8 RGB; saliency and keys where a rule needs them."""
-        tokens, inner, grid = self.walk(self.normalised(windows))
+    def encode_windows(self, windows: Windows) -> SeenPatches:
+        """Pooled features of windows; saliency and keys where a rule needs them."""
+        key = ("walk", self.tower, self.statistics, self.options.positions, self.options.layer)
+        tokens, inner, grid = windows.once(
+            (*key, self.padding_key(windows)), lambda: self.walk(self.normalised(windows.pixels))
+        )
         features = self.raw_features(tokens, grid)
         inner = features if inner is None else inner
-        rgb = self._rgb(windows, grid) if self.dino or self.found else None
-        if self.pooling not in ("none", "clip_keys"):
-            features = pool(features, self.affinity(inner, rgb, grid), self.gamma)
+        rgb = self._rgb(windows.pixels, grid) if self.dino or self.found else None
+        pooling = self.options.pooling
+        if pooling not in ("none", "clip_keys"):
+            features = pool(features, self.affinity(inner, rgb, grid), self.options.gamma)
         return SeenPatches(
             F.normalize(features, dim=-1).unflatten(1, grid),
-            projected_keys(self.tower.blocks[-1], tokens) if self.pooling == "clip_keys" else None,
-            self.salient(inner, rgb, grid).unflatten(1, grid) if self.background != "none" else None,
+            projected_keys(self.tower.blocks[-1], tokens) if pooling == "clip_keys" else None,
+            self.salient(inner, rgb, grid).unflatten(1, grid) if self.options.background != "none" else None,
         )
 
-    @torch.inference_mode()
-    def score_features(self, features: SeenPatches) -> Tensor:
+    def score_windows(self, seen: SeenPatches, words: ClipWords) -> Tensor:
         """Cosines, or probabilities where a rule needs them, ``(B, Q, h, w)`` float32."""
-        scores = super().score_features(features)
+        scores = super().score_windows(seen, words)
         if not self.activated:
             return scores
         probabilities = (SCALE * scores).softmax(dim=1)
-        if features.salient is not None:
-            return self._with_background(probabilities, features.salient)
-        assert features.keys is not None  # see activated
-        smooth = smooth_by_keys(probabilities.flatten(2).transpose(1, 2), features.keys, 1.0, self.key_norm)
+        if seen.salient is not None:
+            return self._with_background(probabilities, seen.salient, words.vocabulary)
+        assert seen.keys is not None  # see activated
+        smooth = smooth_by_keys(probabilities.flatten(2).transpose(1, 2), seen.keys, 1.0, self.options.key_norm)
         return smooth.transpose(1, 2).unflatten(2, scores.shape[2:])
 
     def walk(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         """Input of the last block ``(B, 1 + N, D)``, I ``(B, N, D)`` float32 (None for layer "final"), and the grid."""
-        x, grid = vit.embed(self.tower, pixels, self.positions)
+        x, grid = vit.embed(self.tower, pixels, self.options.positions)
         *blocks, last = self.tower.blocks
         inner = None
         for number, block in enumerate(blocks, start=-len(blocks) - 1):
             y = vit.attend(block, x)
-            if number == self.layer:
+            if number == self.options.layer:
                 inner = vit.norm(y[:, 1:], block.ln_2).float()
             x = vit.add_ffn(block, y)
-        if self.layer == -1:
+        if self.options.layer == -1:
             patches = x[:, 1:]
             inner = vit.norm(patches + vit.project_out(last, vit.values(last, patches)), last.ln_2).float()
         return x, inner, grid
@@ -228,9 +235,9 @@ class CLIPDINOiser(DenseClip):
     def _rgb(self, windows: Tensor, grid: tuple[int, int]) -> Tensor:
         """What the grid's patches show, for DINO and FOUND: ``(B, 3, h * patch, w * patch)`` float32 in [0, 1]."""
         rgb = self.padded(windows).float() / 255
-        if self.pad is True:
+        if self.options.pad is True:
             (top, bottom), (left, right) = (self._padding(side) for side in rgb.shape[2:])
-            mean = self._mean / 255
+            mean = torch.tensor(self.statistics[0], device=self.device).view(3, 1, 1) * 255 / 255
             rgb = F.pad(rgb - mean, (left, right, top, bottom)) + mean
         height, width = (count * self.tower.patch_px for count in grid)
         return rgb[:, :, :height, :width]
@@ -242,7 +249,7 @@ class CLIPDINOiser(DenseClip):
             return self.heads.affinity(inner, grid)
         assert rgb is not None
         last = self.dino.qkv(self.dino.normalise(rgb))
-        unit = F.normalize({"dino_q": last.q, "dino_k": last.k, "dino_v": last.v}[self.pooling], dim=-1)
+        unit = F.normalize({"dino_q": last.q, "dino_k": last.k, "dino_v": last.v}[self.options.pooling], dim=-1)
         return unit @ unit.transpose(1, 2)
 
     def salient(self, inner: Tensor, rgb: Tensor | None, grid: tuple[int, int]) -> Tensor:
@@ -254,14 +261,21 @@ class CLIPDINOiser(DenseClip):
         saliency = F.interpolate(self.found.saliency(rgb), grid, mode="bilinear", align_corners=False)
         return saliency.flatten(1) > 0.5
 
-    def _with_background(self, probabilities: Tensor, salient: Tensor) -> Tensor:
+    def _with_background(self, probabilities: Tensor, salient: Tensor, vocabulary: Vocabulary) -> Tensor:
         """p_0 = 1, in place, for patches that are not salient and, with delta, unsure; other classes stay."""
-        background = self.vocabulary.background
-        assert background is not None  # see encode
-        unsure = probabilities.amax(dim=1) < self.delta
-        lost = ~salient if self.background == "found" else ~salient & unsure
-        probabilities[:, self.vocabulary.query_to_class.index(background)].masked_fill_(lost, 1.0)
+        assert vocabulary.background is not None  # see encode_text
+        unsure = probabilities.amax(dim=1) < self.options.delta
+        lost = ~salient if self.options.background == "found" else ~salient & unsure
+        probabilities[:, vocabulary.query_to_class.index(vocabulary.background)].masked_fill_(lost, 1.0)
         return probabilities
+
+
+class DINOPoolOptions(CLIPDINOiserOptions):
+    """Options of ``DINOPool``."""
+
+    pooling: Literal["none", "clip_keys", "dino_q", "dino_k", "dino_v", "trained"] = Field(
+        "dino_v", description="A, as for CLIP-DINOiser"
+    )
 
 
 class DINOPool(CLIPDINOiser):
@@ -275,8 +289,7 @@ class DINOPool(CLIPDINOiser):
         backbone="ViT-B-16/laion2b_s34b_b88k",
         offline=False,
     )
-
-    default_pooling = "dino_v"
+    options: DINOPoolOptions
 
 
 def pool(features: Tensor, affinity: Tensor, gamma: float) -> Tensor:

@@ -10,6 +10,7 @@ Wysoczanska et al., WACV 2024, arXiv:2309.14289, in the form of the released cod
 src/clip_conv.py, eval_clipconv.py).
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
-from .blocks.clip_method import ClipMethod
+from .blocks.clip_method import ClipMethod, ClipWords
 from .core.method import MethodInfo
+from .core.options import Options
+from .core.picture import Picture
 from .core.score_field import ScoreField
-from .core.windows import WindowGeometry, cut
+from .core.windows import Box, WindowGeometry, cut
 from .models import vit
 from .models.backbone import Backbone
-from .models.dino import load_dino
+from .models.dino import find_dino
 from .models.found import Found, load_found
 from .models.weights import find_weights
 
@@ -34,16 +38,30 @@ SIDE_PX = 256
 SCALES = tuple(WindowGeometry(px, px // 2) for px in (256, 128, 64))
 
 
-class CLIPDIY(ClipMethod):
+class CLIPDIYOptions(Options):
+    """Options of ``CLIPDIY``."""
+
+    found: str | None = Field(None, exclude=True, description="file of FOUND's head; without it that of the catalogue")
+    dino: str | None = Field(
+        None, exclude=True, description="file of FOUND's DINO ViT-S/8; without it that of the catalogue"
+    )
+
+
+@dataclass(frozen=True)
+class SeenCrops:
+    """CLIP's embeddings of the crops of a picture, ``(59, dim)`` float32, unit length."""
+
+    picture: Picture
+    embeddings: Tensor
+
+
+class CLIPDIY(ClipMethod[SeenCrops]):
     """See the module docstring for the equations.
 
     Where no background is scored (the vocabulary has none, or none with a text), S cannot tell classes apart: scores
     are the plain mean M, softmax included.  The released code always has a background.
 
     The whole image is seen at once: the crops are the method's own, and windows of a protocol have no effect.
-
-    ``found`` is FOUND itself or the file of its head, ``dino`` the file of its DINO ViT-S/8; without them those that
-    ``bench weights`` knows are used.
     """
 
     info = MethodInfo(
@@ -56,53 +74,44 @@ class CLIPDIY(ClipMethod):
         offline=False,
     )
 
+    options: CLIPDIYOptions
+
     def __init__(
         self,
         backbone: Backbone,
+        options: CLIPDIYOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        found: str | Found | None = None,
-        dino: str | None = None,
+        found: Found | None = None,
     ) -> None:
-        super().__init__(backbone, device, dtype)
-        self.found = found if isinstance(found, Found) else self._load_found(found, dino)
+        super().__init__(backbone, options, device, dtype)
+        self.size_multiple_px = None
+        self.found = found or self._load_found()
 
-    def _load_found(self, head: str | None, dino: str | None) -> Found:
-        small = find_weights("dino-vits8-300ep", Path(dino) if dino else None)
-        path = find_weights("found-head", Path(head) if head else None)
-        return load_found(path, load_dino(small, self.device, self.dtype))
+    def _load_found(self) -> Found:
+        small = find_dino("dino-vits8-300ep", self.options.dino, self.device, self.dtype)
+        return load_found(find_weights("found-head", Path(self.options.found) if self.options.found else None), small)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """See ``Method.provenance``."""
         return {**super().provenance, "found": self.found.provenance}
 
-    @property
-    def activated(self) -> bool:
-        """See ``Method.activated``."""
-        return True
+    def encode_image(self, picture: Picture, geometry: WindowGeometry) -> SeenCrops:  # noqa: ARG002
+        """See ``Method.encode_image``."""
+        input_px = self.tower.stored_side * self.tower.patch_px
+        return SeenCrops(picture, self._embed(cut_crops(picture.pixels, input_px)))
 
-    def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8) -> ScoreField:  # noqa: ARG002
-        """See ``Method.segment``; one box that is the whole image, whatever ``geometry`` says."""
-        return super().segment(image, WindowGeometry(), batch_size)
-
-    def score_windows(self, windows: Tensor) -> Tensor:
-        """Probabilities, each window an image by itself: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, 256, 256)`` float32."""
-        return torch.stack([self._score(window) for window in windows])
-
-    @torch.inference_mode()
-    def _score(self, image: Tensor) -> Tensor:
-        vocabulary, text = self.vocabulary, self.text  # a clear error first when encode was forgotten
-        maps = mean_of_scales(self._embed(cut_crops(image, self._input_px)) @ text.T)
-        if vocabulary.background in vocabulary.query_to_class:
-            owner = torch.tensor(vocabulary.query_to_class, device=self.device).view(-1, 1, 1)
-            saliency = self._saliency(image)
-            maps *= torch.where(owner == vocabulary.background, 1 - saliency, saliency)
-        return maps.softmax(dim=0)
-
-    @property
-    def _input_px(self) -> int:
-        return self.tower.stored_side * self.tower.patch_px
+    def score(self, seen: SeenCrops, words: ClipWords) -> ScoreField:
+        """Probabilities on 256 x 256 cells; FOUND is asked only where a background is scored."""
+        maps = mean_of_scales(seen.embeddings @ words.text.T)
+        owners, background = words.query_to_class, words.vocabulary.background
+        if background in owners:
+            owner = torch.tensor(owners, device=self.device).view(-1, 1, 1)
+            saliency = seen.picture.once(("saliency", self.found), lambda: self._saliency(seen.picture.pixels))
+            maps *= torch.where(owner == background, 1 - saliency, saliency)
+        whole = (Box(0, 0, *seen.picture.size),)
+        return ScoreField(maps.softmax(dim=0)[None], whole, whole, seen.picture.size, owners, activated=True)
 
     def _embed(self, crops: Tensor) -> Tensor:
         """CLIP's image embeddings, ``(N, dim)`` float32, unit length."""

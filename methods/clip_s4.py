@@ -18,34 +18,50 @@ weights; that the pool holds CLIP's features over superpixels; that unknown prot
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from .blocks.clip_method import ClipMethod
+from .blocks.clip_method import ClipMethod, ClipWords
 from .core.errors import UserError
 from .core.method import MethodInfo
+from .core.options import Options
+from .core.picture import Windows
 from .core.vocabulary import Vocabulary
+from .core.window_method import SeenWindows, WindowMethod
 from .core.windows import Box
 from .models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
 from .models.clip_s4 import S4Weights, cluster, load_weights, segment_means, top_prototypes
 
-Classifier = Literal["prototype", "text"]
 TINY_S4 = TINY_CLIP_FOLDER / "clip_s4.safetensors"
 OURS = "clip-s4-like is our reconstruction, not CLIP-S4"
 _ROUNDS = 10
 
 
-class CLIPS4Like(ClipMethod):
-    """See the module docstring.
+class CLIPS4Options(Options):
+    """Options of ``CLIPS4Like``."""
 
-    ``classifier``: "prototype" (image side, from the stored pool) or "text" (the text embedding itself).  ``smooth``
-    averages embeddings over the segments of a spherical k-means that starts from ``smooth`` x ``smooth`` cells; 0 is
-    off.  ``encoder`` is a file that ``bench train clip-s4`` wrote; without it the embedded one is used, which fits
-    tiny-clip only.
-    """
+    classifier: Literal["prototype", "text"] = Field(
+        "prototype", description="what embeddings are compared with: prototypes from the stored pool, or the texts"
+    )
+    smooth: int = Field(
+        0,
+        ge=0,
+        description="cells a side from which a spherical k-means starts, over whose segments embeddings are averaged; "
+        "0 is off",
+    )
+    encoder: str | None = Field(
+        None,
+        exclude=True,
+        description="file that `bench train clip-s4` wrote; without it the embedded one, which fits tiny-clip only",
+    )
+
+
+class CLIPS4Like(WindowMethod[Tensor, ClipWords], ClipMethod[SeenWindows[Tensor]]):
+    """See the module docstring."""
 
     info = MethodInfo(
         name="clip-s4-like",
@@ -55,29 +71,23 @@ class CLIPS4Like(ClipMethod):
         trained_on="images without labels, class names, a frozen CLIP",
     )
 
+    options: CLIPS4Options
+
     def __init__(
         self,
         backbone: Backbone,
+        options: CLIPS4Options | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        classifier: Classifier = "prototype",
-        smooth: int = 0,
-        encoder: str | Path | S4Weights | None = None,
+        encoder: S4Weights | None = None,
     ) -> None:
-        super().__init__(backbone, device, dtype)
-        if classifier not in get_args(Classifier):
-            raise UserError(f"classifier is {classifier!r}; allowed are {', '.join(get_args(Classifier))}")
-        if smooth < 0:
-            raise UserError(f"smooth is {smooth}: it is the side of the grid that k-means starts from, 0 for off")
-        self.classifier, self.smooth, self.embedded = classifier, smooth, encoder is None
-        self.trained = self._find(encoder)
+        super().__init__(backbone, options, device, dtype)
+        self.embedded = encoder is None and self.options.encoder is None
+        self.trained = encoder or self._find(self.options.encoder)
         self._check()
         self._encoder = deepcopy(self.trained.encoder).to(self.device, dtype).eval()
-        self._targets: Tensor | None = None
 
-    def _find(self, encoder: str | Path | S4Weights | None) -> S4Weights:
-        if isinstance(encoder, S4Weights):
-            return encoder
+    def _find(self, encoder: str | None) -> S4Weights:
         if encoder is None and self.backbone.name != TINY_CLIP:
             raise UserError(
                 f"clip-s4-like has no weights for backbone {self.backbone.name}: nobody published any.  Train them "
@@ -96,18 +106,13 @@ class CLIPS4Like(ClipMethod):
                 f"({self.trained.clip_sha256[:17]}..., not {self.backbone.sha256[:17]}...): its embeddings mean "
                 "nothing to these texts.  Name the backbone it was trained with"
             )
-        if self.classifier == "prototype" and self.trained.pool is None:
+        if self.options.classifier == "prototype" and self.trained.pool is None:
             raise UserError(f"{self.trained.source} stores no pool of CLIP segment features: use classifier=text")
 
     @property
     def provenance(self) -> dict[str, Any]:
         """See ``Method.provenance``."""
-        return {
-            **super().provenance,
-            "classifier": self.classifier,
-            "smooth": self.smooth,
-            "encoder": self.trained.provenance,
-        }
+        return {**super().provenance, "encoder": self.trained.provenance}
 
     @property
     def described(self) -> MethodInfo:
@@ -122,43 +127,30 @@ class CLIPS4Like(ClipMethod):
         return "; ".join(filter(None, (OURS, super().note)))
 
     def cover(self, height: int, width: int) -> Box:
-        """See ``Method.cover``: the window, filled up to whole cells below and to the right."""
+        """See ``WindowMethod.cover``: the window, filled up to whole cells below and to the right."""
         stride = self.trained.encoder.spec.stride
         return Box(0, 0, height + -height % stride, width + -width % stride)
 
-    def encode(self, vocabulary: Vocabulary) -> None:
-        """Encode the queries, and find the prototype of each."""
-        super().encode(vocabulary)
-        self._targets = self.text
-        if self.classifier == "prototype":
-            assert self.trained.pool is not None  # see _check
-            self._targets = top_prototypes(self.text, self.trained.pool.to(self.device), self.trained.top)
+    def encode_text(self, vocabulary: Vocabulary) -> ClipWords:
+        """What embeddings are compared with: the queries' embeddings, or the prototype of each."""
+        words = super().encode_text(vocabulary)
+        if self.options.classifier == "text":
+            return words
+        assert self.trained.pool is not None  # see _check
+        return replace(words, text=top_prototypes(words.text, self.trained.pool.to(self.device), self.trained.top))
 
-    @property
-    def targets(self) -> Tensor:
-        """What embeddings are compared with, ``(Q, dim)`` float32, unit length.  ``UserError`` before ``encode``."""
-        _ = self.vocabulary  # the clear error
-        assert self._targets is not None
-        return self._targets
-
-    def score_windows(self, windows: Tensor) -> Tensor:
-        """Cosines: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, h, w)`` float32 in [-1, 1]."""
-        return self.score_features(self.encode_windows(windows))
-
-    @torch.inference_mode()
-    def encode_windows(self, windows: Tensor) -> Tensor:
-        """Pixel embeddings: ``(B, 3, H, W)`` uint8 RGB -> ``(B, dim, h, w)`` float32, unit length."""
-        pixels = self.normalised(windows)
+    def encode_windows(self, windows: Windows) -> Tensor:
+        """Pixel embeddings ``(B, dim, h, w)`` float32, unit length."""
+        pixels = self.normalised(windows.pixels)
         box = self.cover(*pixels.shape[2:])
         z = self._encoder(
             F.pad(pixels, (0, box.right - pixels.shape[3], 0, box.bottom - pixels.shape[2]), mode="replicate")
         )
-        return smoothed(z, self.smooth) if self.smooth else z
+        return smoothed(z, self.options.smooth) if self.options.smooth else z
 
-    @torch.inference_mode()
-    def score_features(self, features: Tensor) -> Tensor:
-        """Cosines with the targets: ``(B, dim, h, w)`` -> ``(B, Q, h, w)`` float32."""
-        return torch.einsum("qd,bdhw->bqhw", self.targets, features)
+    def score_windows(self, seen: Tensor, words: ClipWords) -> Tensor:
+        """Cosines with the targets, ``(B, Q, h, w)`` float32 in [-1, 1]."""
+        return torch.einsum("qd,bdhw->bqhw", words.text, seen)
 
 
 def smoothed(z: Tensor, side: int) -> Tensor:

@@ -30,28 +30,29 @@ Sun et al., ICCV 2025, arXiv:2411.13836, in the form of the released code (linsu
 modified_clip/model.py; v2 is commit c05fa41, v1 is commit 0c32ff2).
 """
 
-import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from .blocks.clip_method import ClipMethod
+from .blocks.clip_method import ClipMethod, ClipWords
 from .blocks.early_fusion import Attention, FusedFeatures, fuse_layers
 from .core.errors import UserError
 from .core.method import MethodInfo
+from .core.options import Options
+from .core.picture import Windows
 from .core.vocabulary import Vocabulary
+from .core.window_method import SeenWindows, WindowMethod
 from .core.windows import WindowGeometry, cut
 from .models.backbone import Backbone
-
-Variant = Literal["v1", "v2"]
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """What of an image's scores does not depend on the vocabulary.
+    """What of an image's scores does not depend on the words.
 
     ``views`` is ``(V, K, h * w, dim)`` float32: the whole image and, with windows, what they saw; K layers.
     ``attention`` is Abar, ``(h * w, h * w)`` float32.
@@ -62,14 +63,33 @@ class EncodedImage:
     grid: tuple[int, int]
 
 
-class CLIPer(ClipMethod):
+class CLIPerOptions(Options):
+    """Options of ``CLIPer``; the last three are for ablations."""
+
+    variant: Literal["v1", "v2"] = Field("v2", description="which of the two released programs")
+    attention_threshold: float = Field(
+        0.2, ge=0, lt=1, description="t: part of a query's largest probability below which it counts as 0; 0 is off"
+    )
+    select_layer: int = Field(-1, le=-1, description="sel, counted from the end; v1 has the last")
+    window_px: int = Field(0, ge=0, description="side of windows, a multiple of the patch; 0: none, as v1 always")
+    stride_px: int = Field(112, gt=0, description="distance of windows, a multiple of the patch")
+    logit_scale: float = Field(100.0, gt=0, description="s; the paper uses 50 to 100")
+    fusion: bool = Field(True, description="the mean over layers; false: the layer sel alone")
+    propagate: bool = Field(True, description="spread along Abar; false: Abar is the identity (G of windows stays)")
+    attention: Attention = Field("fused", description="what the last block attends by: see early_fusion")
+
+    @model_validator(mode="after")
+    def _check(self) -> "CLIPerOptions":
+        if self.variant == "v1" and (self.window_px or self.select_layer != -1):
+            raise ValueError(
+                f"variant v1 has neither windows nor a choice of layer: window_px is {self.window_px} and select_layer "
+                f"{self.select_layer}, allowed are 0 and -1.  variant=v2 has both"
+            )
+        return self
+
+
+class CLIPer(WindowMethod[tuple[EncodedImage, ...], ClipWords], ClipMethod[SeenWindows[tuple[EncodedImage, ...]]]):
     """See the module docstring for the equations.
-
-    ``attention_threshold`` is t (v1's is 0.2), ``select_layer`` is sel, counted from the end.  ``window_px`` (0: none)
-    and ``stride_px`` are multiples of the patch.  ``logit_scale`` is s.
-
-    The rest is for ablations.  ``fusion`` False: the layer sel alone, without the mean over layers.  ``propagate``
-    False: Abar is the identity (G of windows stays).  ``attention``: see ``fuse_layers``.
 
     Scores are between 0 and about 2, for queries of the background as for any other.  Without any query of the
     foreground there is no mean over them either, and T is the queries alone.
@@ -84,146 +104,97 @@ class CLIPer(ClipMethod):
         published="CLIPer (whole)",
     )
 
+    options: CLIPerOptions
+
     def __init__(
         self,
         backbone: Backbone,
+        options: CLIPerOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        variant: Variant = "v2",
-        attention_threshold: float = 0.2,
-        select_layer: int = -1,
-        window_px: int = 0,
-        stride_px: int = 112,
-        logit_scale: float = 100.0,
-        fusion: bool = True,
-        propagate: bool = True,
-        attention: Attention = "fused",
     ) -> None:
-        super().__init__(backbone, device, dtype)
-        self.variant, self.attention, self.fusion, self.propagate = variant, attention, fusion, propagate
-        self.attention_threshold, self.logit_scale = attention_threshold, logit_scale
-        self.select_layer, self.window_px, self.stride_px = select_layer, window_px, stride_px
-        self._check_options()
+        super().__init__(backbone, options, device, dtype)
         count = len(self.tower.blocks)
-        self._selected = count + select_layer
-        self._layers = tuple(range(count)) if fusion else (self._selected,)
-        self._texts: Tensor | None = None
+        self._check_fit(count, self.tower.patch_px)
+        self._selected = count + self.options.select_layer
+        self._layers = tuple(range(count)) if self.options.fusion else (self._selected,)
 
-    def _check_options(self) -> None:
-        for name, kind in {"variant": Variant, "attention": Attention}.items():
-            if getattr(self, name) not in get_args(kind):
-                raise UserError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(get_args(kind))}")
-        if not 0 <= self.attention_threshold < 1:
-            raise UserError(
-                f"attention_threshold is {self.attention_threshold}: it is a part of a query's largest probability, so "
-                "0 (off) or more is allowed, below 1"
-            )
-        if not 0 < self.logit_scale < math.inf:
-            raise UserError(f"logit_scale is {self.logit_scale}: it must be larger than 0; the paper uses 50 to 100")
-        count = len(self.tower.blocks)
+    def _check_fit(self, count: int, patch: int) -> None:
+        chosen = self.options
         if count < 2:
             raise UserError("the backbone has one block: there is no earlier layer that CLIPer could fuse")
-        if not -count <= self.select_layer <= -1:
+        if chosen.select_layer < -count:
             raise UserError(
-                f"select_layer is {self.select_layer}: layers are counted from the end, -{count} to -1 are allowed"
+                f"select_layer is {chosen.select_layer}: layers are counted from the end, -{count} to -1 are allowed"
             )
-        if self.variant == "v1" and (self.window_px or self.select_layer != -1):
-            raise UserError(
-                f"variant v1 has neither windows nor a choice of layer: window_px is {self.window_px} and select_layer "
-                f"{self.select_layer}, allowed are 0 and -1.  variant=v2 has both"
-            )
-        self._check_windows()
-
-    def _check_windows(self) -> None:
-        window, stride, patch = self.window_px, self.stride_px, self.tower.patch_px
-        if window and (window % patch or stride % patch or not 0 < stride <= window):
+        window, stride = chosen.window_px, chosen.stride_px
+        if window and (window % patch or stride % patch or stride > window):
             raise UserError(
                 f"window_px is {window} and stride_px {stride}: both must be multiples of the patch, {patch} px, and "
                 "the stride no larger than the window.  window_px=0 is without windows"
             )
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """See ``Method.provenance``."""
-        return {
-            **super().provenance,
-            "variant": self.variant,
-            "attention_threshold": self.attention_threshold,
-            "select_layer": self.select_layer,
-            "window_px": self.window_px,
-            "stride_px": self.stride_px,
-            "logit_scale": self.logit_scale,
-            "fusion": self.fusion,
-            "propagate": self.propagate,
-            "attention": self.attention,
-        }
-
-    @property
     def described(self) -> MethodInfo:
         """See ``Method.described``; values of v1 and of ablations are not in the table."""
-        as_published = self.variant == "v2" and self.fusion and self.propagate and self.attention == "fused"
-        name = "CLIPer (sliding)" if self.window_px else self.info.published
+        chosen = self.options
+        ablated = not (chosen.fusion and chosen.propagate and chosen.attention == "fused")
+        as_published = chosen.variant == "v2" and not ablated
+        name = "CLIPer (sliding)" if chosen.window_px else self.info.published
         return replace(self.info, published=name if as_published else None)
 
     @property
     def activated(self) -> bool:
-        """See ``Method.activated``: sums of probabilities."""
+        """See ``WindowMethod.activated``: sums of probabilities."""
         return True
 
-    def encode(self, vocabulary: Vocabulary) -> None:
-        """See ``ClipMethod.encode``; the mean over the foreground is added."""
-        super().encode(vocabulary)
+    def encode_text(self, vocabulary: Vocabulary) -> ClipWords:
+        """See ``ClipMethod.encode_text``; the last row is the mean over the foreground, where there is any."""
+        words = super().encode_text(vocabulary)
         foreground = [k for k, owner in enumerate(vocabulary.query_to_class) if owner != vocabulary.background]
-        generic = [F.normalize(self.text[foreground].mean(dim=0, keepdim=True), dim=-1)] if foreground else []
-        self._texts = torch.cat([self.text, *generic])
+        generic = [F.normalize(words.text[foreground].mean(dim=0, keepdim=True), dim=-1)] if foreground else []
+        return replace(words, text=torch.cat([words.text, *generic]))
 
-    def score_windows(self, windows: Tensor) -> Tensor:
-        """Sums of probabilities: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, h, w)`` float32, 0 or more."""
-        return self.score_features(self.encode_windows(windows))
-
-    @torch.inference_mode()
-    def encode_windows(self, windows: Tensor) -> tuple[EncodedImage, ...]:
-        """Features of each image: ``(B, 3, H, W)`` uint8 RGB."""
-        return tuple(self._encode_image(self.normalised(window[None])) for window in windows)
+    def encode_windows(self, windows: Windows) -> tuple[EncodedImage, ...]:
+        """Features of each window, an image by itself."""
+        return tuple(self._encode_image(self.normalised(window[None])) for window in windows.pixels)
 
     def _encode_image(self, pixels: Tensor) -> EncodedImage:
-        whole = fuse_layers(self.tower, pixels, self._layers, self.attention)
+        whole = fuse_layers(self.tower, pixels, self._layers, self.options.attention)
         views = [whole.unit[:, 0]]
-        if self.window_px:
+        if self.options.window_px:
             views.append(self._seen_by_windows(pixels[0], whole.grid))
         return EncodedImage(torch.stack(views), whole.attention[0], whole.grid)
 
     def _seen_by_windows(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """``G^T U_k``: ``(3, H, W)`` -> ``(K, h * w, dim)``."""
         patch = self.tower.patch_px
-        boxes = WindowGeometry(self.window_px, self.stride_px).boxes(grid[0] * patch, grid[1] * patch)
-        seen = fuse_layers(self.tower, cut(pixels, boxes), self._layers, self.attention)
+        boxes = WindowGeometry(self.options.window_px, self.options.stride_px).boxes(grid[0] * patch, grid[1] * patch)
+        seen = fuse_layers(self.tower, cut(pixels, boxes), self._layers, self.options.attention)
         place = torch.arange(grid[0] * grid[1], device=pixels.device).view(grid)
         cells = [place[b.top // patch : b.bottom // patch, b.left // patch : b.right // patch].flatten() for b in boxes]
         return _mix_windows(seen, cells, place.numel())
 
-    @torch.inference_mode()
-    def score_features(self, features: tuple[EncodedImage, ...]) -> Tensor:
-        """Sums of probabilities, from ``encode_windows``: ``(B, Q, h, w)`` float32."""
-        return torch.stack([self._score(image).T.unflatten(1, image.grid) for image in features])
+    def score_windows(self, seen: tuple[EncodedImage, ...], words: ClipWords) -> Tensor:
+        """Sums of probabilities, ``(B, Q, h, w)`` float32, 0 or more."""
+        queries = len(words.query_to_class)
+        return torch.stack([self._score(image, words.text, queries).T.unflatten(1, image.grid) for image in seen])
 
-    def _score(self, image: EncodedImage) -> Tensor:
+    def _score(self, image: EncodedImage, texts: Tensor, queries: int) -> Tensor:
         """``(h * w, Q)``."""
-        _ = self.vocabulary  # the clear error
-        assert self._texts is not None
-        queries = len(self.text)
+        chosen = self.options
         averaged = []
         for layer, views in zip(self._layers, image.views.unbind(1), strict=True):
-            logits = self.logit_scale * views @ self._texts.T
+            logits = chosen.logit_scale * views @ texts.T
             probabilities = logits.softmax(dim=-1)[..., :queries].mean(dim=0)
             if layer == self._selected:
-                low = probabilities < self.attention_threshold * probabilities.amax(dim=0)
+                low = probabilities < chosen.attention_threshold * probabilities.amax(dim=0)
                 probabilities = selected = torch.where(low, 0.0, probabilities)
-            if self.fusion and (self.variant == "v2" or layer != self._selected):
+            if chosen.fusion and (chosen.variant == "v2" or layer != self._selected):
                 averaged.append(probabilities)
         spread = selected
-        if self.propagate:
-            spread = (image.attention.mT if self.variant == "v2" else image.attention) @ selected
+        if chosen.propagate:
+            spread = (image.attention.mT if chosen.variant == "v2" else image.attention) @ selected
         return spread + sum(averaged) / len(averaged) if averaged else spread
 
 

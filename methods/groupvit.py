@@ -18,16 +18,18 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from .blocks.group_scores import GroupMethod, Groups, checked_threshold, pixel_owner
+from .blocks.clip_method import ClipWords
+from .blocks.group_scores import GroupMethod, GroupOptions, Groups, pixel_owner
 from .core.errors import UserError
 from .core.loaded import record_own
-from .core.method import Method, MethodInfo
+from .core.method import MethodInfo
 from .core.tokenizer import Tokenizer
 from .core.vocabulary import Vocabulary
 from .models.backbone import Backbone
@@ -40,12 +42,20 @@ Checkpoint = Literal["groupvit-gcc-yfcc", "groupvit-gcc-redcaps"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+class GroupViTOptions(GroupOptions):
+    """Options of ``GroupViT``."""
+
+    checkpoint: Checkpoint = Field(
+        "groupvit-gcc-yfcc", exclude=True, description="released weights to look for where no file of them is given"
+    )
+
+
 class GroupViT(GroupMethod):
     """See the module docstring.
 
     ``weights`` is a folder as on the hub, an original ``.pth`` file, or the parts themselves; without it the folder of
-    ``checkpoint`` that ``bench weights`` knows is used.  ``background_threshold``: see ``group_scores``; the public
-    configurations have 0.95 (VOC21), 0.35 (Context60) and 0.95 (COCO-Object), for a background without a text.
+    ``checkpoint`` that ``bench weights`` knows is used.  The public configurations have a ``background_threshold`` of
+    0.95 (VOC21), 0.35 (Context60) and 0.95 (COCO-Object), for a background without a text.
 
     The numbers belong to windows of 448 px every 224 px of an image with a short side of 448 px.  The position
     embedding is resized by the target size (bicubic); rows and columns that do not fill a patch are dropped.  Texts are
@@ -63,21 +73,19 @@ class GroupViT(GroupMethod):
         offline=False,
     )
 
+    options: GroupViTOptions
+
     def __init__(
         self,
+        options: GroupViTOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: str | Path | GroupViTWeights | None = None,
-        checkpoint: Checkpoint = "groupvit-gcc-yfcc",
-        background_threshold: float | None = None,
     ) -> None:
-        super().__init__()
-        if checkpoint not in get_args(Checkpoint):
-            raise UserError(f"checkpoint is {checkpoint!r}; allowed are {', '.join(get_args(Checkpoint))}")
-        self.checkpoint, self.background_threshold = checkpoint, checked_threshold(background_threshold)
+        super().__init__(options)
         self.device, self.dtype = torch.device(device), dtype
         if not isinstance(weights, GroupViTWeights):
-            weights = load_groupvit(_find(checkpoint, weights))
+            weights = load_groupvit(_find(self.options.checkpoint, weights))
         self._source = {"source": weights.source, "sha256": _sha256(weights)}
         model = build_model(weights.config)
         model.load_state_dict(dict(weights.state))
@@ -86,7 +94,6 @@ class GroupViT(GroupMethod):
         self.vision, self.projection = model.vision_model.to(dtype), model.visual_projection
         self.group_count = model.config.vision_config.num_output_groups[-1]
         self._text_side = _text_side(model, weights)
-        self._text: Tensor | None = None
         self._mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1) * 255
         self._std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1) * 255
 
@@ -94,10 +101,9 @@ class GroupViT(GroupMethod):
     def provenance(self) -> dict[str, Any]:
         """See ``Method.provenance``."""
         return {
-            "method": self.info.name,
+            **super().provenance,
             "weights": {"name": "GroupViT", **self._source},
             "precision": str(self.dtype).removeprefix("torch."),
-            "background_threshold": self.background_threshold,
         }
 
     @property
@@ -108,20 +114,12 @@ class GroupViT(GroupMethod):
     @property
     def described(self) -> MethodInfo:
         """See ``Method.described``: the two checkpoints saw different images."""
-        pairs = {"groupvit-gcc-yfcc": "YFCC14M", "groupvit-gcc-redcaps": "RedCaps12M"}[self.checkpoint]
+        pairs = {"groupvit-gcc-yfcc": "YFCC14M", "groupvit-gcc-redcaps": "RedCaps12M"}[self.options.checkpoint]
         return replace(self.info, trained_on=f"image-text pairs of CC3M, CC12M and {pairs}, without masks")
 
-    def encode(self, vocabulary: Vocabulary) -> None:
-        """Encode the queries once (float32, cached on disk): means of text features that are not normalised first."""
-        Method.encode(self, vocabulary)
-        self._text = encode_queries(self._text_side, vocabulary, self.device, unit_prompts=False)
-
-    @property
-    def text(self) -> Tensor:
-        """See ``GroupMethod.text``."""
-        _ = self.vocabulary  # the clear error
-        assert self._text is not None
-        return self._text
+    def encode_text(self, vocabulary: Vocabulary) -> ClipWords:
+        """The queries' embeddings (float32, cached on disk): means of text features that are not normalised first."""
+        return ClipWords(vocabulary, encode_queries(self._text_side, vocabulary, self.device, unit_prompts=False))
 
     def group(self, window: Tensor) -> Groups:
         """See ``GroupMethod.group``."""

@@ -12,16 +12,18 @@ mmseg/models/backbones/vit.py, mmseg/models/decode_heads/maskclip_head.py).
 """
 
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from .blocks.dense_clip import DenseClip, LastBlock, SeenPatches
+from .blocks.clip_method import ClipWords
+from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
 from .blocks.key_smoothing import SCALE, KeyNorm, denoise_prompts, projected_keys, smooth_by_keys
-from .core.errors import UserError
 from .core.method import MethodInfo
+from .core.picture import Windows
 from .models import vit
 from .models.backbone import Backbone
 
@@ -30,21 +32,41 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class MaskCLIPOriginalOptions(DenseClipOptions):
+    """Options of ``MaskCLIPOriginal``; the first three are the differences, in the image tower alone."""
+
+    pad: Literal["end"] | bool = Field(
+        "end",
+        description="windows that are no multiple of the patch: end is the original's, zeros after the normalisation "
+        "below and to the right, the grid stretched over the window; false drops the rest, true pads evenly and cuts",
+    )
+    positions: Literal["factor", "size"] = Field(
+        "size",
+        description="how the position embedding is interpolated: by target size, as in the released code, or "
+        "by a scale factor",
+    )
+    exact_gelu: bool = Field(True, description="the exact GELU in place of the backbone's activation")
+    small_eps: bool = Field(True, description="LayerNorms with an epsilon of 1e-6 in place of the backbone's")
+    imagenet_statistics: bool = Field(True, description="images normalised by ImageNet's mean and deviation")
+    prompt_denoising: float = Field(
+        0.0, ge=0, le=1, description="probability that a query must reach somewhere, 0 is off; MaskCLIP+ has 0.5"
+    )
+    key_smoothing: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability below which a patch follows patches with similar keys, 0 is off; MaskCLIP+ has 1.0",
+    )
+    key_norm: KeyNorm = Field(
+        "positions", description="keys normalised over positions, as released, or over channels, as the paper says"
+    )
+
+
 class MaskCLIPOriginal(DenseClip):
-    """See the module docstring.
+    """See the module docstring.  The released configurations of MaskCLIP have both refinements off.
 
-    ``exact_gelu``, ``small_eps`` and ``imagenet_statistics`` are the three differences, in the image tower alone; with
-    False the backbone's own take their place.  ``prompt_denoising`` and ``key_smoothing`` are thresholds in [0, 1], 0
-    is off: the released configurations of MaskCLIP have both off, those of MaskCLIP+ have 0.5 and 1.0.  ``key_norm``:
-    see ``smooth_by_keys``.
-
-    ``pad="end"`` is the original's padding: zeros after the normalisation, that is ImageNet's mean colour, below and to
-    the right.  Padded patches take part in both refinements, and the grid is stretched over the image.
-
-    ``positions``: the position embedding is interpolated bicubically by target size, as in the released code.
-
-    Scores are cosines, -100 for removed queries; with key smoothing they are like probabilities, but do not sum to 1
-    and may be negative.
+    Padded patches take part in both refinements.  Scores are cosines, -100 for removed queries; with key smoothing they
+    are like probabilities, but do not sum to 1 and may be negative.
     """
 
     info = MethodInfo(
@@ -54,77 +76,50 @@ class MaskCLIPOriginal(DenseClip):
     )
     last_block = LastBlock((), residual=True, ffn=True)
 
+    options: MaskCLIPOriginalOptions
+
     def __init__(
         self,
         backbone: Backbone,
+        options: MaskCLIPOriginalOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        pad: bool | Literal["end"] = "end",
-        positions: vit.Positions = "size",
-        exact_gelu: bool = True,
-        small_eps: bool = True,
-        imagenet_statistics: bool = True,
-        prompt_denoising: float = 0.0,
-        key_smoothing: float = 0.0,
-        key_norm: KeyNorm = "positions",
     ) -> None:
-        super().__init__(backbone, device, dtype, pad, positions)
-        for name, threshold in {"prompt_denoising": prompt_denoising, "key_smoothing": key_smoothing}.items():
-            if not 0 <= threshold <= 1:
-                raise UserError(f"{name} is {threshold}: it is compared with probabilities, so 0 (off) to 1 is allowed")
-        if key_norm not in get_args(KeyNorm):
-            raise UserError(f"key_norm is {key_norm!r}; allowed are {', '.join(get_args(KeyNorm))}")
-        self.exact_gelu, self.small_eps, self.imagenet_statistics = exact_gelu, small_eps, imagenet_statistics
-        self.prompt_denoising, self.key_smoothing, self.key_norm = prompt_denoising, key_smoothing, key_norm
-        if exact_gelu:
+        super().__init__(backbone, options, device, dtype)
+        if self.options.exact_gelu:
             self.tower = _with_exact_gelu(self.tower)
-        if small_eps:
+        if self.options.small_eps:
             self.tower = _with_eps(self.tower, EPS)
-        if imagenet_statistics:
-            self._mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1) * 255
-            self._std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1) * 255
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """See ``Method.provenance``."""
-        return {
-            **super().provenance,
-            "exact_gelu": self.exact_gelu,
-            "small_eps": self.small_eps,
-            "imagenet_statistics": self.imagenet_statistics,
-            "prompt_denoising": self.prompt_denoising,
-            "key_smoothing": self.key_smoothing,
-            "key_norm": self.key_norm,
-        }
+        if self.options.imagenet_statistics:
+            self.statistics = (IMAGENET_MEAN, IMAGENET_STD)
 
     @property
     def activated(self) -> bool:
-        """See ``Method.activated``."""
-        return self.key_smoothing > 0
+        """See ``WindowMethod.activated``."""
+        return self.options.key_smoothing > 0
 
-    def normalised(self, windows: Tensor) -> Tensor:
+    def normalised(self, pixels: Tensor) -> Tensor:
         """See ``DenseClip.normalised``; here the zeros of ``pad="end"`` come after the normalisation."""
-        if self.pad != "end":
-            return super().normalised(windows)
-        bottom, right = (-side % self.tower.patch_px for side in windows.shape[2:])
-        return F.pad(self._normalise(windows), (0, right, 0, bottom))
+        if self.options.pad != "end":
+            return super().normalised(pixels)
+        bottom, right = (-side % self.tower.patch_px for side in pixels.shape[2:])
+        return F.pad(self._normalise(pixels), (0, right, 0, bottom))
 
-    @torch.inference_mode()
-    def encode_windows(self, windows: Tensor) -> SeenPatches:
+    def encode_windows(self, windows: Windows) -> SeenPatches:
         """See ``DenseClip.encode_windows``; with the keys, for key smoothing."""
-        tokens, grid = vit.run_trunk(self.tower, self.normalised(windows), self.positions)
-        keys = projected_keys(self.tower.blocks[-1], tokens) if self.key_smoothing else None
+        tokens, grid = self.trunk(windows)
+        keys = projected_keys(self.tower.blocks[-1], tokens) if self.options.key_smoothing else None
         return SeenPatches(self.patch_features(tokens, grid).unflatten(1, grid), keys)
 
-    @torch.inference_mode()
-    def score_features(self, features: SeenPatches) -> Tensor:
+    def score_windows(self, seen: SeenPatches, words: ClipWords) -> Tensor:
         """Refined scores, ``(B, Q, h, w)`` float32."""
-        cosines = super().score_features(features)
+        cosines = super().score_windows(seen, words)
         scores = cosines.flatten(2).transpose(1, 2)
-        if self.prompt_denoising:
-            scores = denoise_prompts(scores, self.prompt_denoising)
-        if features.keys is not None:
-            scores = smooth_by_keys((SCALE * scores).softmax(dim=2), features.keys, self.key_smoothing, self.key_norm)
+        if self.options.prompt_denoising:
+            scores = denoise_prompts(scores, self.options.prompt_denoising)
+        if seen.keys is not None:
+            probabilities = (SCALE * scores).softmax(dim=2)
+            scores = smooth_by_keys(probabilities, seen.keys, self.options.key_smoothing, self.options.key_norm)
         return scores.transpose(1, 2).unflatten(2, cosines.shape[2:])
 
 

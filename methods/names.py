@@ -12,6 +12,7 @@ _BUILT_IN = {
     "sclip": ".sclip:SCLIP",
     "clearclip": ".clearclip:ClearCLIP",
     "naclip": ".naclip:NACLIP",
+    "proxyclip": ".proxyclip:ProxyCLIP",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
     "clip-diy": ".clip_diy:CLIPDIY",
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",

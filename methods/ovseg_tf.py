@@ -16,26 +16,26 @@ ovseg_model.py).
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
-from .blocks.clip_method import ClipMethod
+from .blocks.clip_method import ClipMethod, ClipWords
 from .blocks.mask_crops import Fill, binary_masks, cut_masked, fuse_scores
 from .blocks.region_queries import covered_patches, default_depth, region_features
-from .core.errors import UserError
+from .core.errors import UserError, did_you_mean
 from .core.method import MethodInfo
+from .core.options import Options, options_type, read_options
+from .core.picture import Picture
 from .core.score_field import ScoreField
 from .core.windows import Box, WindowGeometry
 from .models import vit
 from .models.backbone import Backbone
-from .proposals import ProposerParts, load_proposer
-
-Views = Literal["masked", "unmasked", "both"]
-Fast = Literal["", "F2"]
+from .proposals import Proposer, ProposerName, ProposerParts, find_proposer, load_proposer
 
 LOGIT_SCALE = 100.0
 WHOLE_IMAGE = 1e-3
@@ -46,24 +46,98 @@ FAST_SIDES = 2
 
 
 @dataclass(frozen=True)
-class ScoredMasks:
-    """Masks ``(P, h, w)`` float32 and what they score, ``(P, Q)`` float32."""
+class SeenRegions:
+    """CLIP's embeddings of masks.
+
+    ``valid`` ``(P,)`` bool are the R masks that have any pixel, ``rows`` says which embedding is that of each of them:
+    equal masks have one.  ``batches`` of embeddings ``(n, dim)`` float32, unit length, one for each view of a crop.
+    """
+
+    valid: Tensor
+    rows: list[int]
+    batches: tuple[tuple[Tensor, ...], ...]
+
+
+@dataclass(frozen=True)
+class SeenMasks:
+    """Masks ``(P, h, w)`` float32, the last one of them the whole image if ``whole``; ``objectness`` of the others."""
 
     masks: Tensor
-    scores: Tensor
+    objectness: Tensor | None
+    whole: bool
+    regions: SeenRegions
 
 
-class OVSegTF(ClipMethod):
+class OVSegTFOptions(Options):
+    """Options of ``OVSegTF``; all others are the proposer's, and its record reads them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    proposer: ProposerName = Field("felzenszwalb", description="what makes the masks; it has options of its own")
+    proposer_weights: str | None = Field(None, exclude=True, description="the proposer's own weights or folder")
+    mask_threshold: float | None = Field(
+        None, ge=0, le=1, description="makes masks binary for crops; nothing: 0.4 for soft masks, 0.5 for others"
+    )
+    ensemble_weight: float | None = Field(
+        None, ge=0, le=1, description="lambda; nothing: 0.7 with an objectness, 1 without"
+    )
+    fill: Fill = Field("mean", description="outside the mask: the mean colour, the blurred image, the image")
+    expand: float = Field(1.0, ge=0.1, le=10, description="scales the rectangles of crops about their centre")
+    square: bool = Field(False, description="widens the shorter side of rectangles to the longer one")
+    views: Literal["masked", "unmasked", "both"] = Field(
+        "masked", description="crops with the mask, without it, or the mean probability of both"
+    )
+    crop_px: int = Field(
+        0, ge=0, le=4096, description="side of crops, at least a patch; 0: what the image tower was trained for"
+    )
+    crop_batch: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        exclude=True,
+        description="crops at once; 0: 64 on a GPU, 8 on a CPU, whose caches hold no more",
+    )
+    fast: Literal["", "F2"] = Field("", description="F2: region queries in place of crops, an approximation")
+    fast_depth: int = Field(0, ge=0, description="last blocks that the region queries pass; 0: half of them or less")
+
+    @model_validator(mode="after")
+    def _no_crops(self) -> "OVSegTFOptions":
+        if self.fast and (self.fill, self.expand, self.square, self.views) != ("mean", 1.0, False, "masked"):
+            raise ValueError(
+                f"fast={self.fast} makes no crops: fill, expand, square and views say how they are cut.  Leave them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _proposer_has_the_rest(self) -> "OVSegTFOptions":
+        kind = options_type(find_proposer(self.proposer))
+        for name in self.of_proposer:
+            if name not in kind.model_fields:
+                raise ValueError(
+                    f"neither the method nor its proposer {self.proposer!r} has an option {name!r}"
+                    + did_you_mean(name, [*OVSegTFOptions.model_fields, *kind.model_fields])
+                )
+        try:
+            read_options(kind, self.of_proposer, f"proposer {self.proposer!r}")
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def of_proposer(self) -> dict[str, Any]:
+        """Options of the proposer, as they were given."""
+        return self.model_extra or {}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See ``Options.provenance``; the proposer has its own."""
+        return self.model_dump(mode="json", exclude=set(self.of_proposer))
+
+
+class OVSegTF(ClipMethod[SeenMasks]):
     """See the module docstring for the equations.
 
-    ``proposer`` is a name of ``proposals.list_proposers``, ``proposer_weights`` its weights or folder;
-    ``proposer_options`` are its own.  ``mask_threshold`` makes masks binary for crops (None: 0.4 for soft masks, 0.5
-    for others).  ``ensemble_weight`` is lambda (None: 0.7 with an objectness, 1 without).  ``fill``, ``expand`` and
-    ``square``: see ``mask_crops.cut_masked``.  ``views``: crops with the mask, without it, or the mean probability of
-    both.  ``crop_px`` is the side of crops (0: what the image tower was trained for), ``crop_batch`` how many go
-    through it at once (0: 64 on a GPU, 8 on a CPU, whose caches hold no more).
-
-    ``fast`` "F2" takes ``region_queries`` in place of crops, an approximation; ``fast_depth`` is its k (0: default).
+    ``proposer`` is one that is loaded already, in place of that of the options.
 
     The whole image is seen at once, in the size that the protocol resized it to; windows of a protocol have no effect.
     A background that has texts is scored by them like any class.
@@ -74,70 +148,37 @@ class OVSegTF(ClipMethod):
         title="OVSeg pipeline with vanilla CLIP",
         paper="after Liang et al., CVPR 2023, arXiv:2210.04150",
     )
+    options: OVSegTFOptions
 
     def __init__(
         self,
         backbone: Backbone,
+        options: OVSegTFOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        proposer: str = "felzenszwalb",
-        proposer_weights: Any = None,
-        mask_threshold: float | None = None,
-        ensemble_weight: float | None = None,
-        fill: Fill = "mean",
-        expand: float = 1.0,
-        square: bool = False,
-        views: Views = "masked",
-        crop_px: int = 0,
-        crop_batch: int = 0,
-        fast: Fast = "",
-        fast_depth: int = 0,
-        **proposer_options: Any,
+        proposer: Proposer | None = None,
     ) -> None:
-        super().__init__(backbone, device, dtype)
-        parts = ProposerParts(self.tower, backbone.mean, backbone.std, self.device, dtype, proposer_weights)
-        self.proposer = load_proposer(proposer, parts, **proposer_options)
-        self.mask_threshold = (0.4 if self.proposer.soft else 0.5) if mask_threshold is None else mask_threshold
-        self.ensemble_weight, self.fill, self.expand, self.square = ensemble_weight, fill, expand, square
-        self.views, self.fast = views, fast
-        self.crop_batch = crop_batch or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
-        self.crop_px = crop_px or self.tower.stored_side * self.tower.patch_px
-        self.fast_depth = fast_depth or default_depth(self.tower)
-        self._check_options()
-
-    def _check_options(self) -> None:
-        for name, kind in {"fill": Fill, "views": Views, "fast": Fast}.items():
-            if getattr(self, name) not in get_args(kind):
-                allowed = ", ".join(repr(value) for value in get_args(kind))
-                raise UserError(f"{name} is {getattr(self, name)!r}; allowed are {allowed}")
-        for name, least, most in (
-            ("mask_threshold", 0, 1),
-            ("ensemble_weight", 0, 1),
-            ("expand", 0.1, 10),
-            ("crop_px", self.tower.patch_px, 4096),
-            ("crop_batch", 1, 4096),
-            ("fast_depth", 1, len(self.tower.blocks)),
-        ):
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise UserError(f"{name} is {value}; allowed is {least} to {most}")
-        if self.fast and (self.fill, self.expand, self.square, self.views) != ("mean", 1.0, False, "masked"):
-            raise UserError(
-                f"fast={self.fast} makes no crops: fill, expand, square and views say how they are cut.  Leave them out"
-            )
+        super().__init__(backbone, options, device, dtype)
+        self.size_multiple_px = None
+        asked, blocks, patch = self.options, len(self.tower.blocks), self.tower.patch_px
+        if asked.fast_depth > blocks:
+            raise UserError(f"fast_depth is {asked.fast_depth}; the image tower has {blocks} blocks")
+        if 0 < asked.crop_px < patch:
+            raise UserError(f"crop_px is {asked.crop_px}; the image tower has patches of {patch} px")
+        if proposer and asked.of_proposer:
+            raise UserError(f"a loaded proposer has its options: leave out {', '.join(asked.of_proposer)}")
+        parts = ProposerParts(self.tower, *self.statistics, self.device, dtype, asked.proposer_weights)
+        self.proposer = proposer or load_proposer(asked.proposer, parts, **asked.of_proposer)
+        threshold = asked.mask_threshold
+        self.mask_threshold = (0.4 if self.proposer.soft else 0.5) if threshold is None else threshold
+        self.crop_batch = asked.crop_batch or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
+        self.crop_px = asked.crop_px or self.tower.stored_side * patch
+        self.fast_depth = asked.fast_depth or default_depth(self.tower)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """See ``Method.provenance``."""
-        crops = {name: getattr(self, name) for name in ("fill", "expand", "square", "views", "crop_px")}
-        fast = {"approximation": self.fast, "fast_depth": self.fast_depth}
-        return {
-            **super().provenance,
-            "proposer": self.proposer.provenance,
-            "mask_threshold": self.mask_threshold,
-            "ensemble_weight": "default" if self.ensemble_weight is None else self.ensemble_weight,
-            **(fast if self.fast else crops),
-        }
+        return {**super().provenance, "proposer": self.proposer.provenance}
 
     @property
     def note(self) -> str:
@@ -145,8 +186,8 @@ class OVSegTF(ClipMethod):
         notes = [super().note]
         if self.proposer.supervision:
             notes.append(f"not training-free: proposer trained with {self.proposer.supervision}")
-        if self.fast:
-            notes.append(f"approximation {self.fast}: region queries instead of crops")
+        if self.options.fast:
+            notes.append(f"approximation {self.options.fast}: region queries instead of crops")
         return "; ".join(filter(None, notes))
 
     @property
@@ -156,81 +197,55 @@ class OVSegTF(ClipMethod):
             return self.info
         return replace(self.info, training_free=False, trained_on=f"the proposer: {self.proposer.supervision}")
 
-    @property
-    def activated(self) -> bool:
-        """See ``Method.activated``."""
-        return True
-
-    def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry(), batch_size: int = 8) -> ScoreField:  # noqa: ARG002
-        """See ``Method.segment``; one box that is the whole image, its planes the masks."""
-        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
-            raise ValueError(f"segment takes (3, H, W) uint8, not {tuple(image.shape)} {image.dtype}")
-        found = self.score_masks(image)
-        height, width = image.shape[1:]
-        boxes = (Box(0, 0, height, width),)
-        return ScoreField(
-            found.masks[None], boxes, boxes, (height, width), self.query_to_class, activated=True, mixing=found.scores
-        )
-
-    def score_windows(self, windows: Tensor) -> Tensor:
-        """Scores, each window an image by itself: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, H, W)`` float32."""
-        found = [self.score_masks(window) for window in windows]
-        return torch.stack([torch.einsum("phw,pq->qhw", one.masks, one.scores) for one in found])
+    @torch.inference_mode()
+    def encode_image(self, picture: Picture, geometry: WindowGeometry) -> SeenMasks:  # noqa: ARG002
+        """Masks, CLIP's view of them, and the whole image as one mask more where some pixels are in none."""
+        proposals = self.proposer.look(picture)
+        binary = binary_masks(proposals.masks, self.mask_threshold)
+        whole = not bool(binary.any(dim=0).all())
+        masks = proposals.masks
+        if whole:
+            everything = binary.new_ones(1, *picture.size)
+            masks, binary = torch.cat([masks, everything.float()]), torch.cat([binary, everything])
+        return SeenMasks(masks, proposals.objectness, whole, self.look(picture.pixels, binary))
 
     @torch.inference_mode()
-    def score_masks(self, image: Tensor) -> ScoredMasks:
-        """Masks of an image, ``(3, h, w)`` uint8 RGB, and the scores of the queries for each.
-
-        Where some pixels are in no mask, the last one is the whole image.
-        """
-        _ = self.text  # the clear error when encode was forgotten
-        image = image.to(self.device)
-        proposals = self.proposer.propose(image)
-        masks, prior = proposals.masks, proposals.objectness
-        binary = binary_masks(masks, self.mask_threshold)
-        weight = self.ensemble_weight
+    def score(self, seen: SeenMasks, words: ClipWords) -> ScoreField:
+        """One box that is the whole image, its planes the masks."""
+        probabilities, weight = classify(seen.regions, words.text), self.options.ensemble_weight
         if weight is None:
-            weight = 1.0 if prior is None else 0.7
-        if bool(binary.any(dim=0).all()):
-            return ScoredMasks(masks, fuse_scores(*self.classify(image, binary), prior, weight))
-        whole = torch.ones_like(binary[:1]) if len(binary) else binary.new_ones(1, *image.shape[1:])
-        probabilities, valid = self.classify(image, torch.cat([binary, whole]))
-        scores = fuse_scores(probabilities[:-1], valid[:-1], prior, weight)
-        return ScoredMasks(torch.cat([masks, whole.float()]), torch.cat([scores, WHOLE_IMAGE * probabilities[-1:]]))
+            weight = 1.0 if seen.objectness is None else 0.7
+        crops, last = probabilities.split([len(probabilities) - seen.whole, int(seen.whole)])
+        valid = seen.regions.valid[: len(seen.masks) - seen.whole]
+        mixing = torch.cat([fuse_scores(crops, valid, seen.objectness, weight), WHOLE_IMAGE * last])
+        frame = (seen.masks.shape[1], seen.masks.shape[2])
+        boxes = (Box(0, 0, *frame),)
+        return ScoreField(seen.masks[None], boxes, boxes, frame, words.query_to_class, activated=True, mixing=mixing)
 
     @torch.inference_mode()
-    def classify(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities of the queries: image ``(3, h, w)`` uint8, masks ``(P, h, w)`` bool -> ``(R, Q)`` float32.
-
-        Rows are those of the R masks that have any pixel; which they are is returned, too, ``(P,)`` bool.  Equal masks
-        are classified once.
-        """
+    def look(self, image: Tensor, masks: Tensor) -> SeenRegions:
+        """CLIP's view of masks: image ``(3, h, w)`` uint8, masks ``(P, h, w)`` bool."""
+        image = image.to(self.device)
         valid = masks.flatten(1).any(dim=1)
         kept = masks[valid]
         firsts, rows = _distinct(kept)
-        if not firsts:
-            return self.text.new_zeros(0, len(self.text)), valid
         kept = kept[firsts]
-        classified = (
-            [self._probabilities(self._regions(image, kept))] if self.fast else self._classify_crops(image, kept)
-        )
-        return torch.cat(classified)[rows], valid
+        if not firsts:
+            return SeenRegions(valid, rows, ())
+        batches = ((self._regions(image, kept),),) if self.options.fast else self._crops(image, kept)
+        return SeenRegions(valid, rows, tuple(tuple(F.normalize(view, dim=-1) for view in views) for views in batches))
 
-    def _classify_crops(self, image: Tensor, masks: Tensor) -> list[Tensor]:
-        fills: tuple[Fill, ...] = () if self.views == "unmasked" else (self.fill,)
-        fills += () if self.views == "masked" else ("keep",)
-        statistics = (self.backbone.mean, self.backbone.std)
-        out = []
-        for some in masks.split(self.crop_batch):
-            views = [
-                cut_masked(image, some, *statistics, fill, self.expand, self.square, self.crop_px) for fill in fills
-            ]
-            seen = [self._probabilities(self.encode_crops(crops)) for crops, _, _ in views]
-            out.append(torch.stack(seen).mean(dim=0))
-        return out
+    def _crops(self, image: Tensor, masks: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+        asked = self.options
+        fills: tuple[Fill, ...] = {"masked": (asked.fill,), "unmasked": ("keep",), "both": (asked.fill, "keep")}[
+            asked.views
+        ]
 
-    def _probabilities(self, embeddings: Tensor) -> Tensor:
-        return (LOGIT_SCALE * F.normalize(embeddings, dim=-1) @ self.text.T).softmax(dim=-1)
+        def encode(some: Tensor, fill: Fill) -> Tensor:
+            crops = cut_masked(image, some, *self.statistics, fill, asked.expand, asked.square, self.crop_px)[0]
+            return self.encode_crops(crops)
+
+        return tuple(tuple(encode(some, fill) for fill in fills) for some in masks.split(self.crop_batch))
 
     @torch.inference_mode()
     def encode_crops(self, crops: Tensor) -> Tensor:
@@ -251,6 +266,15 @@ class OVSegTF(ClipMethod):
         pixels = F.interpolate(self._normalise(image[None]).float(), size, mode="bilinear", antialias=True)
         seen = covered_patches(masks, (rows, columns))
         return region_features(self.tower, pixels.to(self.dtype), seen, self.fast_depth)
+
+
+def classify(seen: SeenRegions, text: Tensor) -> Tensor:
+    """Probabilities of texts for each of the R masks that have any pixel, ``(R, Q)`` float32: the mean of all views."""
+    batches = [
+        torch.stack([(LOGIT_SCALE * view @ text.T).softmax(dim=-1) for view in views]).mean(dim=0)
+        for views in seen.batches
+    ]
+    return torch.cat(batches)[seen.rows] if batches else text.new_zeros(0, len(text))
 
 
 def _distinct(masks: Tensor) -> tuple[list[int], list[int]]:

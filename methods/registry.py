@@ -2,25 +2,25 @@
 
 import importlib
 import inspect
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
 
-from .core.annotations import may_be
-from .core.errors import UserError, did_you_mean
+from .core.errors import UserError
 from .core.foreign import foreign_code
 from .core.loaded import recorded
 from .core.method import Method
+from .core.options import Options, options_type, read_options
 from .core.tokenizer import Tokenizer
 from .models.backbone import Backbone, load_backbone, locate_backbone
 from .names import method_home
 
 _PARTS = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"}
-"""What a constructor may take that no option sets: the command line has flags of their own for these."""
+"""What no option sets: the command line has flags of their own for these, and says so when it builds a method."""
 
 
 def find_method(name: str) -> type[Method]:
@@ -47,24 +47,69 @@ def create_method(
     """Make a method from its parts.
 
     ``backbone`` is a name (see ``load_backbone``), an open_clip module with its ``tokenizer``, a ``Backbone``, or None
-    for the method's default.  ``options`` go to the method's constructor.
+    for the method's default.  ``options`` are fields of the method's record of options, or parts of it that are loaded
+    already, by the name that its constructor gives them.
 
     Raises ``UserError`` for unknown names and options, absent weights and a device that is not there.
     """
     method = find_method(name)
-    if not method.info.backbone:
-        return _create_alone(method, backbone, device, dtype, weights, options)
+    own = {n: v for n, v in options.items() if n in inspect.signature(method).parameters and not _is_plain(v)}
+    record = _options(method, {n: v for n, v in options.items() if n not in own})
+    parts: dict[str, Any] = {"device": find_device(device), "dtype": dtype, **own}
+    if options_type(method).model_fields:
+        parts["options"] = record
+    if method.info.backbone:
+        parts["backbone"] = _backbone_of(method, backbone, tokenizer, weights, allow_download)
+    else:
+        _refuse_backbone(method, backbone)
+        parts |= {} if weights is None else {"weights": weights}
+    with recorded() as loaded, foreign_code(method.info.name, method.__module__, "when it was made"):
+        made = method(**parts)
+    made.loaded = tuple(loaded)
+    return made
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is an option, and not a part that the caller has made (a loaded model, say)."""
+    return value is None or isinstance(value, str | int | float | list | Path)
+
+
+def _options(method: type[Method], given: Mapping[str, Any]) -> Options:
+    plain = {n: str(v) if isinstance(v, Path) else v for n, v in given.items()}
+    return read_options(options_type(method), plain, f"method {method.info.name!r}")
+
+
+def _backbone_of(
+    method: type[Method],
+    given: str | Backbone | nn.Module | None,
+    tokenizer: Tokenizer | None,
+    weights: Path | None,
+    allow_download: bool,
+) -> Backbone:
     if weights is not None:
-        _need_model(method, backbone)
-    if tokenizer is not None and not isinstance(backbone, nn.Module):
-        raise UserError("a tokenizer goes with a backbone module; this backbone has its own")
-    if isinstance(backbone, nn.Module):
+        _need_model(method, given)
+    if isinstance(given, nn.Module):
         if tokenizer is None:
             raise UserError("a backbone module needs its tokenizer: create_method(..., tokenizer=...)")
-        backbone = Backbone.from_module(backbone, tokenizer)
-    elif not isinstance(backbone, Backbone):
-        backbone = load_backbone(backbone or method.info.backbone, weights, allow_download)
-    return _make(method, {"backbone": backbone, "device": find_device(device), "dtype": dtype, **options}, options)
+        return Backbone.from_module(given, tokenizer)
+    if tokenizer is not None:
+        raise UserError("a tokenizer goes with a backbone module; this backbone has its own")
+    if isinstance(given, Backbone):
+        return given
+    return _shared_backbone(given or method.info.backbone, weights, allow_download)
+
+
+_backbones: WeakValueDictionary[tuple[Any, ...], Backbone] = WeakValueDictionary()
+
+
+def _shared_backbone(name: str, weights: Path | None, allow_download: bool) -> Backbone:
+    """``load_backbone``; methods that live at the same time and ask for the same one get the same one."""
+    stat = weights.stat() if weights is not None and weights.is_file() else None
+    key = (name, weights, stat and (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    found = _backbones.get(key)
+    if found is None:
+        found = _backbones[key] = load_backbone(name, weights, allow_download)
+    return found
 
 
 def check_parts(name: str, backbone: str | None, weights: Path | None, allow_download: bool = False) -> None:
@@ -93,59 +138,9 @@ def _refuse_backbone(method: type[Method], backbone: object) -> None:
         raise UserError(f"method {method.info.name!r} has weights of its own: leave out --backbone")
 
 
-def _create_alone(
-    method: type[Method],
-    backbone: object,
-    device: str | torch.device,
-    dtype: torch.dtype,
-    weights: Path | None,
-    options: dict[str, Any],
-) -> Method:
-    """A method whose weights are its own: a file of them may be named, a backbone may not."""
-    _refuse_backbone(method, backbone)
-    given = {} if weights is None else {"weights": weights}
-    return _make(method, {"device": find_device(device), "dtype": dtype, **given, **options}, options)
-
-
-def check_options(method: type[Method], options: Mapping[str, Any]) -> None:
-    """Raise ``UserError`` for options that the method's constructor does not take, by name or by type."""
-    parameters = inspect.signature(method).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = [
-        k for k, p in parameters.items() if k not in _PARTS and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    for name, value in options.items():
-        if name in known:
-            _check_value(method, name, value, parameters[name].annotation)
-        elif name not in _PARTS and not takes_any:  # a part that is named as an option is told by who builds the method
-            allowed = did_you_mean(name, known) if known else ".  It takes none"
-            raise UserError(f"method {method.info.name!r} takes no option {name!r}{allowed}")
-
-
-def _check_value(method: type[Method], name: str, value: Any, annotation: Any) -> None:
-    if not may_be(value, annotation):
-        shown = inspect.formatannotation(annotation).replace("typing.", "")
-        raise UserError(f"method {method.info.name!r}: option {name} takes {shown}, not {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"method {method.info.name!r}: option {name} is {value}: numbers must be finite")
-
-
-def _make(method: type[Method], parts: dict[str, Any], options: dict[str, Any]) -> Method:
-    try:
-        inspect.signature(method).bind(**parts)
-    except TypeError as error:
-        taken = ", ".join(options)
-        raise UserError(f"method {method.info.name!r} does not take these options ({taken}): {error}") from error
-    try:
-        with recorded() as loaded, foreign_code(method.info.name, method.__module__, "when it was made"):
-            made = method(**parts)
-    except TypeError as error:
-        if not options:
-            raise
-        given = ", ".join(f"{k}={v!r}" for k, v in options.items())
-        raise UserError(f"method {method.info.name!r} cannot use these options ({given}): {error}") from error
-    made.loaded = tuple(loaded)
-    return made
+def check_options(method: type[Method], given: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` for options that the method does not take, by name, type or bounds.  Nothing is loaded."""
+    _options(method, {name: value for name, value in given.items() if name not in _PARTS})
 
 
 def find_device(name: str | torch.device) -> torch.device:

@@ -28,23 +28,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks.clip_method import ClipMethod
-from .blocks.group_scores import GroupMethod, Groups, checked_threshold, pixel_owner
-from .core.method import Method, MethodInfo
-from .core.vocabulary import Vocabulary
+from .blocks.group_scores import GroupMethod, GroupOptions, Groups, SeenGroups, pixel_owner
+from .core.method import MethodInfo
 from .models import vit
 from .models.checkpoints import state_sha256
 from .models.segclip_checkpoint import AFTER, SegCLIPWeights, load_segclip
-from .models.text import encode_queries
 from .models.vit import Affine
 from .models.weights import find_weights
 
 
-class SegCLIP(ClipMethod, GroupMethod):
+class SegCLIP(GroupMethod, ClipMethod[SeenGroups]):
     """See the module docstring for the equations.
 
     ``weights`` is the released file, or the parts themselves; without it the one that ``bench weights`` knows is used.
-    ``background_threshold``: see ``group_scores``; the public configurations have 0.80 (VOC21), 0.25 (Context60) and
-    0.65 (COCO-Object), for a background without a text.
+    The public configurations have a ``background_threshold`` of 0.80 (VOC21), 0.25 (Context60) and 0.65 (COCO-Object),
+    for a background without a text.
 
     The numbers belong to windows of 224 px, 196 patches.  The group module works for any number of patches, and so does
     this class, with a position embedding that is interpolated bicubically by target size, as in the public code.  There
@@ -66,17 +64,18 @@ class SegCLIP(ClipMethod, GroupMethod):
         offline=False,
     )
 
+    unit_prompts = False
+
     def __init__(
         self,
+        options: GroupOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: str | Path | SegCLIPWeights | None = None,
-        background_threshold: float | None = None,
     ) -> None:
-        self.background_threshold = checked_threshold(background_threshold)
         if not isinstance(weights, SegCLIPWeights):
             weights = load_segclip(find_weights("segclip", Path(weights) if weights else None))
-        super().__init__(weights.backbone, device, dtype)
+        super().__init__(weights.backbone, options, device, dtype)
         self.grouping = read_grouping(weights.grouping, self.device, dtype)
         self.group_count = len(self.grouping.centres)
         self.logit_scale = float(weights.backbone.model.logit_scale.detach().exp().clamp(max=100))
@@ -85,16 +84,7 @@ class SegCLIP(ClipMethod, GroupMethod):
     @property
     def provenance(self) -> dict[str, Any]:
         """See ``Method.provenance``."""
-        return {
-            **super().provenance,
-            "grouping_sha256": self._grouping_sha256,
-            "background_threshold": self.background_threshold,
-        }
-
-    def encode(self, vocabulary: Vocabulary) -> None:
-        """Encode the queries once (float32, cached on disk): means of text features that are not normalised first."""
-        Method.encode(self, vocabulary)
-        self._text = encode_queries(self.backbone, vocabulary, self.device, unit_prompts=False)
+        return {**super().provenance, "grouping_sha256": self._grouping_sha256}
 
     def group(self, window: Tensor) -> Groups:
         """See ``GroupMethod.group``."""

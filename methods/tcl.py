@@ -19,19 +19,20 @@ the statistics of the image and the sigmoid: use that.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from .blocks.dense_clip import DenseClip, LastBlock
+from .blocks.clip_method import ClipWords
+from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
 from .core.errors import UserError
-from .core.method import Method, MethodInfo
-from .core.vocabulary import Vocabulary
+from .core.method import MethodInfo
+from .core.picture import Windows
 from .models import vit
 from .models.tcl_checkpoint import IMAGENET_MEAN, IMAGENET_STD, SCALE, TclModel, load_tcl
-from .models.text import encode_queries
 from .models.weights import find_weights
 from .refine.pamr import Pamr
 
@@ -40,31 +41,34 @@ _QUERIES = 64  # at once, beside those that are done
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What of a window does not depend on the texts.
+class SeenForMasks(SeenPatches):
+    """Patches of the frozen branch, and for each window what the decoder made of it.
 
-    ``pixels`` ``(16 * N, dim)`` is the decoder's embedding, ``patches`` ``(N, dim)`` the frozen branch, both float32 at
-    unit length and row by row; ``grid`` is that of the N patches.
+    ``pixels`` are ``(16 * h * w, dim)`` float32 of unit length, row by row; ``pamr`` is empty without the refinement.
     """
 
-    pixels: Tensor
-    patches: Tensor
-    grid: tuple[int, int]
-    pamr: Pamr | None
+    pixels: tuple[Tensor, ...] = ()
+    pamr: tuple[Pamr, ...] = ()
+
+
+class TCLOptions(DenseClipOptions):
+    """Options of ``TCL``."""
+
+    pad: Literal[True] = Field(True, description="zeros on all sides up to a multiple of the patch, always")
+    positions: Literal["size"] = Field("size", description="interpolated to the size of the grid, always")
+    pamr: bool = Field(True, description="refine masks by PAMR inside each window, before the frozen branch is added")
+    pamr_steps: int = Field(10, ge=0, description="steps of PAMR")
+    mix: float = Field(0.3, ge=0, le=1, description="share of the frozen branch")
 
 
 class TCL(DenseClip):
     """See the module docstring for the equations.
 
     ``weights`` is the file ``tcl.pth`` (or its folder); without it the places of ``bench weights`` are searched.
-    ``pamr`` switches the refinement, which takes place inside each window, before ``mix``, the share of the frozen
-    branch, is added.
 
     Scores are masks between 0 and 1, each by itself, on a grid of four cells per patch side.  They are no distribution
     over classes.  The background of TCL is a channel of constant 0.4, or 0.5 without PAMR, which has no text: a
     ``probability_threshold`` of the protocol, with a vocabulary whose background has none.
-
-    Positions are interpolated bicubically to the size of the grid, as in the public code.
     """
 
     info = MethodInfo(
@@ -79,96 +83,76 @@ class TCL(DenseClip):
     )
     last_block = LastBlock((), residual=True, ffn=True)
 
+    options: TCLOptions
+    unit_prompts = False
+
     def __init__(
         self,
+        options: TCLOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: str | Path | TclModel | None = None,
-        pamr: bool = True,
-        pamr_steps: int = 10,
-        mix: float = 0.3,
     ) -> None:
-        if pamr_steps < 0 or not 0 <= mix <= 1:
-            raise UserError(f"pamr_steps is {pamr_steps}, mix is {mix}: they must be 0 or more, and between 0 and 1")
         model = weights if isinstance(weights, TclModel) else _load(weights)
-        super().__init__(model.clip, device, dtype, pad=True, positions="size")
+        super().__init__(model.clip, options, device, dtype)
         self.masker = model.masker(self.device, dtype)
-        self.pamr, self.pamr_steps, self.mix = pamr, pamr_steps, mix
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """See ``Method.provenance``."""
-        return {**super().provenance, "pamr": self.pamr, "pamr_steps": self.pamr_steps, "mix": self.mix}
 
     @property
     def activated(self) -> bool:
-        """See ``Method.activated``."""
+        """See ``WindowMethod.activated``."""
         return True
 
     @property
     def described(self) -> MethodInfo:
         """See ``Method.described``: rows with and without PAMR are two in the table of reported values."""
-        if self.mix != 0.3 or self.pamr_steps != 10:
+        if (self.options.mix, self.options.pamr_steps) != (0.3, 10):
             return replace(self.info, published=None)
-        return replace(self.info, published="TCL (PAMR)") if self.pamr else self.info
+        return replace(self.info, published="TCL (PAMR)") if self.options.pamr else self.info
 
-    def encode(self, vocabulary: Vocabulary) -> None:
-        """Encode the queries once (float32, cached on disk)."""
-        Method.encode(self, vocabulary)
-        self._text = encode_queries(self.backbone, vocabulary, self.device, unit_prompts=False)
-
-    def score_windows(self, windows: Tensor) -> Tensor:
-        """Masks: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, 4h, 4w)`` float32 in [0, 1] for ``h x w`` patches."""
-        return self.score_features(self.encode_windows(windows))
-
-    @torch.inference_mode()
-    def encode_windows(self, windows: Tensor) -> Any:
-        """A ``_Seen`` for each of the windows ``(B, 3, H, W)`` uint8 RGB.
+    def encode_windows(self, windows: Windows) -> SeenForMasks:
+        """Both branches for each window.
 
         The decoder takes one window at a time: a window fills any device, and several would only take memory.
         """
-        windows = windows.to(self.device)
-        tokens, grid = vit.run_trunk(self.tower, self.normalised(windows), self.positions)
-        frozen = self.patch_features(tokens, grid)
+        tokens, grid = self.trunk(windows)
+        frozen = self.patch_features(tokens, grid).unflatten(1, grid)
         trained = _each_alone(self.masker.block, tokens[:, 1:]).transpose(1, 2).unflatten(2, grid)
-        return [
-            _Seen(self.masker.embed(maps[None]), patches, grid, self._affinities(window, grid))
-            for maps, patches, window in zip(trained, frozen, windows, strict=True)
-        ]
+        pixels = tuple(self.masker.embed(maps[None]) for maps in trained)
+        pamr = tuple(self._affinities(w, grid) for w in windows.pixels.to(self.device)) if self.options.pamr else ()
+        return SeenForMasks(frozen, pixels=pixels, pamr=pamr)
 
-    def _affinities(self, window: Tensor, grid: tuple[int, int]) -> Pamr | None:
-        if not self.pamr:
-            return None
+    def _affinities(self, window: Tensor, grid: tuple[int, int]) -> Pamr:
         (top, bottom), (left, right) = (self._padding(side) for side in window.shape[1:])
         return Pamr(
             window,
             _mask_size(grid),
             IMAGENET_MEAN,
             IMAGENET_STD,
-            self.pamr_steps,
+            self.options.pamr_steps,
             DILATIONS,
             align_corners=True,
             padding=(left, right, top, bottom),
         )
 
-    @torch.inference_mode()
-    def score_features(self, features: Any) -> Tensor:
-        """Masks from what ``encode_windows`` returned: ``(B, Q, 4h, 4w)`` float32."""
-        text = self.text
-        out = torch.empty(len(features), len(text), *_mask_size(features[0].grid), device=self.device)
-        for seen, masks in zip(features, out, strict=True):
+    def score_windows(self, seen: SeenPatches, words: ClipWords) -> Tensor:
+        """Masks ``(B, Q, 4h, 4w)`` float32 in [0, 1] for ``h x w`` patches."""
+        assert isinstance(seen, SeenForMasks)
+        text, grid = words.text, (seen.features.shape[1], seen.features.shape[2])
+        out = torch.empty(len(seen.features), len(text), *_mask_size(grid), device=self.device)
+        for number, masks in enumerate(out):
             for rows, chunk in zip(text.split(_QUERIES), masks.split(_QUERIES), strict=True):
-                chunk.copy_(self._masks(seen, rows))
+                chunk.copy_(self._masks(seen, number, rows))
         return out
 
-    def _masks(self, seen: _Seen, text: Tensor) -> Tensor:
-        size = _mask_size(seen.grid)
-        masks = (text @ seen.pixels.T * self.masker.scale + self.masker.shift).sigmoid().unflatten(1, size)
-        if seen.pamr is not None:
-            masks = seen.pamr(masks)
-        frozen = (10 * (text @ seen.patches.T - 0.25)).sigmoid().unflatten(1, seen.grid)
+    def _masks(self, seen: SeenForMasks, number: int, text: Tensor) -> Tensor:
+        patches, grid = seen.features[number].flatten(0, 1), seen.features.shape[1:3]
+        size = _mask_size((grid[0], grid[1]))
+        masks = (text @ seen.pixels[number].T * self.masker.scale + self.masker.shift).sigmoid().unflatten(1, size)
+        if seen.pamr:
+            masks = seen.pamr[number](masks)
+        frozen = (10 * (text @ patches.T - 0.25)).sigmoid().unflatten(1, grid)
         frozen = F.interpolate(frozen[None], size, mode="bilinear", align_corners=False)[0]
-        return self.mix * frozen + (1 - self.mix) * masks
+        return self.options.mix * frozen + (1 - self.options.mix) * masks
 
 
 def _load(given: str | Path | None) -> TclModel:

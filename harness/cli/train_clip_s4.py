@@ -31,10 +31,10 @@ def train_clip_s4_command(
     chosen = find_recipe(recipe or ("tiny" if data == SHAPES else "photos"))
     images = find_images(data, chosen, seed)
     base = load_backbone(backbone or chosen.backbone, weights, allow_download)
-    trainer = Trainer(chosen, MaskCLIPValue(base, find_device(device)), seed, initial)
+    trainer = Trainer(chosen, MaskCLIPValue(base, device=find_device(device)), seed, initial)
     validate = None
     if chosen.pick == "scenes":
-        validate = score_on_scenes(lambda: CLIPS4Like(base, device, encoder=trainer.trained()))
+        validate = score_on_scenes(lambda: CLIPS4Like(base, device=device, encoder=trainer.trained()))
     with progress("train clip-s4", chosen.iterations) as advance:
         train(output, trainer, images, stop_after, validate, print_record, advance)
     file = output / WEIGHTS

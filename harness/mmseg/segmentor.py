@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from ...datasets import DatasetRecord, find_record, read_record
 from ...datasets.loader import Pixels
 from ...methods import UserError
+from ...methods.core.picture import Picture
 from ..protocol.protocol import Protocol, load_protocol
+from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
 from ..runs.plan import RunSpec
 from .shim import import_mmseg
@@ -118,9 +120,9 @@ class OvssSegmentor(BaseModel):  # type: ignore[misc]
         pixels = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).cpu().numpy())
         size = self._size_of_file(pixels, meta)
         if self.resized_by == "protocol":
-            return self.pipeline.predict(pixels, Clock(), self._image_id(meta))
+            return self.pipeline.predict(Photo(pixels, self._image_id(meta)), Clock())
         resized = torch.from_numpy(pixels).permute(2, 0, 1)
-        scores = self.pipeline.method.segment(resized, self.pipeline.setting.geometry)
+        scores = self.pipeline.scores(Picture.of(resized))
         return self.pipeline.finish(scores, resized, size, Clock())
 
     def _image_id(self, meta: Mapping[str, Any]) -> str:

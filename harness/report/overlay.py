@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ...datasets import Sample
 from ...datasets.loader import Pixels
 from ...methods.core.files import stored_file
+from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
 from ..show.escaping import plain_text
 
@@ -116,7 +117,7 @@ def write_contact_sheet(path: Path, pipeline: Pipeline, samples: Sequence[Sample
     colours = pipeline.record.palette or class_colours(len(pipeline.record.classes))
     rows = []
     for sample in samples:
-        labels = pipeline.predict(sample.image, Clock(), sample.id).cpu().numpy()
+        labels = pipeline.predict(Photo(sample.image, sample.id), Clock()).cpu().numpy()
         smooth, sharp = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
         tiles = [
             _scaled(sample.image, height_px, smooth),

@@ -16,11 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...methods import Method, ScoreField, UserError, Vocabulary, WindowGeometry
+from ...methods import ScoreField, UserError, Vocabulary, WindowGeometry
+from ...methods.core.method import Method
+from ...methods.core.options import describe_options, options_type, read_options
+from ...methods.core.picture import Picture
 
 Factory = Callable[[], Method]
 
 _NAMES = ("circle", "square, box", "sky")
+_OTHERS = ("window", "tree", "road", "car", "dog")
 _QUERIES = 4
 _SIZE = (64, 96)  # px, height and width
 _ODD_SIZE = (70, 91)
@@ -40,7 +44,7 @@ class Check:
 def check_method(factory: Factory) -> Iterator[Check]:
     """Run every check on methods made by ``factory``, in the order of ``CHECKS``, one result at a time.
 
-    ``factory`` returns a new method without a vocabulary at every call; the methods may share a backbone.  The checks
+    ``factory`` returns a new method at every call; the methods may share a backbone.  The checks
     use small random images and made-up class names, no data set and no network.
     """
     for name, check in CHECKS.items():
@@ -75,90 +79,117 @@ def _vocabulary(names: tuple[str, ...] = _NAMES) -> Vocabulary:
     return Vocabulary.from_names(names, templates="simple")
 
 
-def _encoded(factory: Factory, vocabulary: Vocabulary | None = None) -> Method:
-    method = factory()
-    method.encode(vocabulary or _vocabulary())
-    return method
-
-
-def _check_scores(scores: Any, windows: int, queries: int) -> None:
-    _require(isinstance(scores, Tensor), f"score_windows returned a {type(scores).__name__}, not a tensor")
-    shape = tuple(scores.shape)
-    _require(
-        len(shape) == 4 and shape[:2] == (windows, queries) and min(shape[2:]) >= 1,
-        f"score_windows returned {shape}, wanted ({windows}, {queries}, h, w)",
-    )
+def _seen(method: Method, image: Tensor, geometry: WindowGeometry = WindowGeometry()) -> Any:
+    return method.encode_image(Picture.of(image), geometry)
 
 
 def _check_field(field: Any, frame: tuple[int, int], queries: int) -> None:
-    _require(isinstance(field, ScoreField), f"segment returned a {type(field).__name__}, not a ScoreField")
-    _check_scores(field.dense().scores, len(field.boxes), queries)
+    _require(isinstance(field, ScoreField), f"score returned a {type(field).__name__}, not a ScoreField")
+    scores = field.dense().scores
+    shape = tuple(scores.shape)
+    _require(
+        shape[:2] == (len(field.boxes), queries) and min(shape[2:]) >= 1,
+        f"score returned scores {shape}, wanted ({len(field.boxes)}, {queries}, h, w)",
+    )
     _require(tuple(field.frame) == frame, f"the field's frame is {tuple(field.frame)}, the image {frame}")
     seen = torch.zeros(frame, dtype=torch.bool)
     for box in field.boxes:
         seen[box.top : box.bottom, box.left : box.right] = True
     _require(bool(seen.all()), f"{int((~seen).sum())} pixels of the image lie in no window")
+    empty = [cover for cover in field.covers if cover.bottom <= cover.top or cover.right <= cover.left]
+    _require(not empty, f"{len(empty)} grids of scores stretch over nothing: {empty[:1]}")
 
 
 def _shapes(factory: Factory) -> None:
-    method, image = _encoded(factory), _image(*_SIZE)
-    single = method.score_windows(image[None])
-    _check_scores(single, 1, _QUERIES)
-    _check_scores(method.score_windows(torch.stack([_image(*_SIZE, seed) for seed in range(3)])), 3, _QUERIES)
-    whole = method.segment(image)
-    _check_field(whole, _SIZE, _QUERIES)
-    _check_field(method.segment(image, WindowGeometry(64, 32), batch_size=2), _SIZE, _QUERIES)
-    for name, scores in {"score_windows": single, "segment": whole.dense().scores}.items():
-        _require(scores.dtype == torch.float32, f"{name} returned {scores.dtype}, wanted torch.float32")
+    method = factory()
+    for geometry in (WindowGeometry(), WindowGeometry(64, 32)):
+        field = method.segment(_image(*_SIZE), _vocabulary(), geometry)
+        _check_field(field, _SIZE, _QUERIES)
+        _require(field.scores.dtype == torch.float32, f"score returned {field.scores.dtype}, wanted torch.float32")
 
 
 def _same_twice(factory: Factory) -> None:
-    method, windows = _encoded(factory), _image(*_SIZE)[None]
-    first, second = method.score_windows(windows).clone(), method.score_windows(windows)
+    method, words = factory(), _vocabulary()
+    first = method.segment(_image(*_SIZE), words).dense().scores.clone()
+    second = method.segment(_image(*_SIZE), words).dense().scores
     _require(first.shape == second.shape, f"two calls gave {tuple(first.shape)} and {tuple(second.shape)}")
     first, second = (scores.contiguous().view(torch.uint8).reshape(scores.numel(), -1) for scores in (first, second))
     count = int((first != second).any(dim=1).sum())
-    _require(count == 0, f"two calls with the same windows differ in {count} of {len(first)} scores")
+    _require(count == 0, f"two calls with the same image differ in {count} of {len(first)} scores")
+
+
+def _near(first: ScoreField, second: ScoreField) -> bool:
+    a, b = first.dense().scores, second.dense().scores
+    return a.shape == b.shape and torch.allclose(a, b, rtol=_RTOL, atol=_RTOL * float(b.abs().max()))
+
+
+def _no_state(factory: Factory) -> None:
+    """What a method returns depends on what it is given: other pictures and words in between change nothing."""
+    method = factory()
+    with torch.inference_mode():
+        words, seen = method.encode_text(_vocabulary()), _seen(method, _image(*_SIZE))
+        others = method.encode_text(_vocabulary(_OTHERS))
+        method.score(_seen(method, _image(*_SIZE, seed=1)), others)
+        both = method.score(seen, others)
+        after = method.score(seen, words)
+    _check_field(both, _SIZE, len(_OTHERS))
+    for field, names in ((after, _NAMES), (both, _OTHERS)):
+        fresh = factory().segment(_image(*_SIZE), _vocabulary(names))
+        _require(_near(field, fresh), "after other words and another image, scores are not those of a fresh method")
+
+
+def _shared(factory: Factory) -> None:
+    """A picture that another method of the kind has looked at already gives the same scores."""
+    picture, words = Picture.of(_image(*_SIZE)), _vocabulary()
+    with torch.inference_mode():
+        fields = [
+            method.score(method.encode_image(picture, WindowGeometry()), method.encode_text(words))
+            for method in (factory(), factory())
+        ]
+    _require(_near(*fields), "scores are others on a picture that was looked at before")
 
 
 def _batch(factory: Factory) -> None:
-    method, windows = _encoded(factory), torch.stack([_image(*_SIZE, seed) for seed in (1, 2)])
-    together = method.score_windows(windows)
-    alone = torch.cat([method.score_windows(window[None]) for window in windows])
+    """Windows do not see each other: those of one image are, each, like an image of their own."""
+    method, height = factory(), _SIZE[0]
+    wide = torch.cat([_image(height, height, seed) for seed in (1, 2)], dim=2)
+    together = method.segment(wide, _vocabulary(), WindowGeometry(height, height)).dense()
+    if len(together.boxes) == 1:
+        return  # it cuts the image itself
+    alone = torch.cat(
+        [method.segment(wide[:, :, k * height : (k + 1) * height], _vocabulary()).dense().scores for k in (0, 1)]
+    )
     span = float(alone.abs().max())
-    error = float((together - alone).abs().max())
-    _require(error <= _RTOL * span, f"a batch of two differs from two of one by {error:.3g} (scores up to {span:.3g})")
-    if alone.shape[1] > 1:
-        best = alone.topk(2, dim=1).values
-        clear = best[:, 0] - best[:, 1] > 2 * _RTOL * span
-        other = int(((together.argmax(1) != alone.argmax(1)) & clear).sum())
-        _require(other == 0, f"a batch of two changes the best query of {other} positions")
+    error = float((together.scores - alone).abs().max())
+    _require(error <= _RTOL * span, f"two windows differ from two images by {error:.3g} (scores up to {span:.3g})")
+    best = alone.topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > 2 * _RTOL * span
+    other = int(((together.scores.argmax(1) != alone.argmax(1)) & clear).sum())
+    _require(other == 0, f"two windows at once change the best query of {other} positions")
 
 
 def _sizes(sizes: tuple[tuple[int, int], ...]) -> Callable[[Factory], None]:
     def check(factory: Factory) -> None:
-        method = _encoded(factory)
+        method = factory()
         for height, width in sizes:
-            _check_field(method.segment(_image(height, width)), (height, width), _QUERIES)
-            cover = method.cover(height, width)
-            _require(cover.bottom > cover.top and cover.right > cover.left, f"the cover of {height}x{width} is {cover}")
+            _check_field(method.segment(_image(height, width), _vocabulary()), (height, width), _QUERIES)
 
     return check
 
 
 def _number_of_classes(count: int) -> Callable[[Factory], None]:
     def check(factory: Factory) -> None:
-        method = _encoded(factory, _vocabulary(tuple(f"thing {i}" for i in range(count))))
-        _check_field(method.segment(_image(*_SIZE)), _SIZE, count)
+        words = _vocabulary(tuple(f"thing {i}" for i in range(count)))
+        _check_field(factory().segment(_image(*_SIZE), words), _SIZE, count)
 
     return check
 
 
 def _finite(factory: Factory) -> None:
-    method = _encoded(factory)
+    method = factory()
     flat = torch.full((3, *_SIZE), 127, dtype=torch.uint8)
     for name, image in {"random": _image(*_SIZE), "flat": flat, "black": flat * 0}.items():
-        bad = int((~method.segment(image).dense().scores.isfinite()).sum())
+        bad = int((~method.segment(image, _vocabulary()).dense().scores.isfinite()).sum())
         _require(bad == 0, f"{bad} scores of a {name} image are not finite")
 
 
@@ -166,8 +197,7 @@ def _parts_untouched(factory: Factory) -> None:
     method = factory()
     models = _modules(method)
     before = {name: _fingerprint(model) for name, model in models.items()}
-    method.encode(_vocabulary())
-    method.segment(_image(*_SIZE))
+    method.segment(_image(*_SIZE), _vocabulary())
     for name, model in models.items():
         after = _fingerprint(model)
         changed = [part for part in after if after[part] != before[name][part]]
@@ -199,7 +229,7 @@ def _fingerprint(model: nn.Module) -> dict[str, Any]:
 
 def _no_network(factory: Factory) -> None:
     with _sockets_refused():
-        _encoded(factory).segment(_image(*_SIZE))
+        factory().segment(_image(*_SIZE), _vocabulary())
 
 
 @contextmanager
@@ -225,50 +255,34 @@ def _sockets_refused() -> Iterator[None]:
 
 
 def _provenance(factory: Factory) -> None:
-    for method in (factory(), _encoded(factory)):
-        found = method.provenance
-        _require(
-            isinstance(found, dict) and bool(found), f"provenance is {found!r}, wanted a dict with something in it"
-        )
-        text = json.dumps(found, sort_keys=True, allow_nan=False)
-        _require(text == json.dumps(method.provenance, sort_keys=True), "provenance changes from call to call")
+    method = factory()
+    found = method.provenance
+    _require(isinstance(found, dict) and bool(found), f"provenance is {found!r}, wanted a dict with something in it")
+    text = json.dumps(found, sort_keys=True, allow_nan=False)
+    method.segment(_image(*_SIZE), _vocabulary())
+    _require(text == json.dumps(method.provenance, sort_keys=True), "provenance changes from call to call")
 
 
-def _encode_again(factory: Factory) -> None:
-    image, second = _image(*_SIZE), _vocabulary(("window", "tree", "road", "car", "dog"))
-    method = _encoded(factory)
-    method.segment(image)
-    method.encode(second)
-    _require(method.vocabulary == second, "after a second encode, vocabulary is still the first one")
-    again, fresh = (m.segment(image).dense() for m in (method, _encoded(factory, second)))
-    _check_field(again, _SIZE, 5)
-    _require(
-        again.query_to_class == second.query_to_class, "after a second encode, query_to_class is not the second one"
-    )
-    same = torch.allclose(again.scores, fresh.scores, rtol=_RTOL, atol=_RTOL * float(fresh.scores.abs().max()))
-    _require(same, "scores after a second encode are not those of a fresh method")
-
-
-def _encode_first(factory: Factory) -> None:
-    calls: dict[str, Callable[[Method], Any]] = {
-        "segment": lambda method: method.segment(_image(*_SIZE)),
-        "score_windows": lambda method: method.score_windows(_image(*_SIZE)[None]),
-    }
-    for name, call in calls.items():
-        try:
-            call(factory())
-        except UserError as error:
-            _require("encode" in str(error), f"{name} before encode says {str(error)!r}, which does not mention encode")
-        else:
-            raise ViolationError(f"{name} before encode raises nothing, wanted a UserError that mentions encode")
+def _options(factory: Factory) -> None:
+    """Every option has a meaning and a default that is allowed, and an unknown one is refused."""
+    kind = options_type(type(factory()))
+    silent = [row.name for row in describe_options(kind) if not row.meaning]
+    _require(not silent, f"options without a description: {', '.join(silent)}")
+    read_options(kind, {}, "the defaults")
+    try:
+        read_options(kind, {"no_such_option": 1}, "")
+    except UserError:
+        return
+    raise ViolationError("an option that does not exist is taken without a word")
 
 
 CHECKS: dict[str, Callable[[Factory], None]] = {
     "parts untouched": _parts_untouched,  # first: damage that is done once would be there already for a later check
-    "encode comes first": _encode_first,
     "shapes and dtypes": _shapes,
     "same result twice": _same_twice,
-    "batch equals singles": _batch,
+    "no state": _no_state,
+    "a shared picture": _shared,
+    "windows are independent": _batch,
     "non-square images": _sizes(((64, 128), (128, 64))),
     "sizes off the patch grid": _sizes((_ODD_SIZE, (65, 65))),
     "one class": _number_of_classes(1),
@@ -276,5 +290,5 @@ CHECKS: dict[str, Callable[[Factory], None]] = {
     "finite scores": _finite,
     "no network": _no_network,
     "provenance": _provenance,
-    "encode again": _encode_again,
+    "options": _options,
 }

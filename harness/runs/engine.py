@@ -21,9 +21,11 @@ import torch
 
 from ...datasets import Dataset, Sample
 from ...methods import UserError
+from ...methods.core.picture import Memo
 from . import parts
 from .parts import ImageResult, Stamp
-from .pipeline import Clock, Pipeline, predict_together
+from .photo import Photo
+from .pipeline import Clock, Pipeline
 from .plan import build_pipelines
 from .provenance import peak_bytes
 from .run import Run
@@ -54,8 +56,8 @@ def work_through(lanes: Sequence[Lane], ids: Iterable[str], device: str, advance
     loop, finished images are written.
     """
     started = flushed = time.monotonic()
-    keys = [lane.data.record.key for lane in lanes]
-    todo = [_Todo(lane, workers, tuple(k for k in keys if k != lane.data.record.key)) for lane in lanes]
+    names = [f"{lane.run.plan().spec.method} on {lane.data.record.key}" for lane in lanes]
+    todo = [_Todo(lane, workers, (*names[:k], *names[k + 1 :])) for k, lane in enumerate(lanes)]
     try:
         for number, image_id in enumerate(ids):
             asked = [t for t in todo if image_id not in t.done]
@@ -90,18 +92,17 @@ class _Todo:
 
 
 def _score_image(todo: list[_Todo], image_id: str, device: str, warm: bool) -> None:
-    clocks = [Clock() for _ in todo]
-    pipelines = [t.lane.pipeline for t in todo]
+    clocks, memo = [Clock() for _ in todo], Memo()
     samples: list[Sample] = []
     for t, clock in zip(todo, clocks, strict=True):
-        seen = samples[0] if samples else None
-        # mypy cannot infer a lambda whose defaults bind the loop's values
-        samples.append(clock.time("load", lambda d=t.lane.data, i=seen: d.load(image_id, i)))  # type: ignore[misc]
+        with memo.charged_to(clock.bill):
+            # mypy cannot infer a lambda whose default binds the loop's value
+            samples.append(clock.time("load", lambda d=t.lane.data: d.load(image_id, memo.once)))  # type: ignore[misc]
     _check_content(todo, samples)
     try:
-        labels = predict_together(pipelines, samples[0].image, clocks, image_id)
-        zipped = zip(pipelines, labels, samples, clocks, strict=True)
-        scored = [pipeline.compare(label, sample, clock) for pipeline, label, sample, clock in zipped]
+        photo = Photo(samples[0].image, image_id, memo)
+        zipped = zip([t.lane.pipeline for t in todo], samples, clocks, strict=True)
+        scored = [p.compare(p.predict(photo, clock), sample, clock) for p, sample, clock in zipped]
     except UserError as error:
         raise UserError(f"image {image_id}: {error}") from error
     for t, result, clock, sample in zip(todo, scored, clocks, samples, strict=True):
@@ -160,7 +161,8 @@ def _work_share(folders: list[str], ids: tuple[str, ...], threads: int, workers:
     torch.set_num_threads(threads)
     runs = [Run(Path(folder)) for folder in folders]
     specs = [run.plan().spec for run in runs]
-    data = [spec.open_data() for spec in specs]
+    opened = {(spec.dataset, spec.data_root): spec.open_data() for spec in specs}
+    data = [opened[spec.dataset, spec.data_root] for spec in specs]
     lanes = [Lane(*lane) for lane in zip(runs, build_pipelines(specs, data), data, strict=True)]
     asked = takewhile(lambda _: _stop.value == 0, ids)
     work_through(lanes, asked, specs[0].device, lambda count: None, workers)

@@ -1,19 +1,18 @@
 """Pipeline: from a sample to its label map and counts, the same way for every method."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...datasets import DatasetRecord, Sample
-from ...datasets.loader import Pixels
-from ...methods import Method, ScoreField, UserError
-from ...methods.blocks.clip_method import ClipMethod
+from ...methods import ScoreField, UserError
 from ...methods.core.foreign import foreign_code
+from ...methods.core.method import Method, Words
+from ...methods.core.picture import Bill, Picture
 from ...methods.refine.guide import Affinity, Guide
 from ...methods.refine.guides import load_guide
 from ..decoding.decode import decode
@@ -24,40 +23,34 @@ from ..decoding.tiles import Refiner, check_finite
 from ..metrics.counting import confusion, count_boundary, tally
 from ..metrics.of_confusion import sparse
 from ..protocol.protocol import Setting
-from ..protocol.resize import resize_image
 from ..protocol.token_lint import lint_tokens
 from ..protocol.word_lint import Findings
 from ..protocol.words import vocabulary_for
+from .photo import Photo
 from .scored import STAGES as STAGES
 from .scored import Scored as Scored
 
-SHARED = (
-    "short_side_px",
-    "long_side_px",
-    "resize",
-    "size_multiple_px",
-    "columns",
-    "window_px",
-    "stride_px",
-    "precision",
-)
-"""Fields of a setting that must agree for two data sets to share one pass over their images."""
 T = TypeVar("T")
 
 
 @dataclass
 class Clock:
-    """Seconds per stage; on a GPU the queue is emptied at the borders, so that work counts where it is done."""
+    """Seconds per stage for one image; on a GPU the queue is emptied at the borders, so that work counts where it is.
+
+    What other pipelines have computed of the image is on the ``bill`` and counts with the seconds that it took them: a
+    row says what its method would have taken alone, and never less because it ran beside others.
+    """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    bill: Bill = field(default_factory=Bill)
 
     def time(self, stage: str, work: Callable[[], T]) -> T:
-        """Run ``work`` and add what it took to ``stage``."""
-        started = time.perf_counter()
+        """Run ``work`` and add what it took, and what it owes, to ``stage``."""
+        owed, started = self.bill.seconds, time.perf_counter()
         result = work()
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
-        self.seconds[stage] += time.perf_counter() - started
+        self.seconds[stage] += time.perf_counter() - started + self.bill.seconds - owed
         return result
 
 
@@ -73,7 +66,7 @@ def guide_for(setting: Setting, method: Method) -> Guide | None:
 
 
 class Pipeline:
-    """A method under one setting, with the vocabulary of one data set encoded (in ``encode_seconds``).
+    """A method under one setting, with the words of one data set (encoded in ``encode_seconds``).
 
     ``findings`` are warnings about its words as the method's tokenizer reads them.
 
@@ -97,8 +90,8 @@ class Pipeline:
         _check_multiple(setting, method)
         self.findings = _lint_tokens(setting, record, method)
         started = time.perf_counter()
-        with foreign_code(method.info.name, type(method).__module__, "at the words"):
-            method.encode(vocabulary)
+        with foreign_code(method.info.name, type(method).__module__, "at the words"), torch.inference_mode():
+            self.words: Words = method.encode_text(vocabulary)
         self.encode_seconds = time.perf_counter() - started
 
     @property
@@ -106,16 +99,33 @@ class Pipeline:
         """What has to be said beside its numbers: the method's note and the guide's."""
         return "; ".join(filter(None, [self.method.note, self.guide.note if self.guide else ""]))
 
-    def predict(self, image: Pixels, clock: Clock, name: str = "") -> Tensor:
-        """Label map ``(H, W)`` of an image ``(H, W, 3)`` uint8 RGB, at its own size.
+    def predict(self, photo: Photo, clock: Clock) -> Tensor:
+        """Label map ``(H, W)`` of an image, at its own size.
 
-        ``name`` is the image's id: noise of a guide depends on it.
+        What pipelines have in common is computed once for all that are given the same ``photo``.
         """
-        return predict_together([self], image, [clock], name)[0]
+        with photo.memo.charged_to(clock.bill):
+            pictures = clock.time("resize", lambda: photo.pictures(self.setting))
+            return torch.cat([self._predict_column(picture, clock) for picture in pictures], dim=1)
+
+    def _predict_column(self, picture: Picture, clock: Clock) -> Tensor:
+        scores = clock.time("segment", lambda: self.scores(picture))
+        guide = self.guide
+        affinity = None if guide is None else clock.time("refine", lambda: _observe(guide, picture))
+        size = (picture.original.shape[1], picture.original.shape[2])
+        return self.finish(scores, picture.pixels, size, clock, affinity)
+
+    @torch.inference_mode()
+    def scores(self, picture: Picture) -> ScoreField:
+        """What the method says about a picture, before any decision."""
+        method, geometry = self.method, self.setting.geometry
+        with foreign_code(method.info.name, type(method).__module__):
+            seen = picture.once(("seen", method, geometry), lambda: method.encode_image(picture, geometry))
+            return method.score(seen, self.words)
 
     def score(self, sample: Sample, clock: Clock) -> Scored:
         """Counts of one sample."""
-        return self.compare(self.predict(sample.image, clock, sample.id), sample, clock)
+        return self.compare(self.predict(Photo(sample.image, sample.id), clock), sample, clock)
 
     def compare(self, labels: Tensor, sample: Sample, clock: Clock) -> Scored:
         """Counts of a label map of one sample."""
@@ -180,81 +190,14 @@ def _lint_tokens(setting: Setting, record: DatasetRecord, method: Method) -> Fin
 
 def _check_multiple(setting: Setting, method: Method) -> None:
     """Raise ``UserError`` for sides that the protocol rounds to whole patches of another backbone."""
-    if not isinstance(method, ClipMethod) or type(method).segment is not Method.segment:
-        return  # a method that cuts the image in its own way
-    multiple, patch = setting.size_multiple_px, method.tower.patch_px
-    if multiple % patch:
+    multiple, patch = setting.size_multiple_px, method.size_multiple_px
+    if patch is not None and multiple % patch:
         raise UserError(
             f"the protocol rounds sides to multiples of {multiple} px, the backbone has patches of {patch} px: parts "
             f"of the image would be lost.  Choose the protocol of this backbone, or --set size_multiple_px={patch}"
         )
 
 
-def predict_together(
-    pipelines: Sequence[Pipeline], image: Pixels, clocks: Sequence[Clock], name: str = ""
-) -> list[Tensor]:
-    """Label maps ``(H, W)`` of one image for each pipeline; it is resized and encoded once, seen once by each guide.
-
-    The methods of the pipelines are twins and their settings agree in ``SHARED`` (see ``check_sharing``).  What is done
-    once counts on every clock: a clock says what its data set would have taken alone.
-    """
-    setting = pipelines[0].setting
-    limits = (setting.short_side_px, setting.long_side_px, setting.resize, setting.size_multiple_px)
-    small = _time_all(clocks, "resize", lambda: resize_image(image, *limits))
-    columns = [np.array_split(pixels, setting.columns, axis=1) for pixels in (small, image)]
-    parts = []
-    for number, (pixels, original) in enumerate(zip(*columns, strict=True)):
-        column = _tensor(pixels)
-        # mypy cannot infer a lambda whose default binds the loop's value
-        fields = _time_all(clocks, "segment", lambda c=column: _segment(pipelines, c))  # type: ignore[misc]
-        seen = _observe(pipelines, original, f"{name}#{number}" if number else name, clocks)
-        zipped = zip(pipelines, fields, clocks, seen, strict=True)
-        size = (original.shape[0], original.shape[1])
-        parts.append([p.finish(field, column, size, clock, sight) for p, field, clock, sight in zipped])
-    return [torch.cat(labels, dim=1) for labels in zip(*parts, strict=True)]
-
-
-def _time_all(clocks: Sequence[Clock], stage: str, work: Callable[[], T]) -> T:
-    """Run ``work`` once and add what it took to every clock."""
-    first, *others = clocks
-    before = first.seconds[stage]
-    result = first.time(stage, work)
-    for clock in others:
-        clock.seconds[stage] += first.seconds[stage] - before
-    return result
-
-
-def _tensor(pixels: Pixels) -> Tensor:
-    """``(H, W, 3)`` -> a copy, ``(3, H, W)``."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-
-
-def _observe(pipelines: Sequence[Pipeline], image: Pixels, name: str, clocks: Sequence[Clock]) -> list[Affinity | None]:
-    """What the guide of each pipeline sees in an image at its own size; equal guides are one object and look once."""
-    seen: dict[int, Affinity] = {}
-    for guide in {id(p.guide): p.guide for p in pipelines if p.guide is not None}.values():
-        theirs = [clock for p, clock in zip(pipelines, clocks, strict=True) if p.guide is guide]
-        # as in predict_together: the default binds the loop's value
-        seen[id(guide)] = _time_all(theirs, "refine", lambda g=guide: g.observe(_tensor(image), name))  # type: ignore[misc]
-    return [seen.get(id(p.guide)) for p in pipelines]
-
-
-def _segment(pipelines: Sequence[Pipeline], pixels: Tensor) -> list[ScoreField]:
-    methods, geometry = [p.method for p in pipelines], pipelines[0].setting.geometry
-    with foreign_code(methods[0].info.name, type(methods[0]).__module__):
-        if len(methods) == 1:
-            return [methods[0].segment(pixels, geometry)]
-        return methods[0].segment_with(methods, pixels, geometry)
-
-
-def check_sharing(settings: Sequence[Setting], keys: Sequence[str], method: str) -> None:
-    """Raise ``UserError`` unless the settings of several data sets allow one pass over their images."""
-    for key, setting in zip(keys[1:], settings[1:], strict=True):
-        names = [n for n in SHARED if getattr(setting, n) != getattr(settings[0], n)]
-        if setting.options_for(method) != settings[0].options_for(method):
-            names.append("method options")
-        if names:
-            raise UserError(
-                f"{keys[0]} and {key} cannot share a pass: the protocol gives them different {', '.join(names)}.  Run "
-                "them one after the other"
-            )
+def _observe(guide: Guide, picture: Picture) -> Affinity:
+    """What a guide sees in an image at its own size; equal guides are one object and look once."""
+    return picture.once_of_original(("guide", id(guide)), lambda: guide.observe(picture.original, picture.name))

@@ -1,6 +1,7 @@
 """Plans: what a run is to do, and everything that decides its numbers."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from .sealed import digest_of, read_sealed, seal
 from .sources import open_any
 
 if TYPE_CHECKING:  # plans are read and shown without torch; what makes methods is imported where it does
-    from ...methods import Method
+    from ...methods.core.method import Method
     from .pipeline import Pipeline
 
 SCHEMA = 2
@@ -65,8 +66,17 @@ class RunSpec(BaseModel):
             dtype=getattr(torch, setting.precision),
             weights=Path(self.weights) if self.weights else None,
             allow_download=allow_download,
-            **{**setting.options_for(self.method), **self.options},
+            **self.options_under(setting),
         )
+
+    def options_under(self, setting: Setting) -> dict[str, Any]:
+        """The method's options: the protocol's, and over them the user's."""
+        return {**setting.options_for(self.method), **self.options}
+
+    def method_key(self, setting: Setting) -> str:
+        """Everything that ``build_method`` depends on."""
+        parts = (self.method, self.backbone, self.weights, self.device, setting.precision, self.options_under(setting))
+        return json.dumps(parts, sort_keys=True)
 
 
 class Plan(BaseModel):
@@ -137,41 +147,21 @@ def check_schema(value: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def groups_of(specs: Sequence[RunSpec]) -> list[list[int]]:
-    """Positions of the runs that ask for one method with the same parts and options, in the order given."""
-    found: dict[str, list[int]] = {}
-    for number, spec in enumerate(specs):
-        same = spec.model_dump(include={"method", "backbone", "weights", "device", "options"})
-        found.setdefault(digest_of(same), []).append(number)
-    return list(found.values())
-
-
-def check_groups(specs: Sequence[RunSpec], data: Sequence[Dataset]) -> None:
-    """Raise ``UserError`` when the settings of one method's data sets do not allow to share a pass."""
-    from .pipeline import check_sharing
-
-    for group in groups_of(specs):
-        settings = [specs[k].setting_for(data[k]) for k in group]
-        check_sharing(settings, [data[k].record.key for k in group], specs[group[0]].method)
-
-
 def build_pipelines(
     specs: Sequence[RunSpec], data: Sequence[Dataset], allow_download: bool = False
 ) -> "list[Pipeline]":
-    """One pipeline for each run; a method that several runs ask for is loaded once.
-
-    Raises ``UserError`` when the settings of its data sets do not allow to share a pass.
-    """
+    """One pipeline for each spec; those that ask for the same method with the same parts share it."""
     from .pipeline import Pipeline
 
-    check_groups(specs, data)
-    settings = [spec.setting_for(d) for spec, d in zip(specs, data, strict=True)]
-    found = {}
-    for first, *others in groups_of(specs):
-        method = specs[first].build_method(settings[first], allow_download)
-        for k, twin in {first: method, **{k: method.twin() for k in others}}.items():
-            found[k] = Pipeline(twin, settings[k], data[k].record, specs[k].boundary, specs[k].confusion)
-    return [found[k] for k in range(len(specs))]
+    built: dict[str, Method] = {}
+    pipelines = []
+    for spec, d in zip(specs, data, strict=True):
+        setting = spec.setting_for(d)
+        key = spec.method_key(setting)
+        if key not in built:
+            built[key] = spec.build_method(setting, allow_download)
+        pipelines.append(Pipeline(built[key], setting, d.record, spec.boundary, spec.confusion))
+    return pipelines
 
 
 def make_plan(spec: RunSpec, pipeline: "Pipeline", data: Dataset, digests: Mapping[str, str]) -> Plan:
@@ -199,7 +189,7 @@ def make_plan(spec: RunSpec, pipeline: "Pipeline", data: Dataset, digests: Mappi
             "version": spec.protocol.version,
         },
         "setting": pipeline.setting.model_dump(),
-        "vocabulary_hash": pipeline.method.vocabulary.hash,
+        "vocabulary_hash": pipeline.words.vocabulary.hash,
         "boundary": spec.boundary,
         "confusion": spec.confusion,
         "device_type": spec.device.partition(":")[0],

@@ -1,12 +1,12 @@
 """Every pair of some methods and some data sets, as runs to be done in one pass."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...methods import UserError, find_method
 from ...methods.core.errors import did_you_mean
+from ...methods.core.options import options_type
 from ...methods.models.backbone_names import TINY_CLIP
 from ..runs.plan import RunSpec
 from ..runs.sources import PREFIX, load_any, open_any, unused_words
@@ -36,6 +36,9 @@ def every_pair(
     Raises ``UserError`` for what is named twice, unknown, or taken by none.
     """
     names = check_methods(methods)
+    doubled = sorted({d for d in datasets if list(datasets).count(d) > 1})
+    if doubled:
+        raise UserError(f"--dataset names {', '.join(doubled)} twice: name every data set once")
     own = options_of(names, options or {})
     parts = _parts_of(names, backbone, weights)
     protocols = {}
@@ -99,8 +102,8 @@ def _takers(methods: Sequence[str], name: str) -> list[str]:
 
 
 def _takes(method: str, option: str) -> bool:
-    parameters = inspect.signature(find_method(method)).parameters
-    return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    kind = options_type(find_method(method))
+    return option in kind.model_fields or kind.model_config.get("extra") == "allow"
 
 
 def _parts_of(

@@ -15,6 +15,7 @@ from ...methods import create_method
 from ...methods.core.files import clean_cache
 from ..protocol.protocol import Protocol, lint_setting
 from ..report.overlay import class_colours, photo_sheet, save_png
+from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
 from ..runs.provenance import code_version, environment, source_hash
 from ..show.telling import Say, each_once, unsaid
@@ -105,7 +106,7 @@ def segment_request(request: PhotoRequest, say: Say = unsaid) -> SegmentedPhoto:
         if level == "warning":
             say(text)
     image, clock = read_image(request.photo), Clock()
-    labels: NDArray[Any] = pipeline.predict(image, clock, request.photo.stem).cpu().numpy()
+    labels: NDArray[Any] = pipeline.predict(Photo(image, request.photo.stem), clock).cpu().numpy()
     seconds = sum(clock.seconds.values())
     return SegmentedPhoto(request, image, labels, _provenance(request, pipeline), seconds, pipeline.note)
 
@@ -135,7 +136,7 @@ def _provenance(request: PhotoRequest, pipeline: Pipeline) -> dict[str, Any]:
         "protocol_hash": request.setting.hash,
         "setting": request.setting.model_dump(),
         "words": dict(zip(request.record.classes, request.record.words, strict=True)),
-        "vocabulary_hash": method.vocabulary.hash,
+        "vocabulary_hash": pipeline.words.vocabulary.hash,
         "refine": request.setting.refine,
         "guide": pipeline.guide.provenance if pipeline.guide else None,
         "precision": request.setting.precision,

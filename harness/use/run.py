@@ -11,7 +11,7 @@ from ...methods.registry import check_parts
 from ..decoding.decode import decoder_name
 from ..protocol.protocol import Setting, lint_setting
 from ..runs.engine import Lane, work_in_processes, work_through
-from ..runs.plan import Plan, RunSpec, build_pipelines, check_groups, groups_of, make_plan
+from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Finished, Run
 from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
 
@@ -73,13 +73,10 @@ def _open(specs: list[RunSpec], allow_download: bool) -> list[Dataset]:
         if (spec.dataset, spec.data_root) not in opened:
             opened[spec.dataset, spec.data_root] = spec.open_data()
     data = [opened[spec.dataset, spec.data_root] for spec in specs]
-    for group in groups_of(specs):
-        keys = [data[k].record.key for k in group]
-        doubled = sorted({k for k in keys if keys.count(k) > 1})
-        if doubled:
-            raise UserError(
-                f"--dataset names {', '.join(doubled)} twice: every data set of a pass needs a key of its own"
-            )
+    keys = [d.record.key for d in opened.values()]
+    doubled = sorted({k for k in keys if keys.count(k) > 1})
+    if doubled:
+        raise UserError(f"--dataset names {', '.join(doubled)} twice: every data set of a pass needs a key of its own")
     _check_same_images(list(opened.values()))
     return data
 
@@ -109,7 +106,6 @@ def _plan(
     say: Say,
 ) -> tuple[list[Lane], list[Plan]]:
     """Find everything that would stop the work, before any of it; then load the methods."""
-    check_groups(specs, data)
     for spec, d in zip(specs, data, strict=True):
         _lint(d, spec.setting_for(d), say)
     digests = {}
@@ -160,8 +156,7 @@ def _work(
         for lane, plan in zip(lanes, plans, strict=True):
             locks.enter_context(lane.run.lock())
             lane.run.begin(plan, fresh)
-        for group in groups_of([plan.spec for plan in plans]):
-            _score_missing([lanes[k] for k in group], [plans[k] for k in group], wanted, workers, progress)
+        _score_missing(lanes, plans, wanted, workers, progress)
         for lane in lanes:
             if not lane.run.is_merged():
                 lane.run.merge()

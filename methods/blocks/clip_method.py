@@ -1,40 +1,51 @@
-"""What every method around a CLIP ViT has: the image tower's weights, its input statistics, the encoded texts."""
+"""What every method around a CLIP ViT has: the image tower, its input statistics, the encoded texts."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.method import Method
+from ..core.method import Method, Seen, Words
+from ..core.options import Options
 from ..core.tokenizer import Tokenizer
 from ..core.vocabulary import Vocabulary
-from ..models import vit
 from ..models.backbone import Backbone
 from ..models.text import encode_queries
 
 
-class ClipMethod(Method):
-    """A segmenter with an open_clip backbone, whose image tower runs on ``device`` in ``dtype``."""
+@dataclass(frozen=True)
+class ClipWords(Words):
+    """A vocabulary with the embeddings of its queries, ``text`` ``(Q, dim)`` float32, unit length."""
+
+    text: Tensor
+
+
+class ClipMethod(Method[Seen, ClipWords]):
+    """A method with an open_clip backbone, whose image tower runs on ``device`` in ``dtype``."""
+
+    unit_prompts: ClassVar[bool] = True
+    """Whether features of prompts are brought to unit length before the mean over templates."""
 
     def __init__(
-        self, backbone: Backbone, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        backbone: Backbone,
+        options: Options | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__()
+        super().__init__(options)
         self.backbone, self.device, self.dtype = backbone, torch.device(device), dtype
-        self.tower = vit.read_vision(backbone.model.visual, self.device, dtype)
-        self._mean = torch.tensor(backbone.mean, device=self.device).view(3, 1, 1) * 255
-        self._std = torch.tensor(backbone.std, device=self.device).view(3, 1, 1) * 255
-        self._text: Tensor | None = None
+        self.tower = backbone.tower(self.device, dtype)
+        self.statistics = (tuple(backbone.mean), tuple(backbone.std))
+        self.size_multiple_px = self.tower.patch_px
 
     @property
     def provenance(self) -> dict[str, Any]:
         """See ``Method.provenance``."""
-        return {
-            "method": self.info.name,
-            "weights": self.backbone.provenance,
-            "precision": str(self.dtype).removeprefix("torch."),
-        }
+        precision = str(self.dtype).removeprefix("torch.")
+        return {**super().provenance, "weights": self.backbone.provenance, "precision": precision}
 
     @property
     def prompt_tokenizer(self) -> Tokenizer | None:
@@ -51,27 +62,22 @@ class ClipMethod(Method):
         """See ``Method.licences``; the backbone's first."""
         return {**self.backbone.licences, **super().licences}
 
-    def encode(self, vocabulary: Vocabulary) -> None:
-        """Encode the queries once (float32, cached on disk)."""
-        super().encode(vocabulary)
-        self._text = encode_queries(self.backbone, vocabulary, self.device)
+    def encode_text(self, vocabulary: Vocabulary) -> ClipWords:
+        """The queries' embeddings (float32, cached on disk)."""
+        return ClipWords(
+            vocabulary, encode_queries(self.backbone, vocabulary, self.device, unit_prompts=self.unit_prompts)
+        )
 
-    @property
-    def text(self) -> Tensor:
-        """Embeddings of the queries, ``(Q, dim)`` float32, unit length.  Raises ``UserError`` before ``encode``."""
-        _ = self.vocabulary  # the clear error
-        assert self._text is not None
-        return self._text
-
-    def normalised(self, windows: Tensor) -> Tensor:
+    def normalised(self, pixels: Tensor) -> Tensor:
         """Pixels for the image tower: ``(B, 3, H, W)`` uint8 RGB -> the same shape in the working dtype.
 
         Raises ``UserError`` for windows that are smaller than a patch.
         """
-        return self._whole_patches(self._normalise(windows))
+        return self._whole_patches(self._normalise(pixels))
 
-    def _normalise(self, windows: Tensor) -> Tensor:
-        return ((windows.to(self.device).float() - self._mean) / self._std).to(self.dtype)
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        mean, std = (torch.tensor(s, device=self.device).view(3, 1, 1) * 255 for s in self.statistics)
+        return ((pixels.to(self.device).float() - mean) / std).to(self.dtype)
 
     def _whole_patches(self, pixels: Tensor) -> Tensor:
         """``pixels`` as they are, if at least one patch fits in."""

@@ -4,19 +4,22 @@ A method of this family is a ``LastBlock`` record; the code below is the same fo
 released programs do differently is a field of the record; the paper stands in the method's ``info``.
 """
 
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from ..core.errors import UserError
+from ..core.options import Options
+from ..core.picture import Windows
+from ..core.window_method import SeenWindows, WindowMethod
 from ..core.windows import Box
 from ..models import vit
-from ..models.backbone import Backbone
-from .clip_method import ClipMethod
+from .clip_method import ClipMethod, ClipWords
 
 Similarity = Literal["qk", "qq", "kk", "vv"]
 
@@ -54,84 +57,90 @@ class SeenPatches:
     salient: Tensor | None = None
 
 
-class DenseClip(ClipMethod):
-    """Patch-text cosine similarities of a CLIP ViT whose last block is ``last_block``.
+class DenseClipOptions(Options):
+    """How windows are fitted to the patch grid."""
 
-    ``pad`` chooses what happens to windows that are no multiple of the patch: False drops the rest and stretches the
-    grid over the window (SCLIP, NACLIP), True pads evenly with the mean colour and cuts after (ClearCLIP), "end" pads
-    with black below and to the right and stretches the grid over the window (CLIP-DINOiser).  ``positions`` is the rule
-    of ``vit.position_for``.
-    """
+    pad: Literal["end"] | bool = Field(
+        False,
+        description="windows that are no multiple of the patch: false drops the rest and stretches the grid over the "
+        "window (SCLIP, NACLIP), true pads evenly with the mean colour and cuts after (ClearCLIP), end pads with black "
+        "below and to the right and stretches the grid over the window (CLIP-DINOiser)",
+    )
+    positions: Literal["factor", "size"] = Field(
+        "factor", description="how the position embedding is interpolated: by a scale factor or by the target size"
+    )
+
+
+class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[SeenPatches]]):
+    """Patch-text cosine similarities of a CLIP ViT whose last block is ``last_block``."""
 
     last_block: ClassVar[LastBlock]
+    options: DenseClipOptions
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        pad: bool | Literal["end"] = False,
-        positions: vit.Positions = "factor",
-    ) -> None:
-        super().__init__(backbone, device, dtype)
-        if pad not in (False, True, "end") or positions not in ("factor", "size"):
-            raise UserError(
-                f"pad is {pad!r}, positions is {positions!r}; pad can be false, true or end, positions factor or size"
-            )
-        self.pad, self.positions = pad, positions
+    @property
+    def multiple_px(self) -> int:
+        """What sides of windows are padded to a multiple of."""
+        return self.tower.patch_px
 
     @property
     def provenance(self) -> dict[str, Any]:
         """See ``Method.provenance``."""
-        return {
-            **super().provenance,
-            "last_block": asdict(self.last_block),
-            "pad": self.pad,
-            "positions": self.positions,
-        }
+        return {**super().provenance, "last_block": asdict(self.last_block)}
 
     def cover(self, height: int, width: int) -> Box:
-        """See ``Method.cover``."""
-        if self.pad is not True:
+        """See ``WindowMethod.cover``."""
+        if self.options.pad is not True:
             return Box(0, 0, height, width)
         (top, bottom), (left, right) = (self._padding(side) for side in (height, width))
         return Box(-top, -left, height + bottom, width + right)
 
     def _padding(self, side: int) -> tuple[int, int]:
-        total = -side % self.tower.patch_px
+        total = -side % self.multiple_px
         return total // 2, total - total // 2
 
-    def score_windows(self, windows: Tensor) -> Tensor:
-        """Cosines: ``(B, 3, H, W)`` uint8 RGB -> ``(B, Q, h, w)`` float32 in [-1, 1]."""
-        return self.score_features(self.encode_windows(windows))
-
-    @torch.inference_mode()
-    def encode_windows(self, windows: Tensor) -> SeenPatches:
-        """Patch features of windows ``(B, 3, H, W)`` uint8 RGB."""
-        tokens, grid = vit.run_trunk(self.tower, self.normalised(windows), self.positions)
+    def encode_windows(self, windows: Windows) -> SeenPatches:
+        """Patch features of windows."""
+        tokens, grid = self.trunk(windows)
         return SeenPatches(self.patch_features(tokens, grid).unflatten(1, grid))
 
-    def normalised(self, windows: Tensor) -> Tensor:
+    def trunk(self, windows: Windows) -> tuple[Tensor, tuple[int, int]]:
+        """Input of the last block, ``(B, 1 + h * w, D)``, and the patch grid; once for all methods on this tower."""
+        key = ("trunk", self.tower, self.statistics, self.options.positions, self.padding_key(windows))
+        return windows.once(
+            key, lambda: vit.run_trunk(self.tower, self.normalised(windows.pixels), self.options.positions)
+        )
+
+    def padding_key(self, windows: Windows) -> Hashable:
+        """What the padding of these windows depends on; None where there is none."""
+        if not any(side % self.multiple_px for side in windows.pixels.shape[2:]):
+            return None
+        return self.options.pad, self.multiple_px, type(self).normalised
+
+    def shown(self, pixels: Tensor) -> Tensor:
+        """What the image tower is shown, for a second model: ``(B, 3, H', W')`` float32 RGB in [0, 1], padding too."""
+        mean, std = (torch.tensor(s, device=self.device).view(3, 1, 1) for s in self.statistics)
+        return self.normalised(pixels).float() * std + mean
+
+    def normalised(self, pixels: Tensor) -> Tensor:
         """See ``ClipMethod.normalised``; padded if asked for, ``(B, 3, H, W)`` -> ``(B, 3, H', W')``."""
-        pixels = self._normalise(self.padded(windows))
-        if self.pad is True:
+        pixels = self._normalise(self.padded(pixels))
+        if self.options.pad is True:
             (top, bottom), (left, right) = (self._padding(side) for side in pixels.shape[2:])
             pixels = F.pad(pixels, (left, right, top, bottom))
         return self._whole_patches(pixels)
 
-    def padded(self, windows: Tensor) -> Tensor:
+    def padded(self, pixels: Tensor) -> Tensor:
         """Windows on the device, with black below and to the right if ``pad`` is "end"; uint8."""
-        windows = windows.to(self.device)
-        if self.pad != "end":
-            return windows
-        bottom, right = (-side % self.tower.patch_px for side in windows.shape[2:])
-        return F.pad(windows, (0, right, 0, bottom))
+        pixels = pixels.to(self.device)
+        if self.options.pad != "end":
+            return pixels
+        bottom, right = (-side % self.multiple_px for side in pixels.shape[2:])
+        return F.pad(pixels, (0, right, 0, bottom))
 
-    @torch.inference_mode()
-    def score_features(self, features: SeenPatches) -> Tensor:
-        """Cosines with the queries, ``(B, Q, h, w)`` float32."""
-        unit = features.features
-        return (unit.flatten(1, 2) @ self.text.T).transpose(1, 2).unflatten(2, unit.shape[1:3])
+    def score_windows(self, seen: SeenPatches, words: ClipWords) -> Tensor:
+        """Cosines with the queries, ``(B, Q, h, w)`` float32 in [-1, 1]."""
+        unit = seen.features
+        return (unit.flatten(1, 2) @ words.text.T).transpose(1, 2).unflatten(2, unit.shape[1:3])
 
     def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Last block and head: ``(B, 1 + h * w, D)`` -> ``(B, h * w, dim)`` float32, unit length."""

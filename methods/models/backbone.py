@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..core.errors import UserError, did_you_mean
@@ -17,7 +18,7 @@ from .backbone_names import TINY_CLIP as TINY_CLIP
 from .backbone_names import check_backbone_parts, is_dense, resolve_backbone
 from .checkpoints import state_sha256
 from .clip_checkpoint import ClipWeights, read_clip
-from .vit import activation_name
+from .vit import VisionTransformer, activation_name, read_vision
 from .weight_checks import check_stored
 from .weights import check_entry, find_entry, list_weights, locate
 
@@ -25,7 +26,7 @@ TINY_CLIP_FOLDER = Path(__file__).parent / "tiny_clip"
 TINY_CLIP_NOTE = "tiny in-house model on synthetic scenes: ranks do not transfer"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backbone:
     """An ``open_clip`` model in float32 on the CPU, with its tokenizer.
 
@@ -44,6 +45,16 @@ class Backbone:
     file_sha256: str | None = None
     activation_evidence: str = ""
     licences: Mapping[str, str] = field(default_factory=dict)
+    _towers: dict[tuple[torch.device, torch.dtype], VisionTransformer] = field(default_factory=dict, repr=False)
+
+    def tower(self, device: torch.device, dtype: torch.dtype) -> VisionTransformer:
+        """The image tower, one for all who ask: what was computed with it can be shared.
+
+        Raises ``UserError`` when it is not a ViT that ``vit.read_vision`` knows.
+        """
+        if (device, dtype) not in self._towers:
+            self._towers[device, dtype] = read_vision(self.model.visual, device, dtype)
+        return self._towers[device, dtype]
 
     @classmethod
     def from_module(cls, model: nn.Module, tokenizer: Tokenizer) -> "Backbone":

@@ -45,9 +45,12 @@ class Block:
     heads: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VisionTransformer:
-    """Weights of a CLIP ViT.  ``position`` stays float32; everything else has the working dtype, LayerNorms float32."""
+    """Weights of a CLIP ViT, told apart by identity.
+
+    ``position`` stays float32; everything else has the working dtype, LayerNorms float32.
+    """
 
     patch: Tensor
     class_token: Tensor

@@ -4,6 +4,14 @@ A proposer of the list is found by name with ``load_proposer``; each has options
 """
 
 from .base import Proposals, Proposer, ProposerParts
-from .loading import list_proposers, load_proposer
+from .loading import ProposerName, find_proposer, list_proposers, load_proposer
 
-__all__ = ["Proposals", "Proposer", "ProposerParts", "list_proposers", "load_proposer"]
+__all__ = [
+    "Proposals",
+    "Proposer",
+    "ProposerName",
+    "ProposerParts",
+    "find_proposer",
+    "list_proposers",
+    "load_proposer",
+]

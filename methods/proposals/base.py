@@ -1,7 +1,8 @@
 """What a proposer is, and regions of a label map as masks."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..core.options import Options, options_type
+from ..core.picture import Picture
 from ..models.vit import VisionTransformer
 
 SMALLEST_PART = 1e-3
@@ -18,7 +21,7 @@ SMALLEST_PART = 1e-3
 
 @dataclass(frozen=True)
 class Proposals:
-    """``masks`` ``(Q, h, w)`` float32 in [0, 1], at the size of the image; they may overlap and leave holes.
+    """``masks`` ``(Q, h, w)`` float32 in [0, 1], at the size of ``Picture.pixels``; they may overlap and leave holes.
 
     ``objectness`` ``(Q, 1)`` float32 in [0, 1] says how sure the proposer is that a mask is something; None: no idea.
     """
@@ -44,7 +47,7 @@ class ProposerParts:
 
 
 class Proposer(ABC):
-    """Makes masks.  Its constructor takes ``ProposerParts`` and then options, all with defaults.
+    """Makes masks.  A class with options annotates ``options`` with the type of its record, as a method does.
 
     ``soft``: masks are probabilities, not 0 and 1.  ``supervision`` says what masks it was trained with, "" for none.
     """
@@ -52,20 +55,29 @@ class Proposer(ABC):
     name: ClassVar[str]
     soft: ClassVar[bool] = False
     supervision: str = ""
+    options: Options
+
+    def __init__(self, parts: ProposerParts, options: Options | None = None) -> None:
+        self.device = parts.device
+        self.options = options or options_type(type(self))()
 
     @abstractmethod
-    def propose(self, image: Tensor) -> Proposals:
-        """Masks of an image, ``(3, h, w)`` uint8 RGB.  The same for the same image, always."""
-
-    @property
-    @abstractmethod
-    def options(self) -> dict[str, Any]:
-        """Everything that can move a mask: options, weights (JSON values)."""
+    def propose(self, picture: Picture) -> Proposals:
+        """Masks of a picture.  The same for the same picture, always."""
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Name, supervision and options, as JSON values."""
-        return {"name": self.name, "supervision": self.supervision or "none", **self.options}
+        """Everything that can move a mask, as JSON values: name, supervision, options; subclasses add weights."""
+        return {"name": self.name, "supervision": self.supervision or "none", **self.options.provenance}
+
+    @property
+    def key(self) -> Hashable:
+        """The same for proposers that make the same masks on the same device."""
+        return "proposals", json.dumps(self.provenance, sort_keys=True), self.device
+
+    def look(self, picture: Picture) -> Proposals:
+        """``propose``, once for all who have the same proposer."""
+        return picture.once(self.key, lambda: self.propose(picture))
 
 
 def masks_of(labels: NDArray[Any], split: bool, device: torch.device) -> Tensor:

@@ -4,19 +4,22 @@ Patch features of the last block, keys or values, are cut into regions; each con
 CLIP's features know nothing but CLIP's training, DINO's nothing but images.  Constants are ours.
 """
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from ..core.options import Options
+from ..core.picture import Picture
 from ..models import vit
 from ..models.dino import Dino, load_dino
 from ..models.weights import find_weights
 from .base import Proposals, Proposer, ProposerParts, masks_of
-from .loading import require
 
 Kind = Literal["key", "value"]
 Encode = Callable[[Tensor], tuple[Tensor, tuple[int, int]]]
@@ -30,18 +33,40 @@ MOST_TOKENS = 1600
 """Largest grid for the dense eigenvectors of normalised cuts."""
 
 
+class _RegionOptions(Options):
+    segments: int = Field(16, ge=1, description="regions at most")
+    side_px: int = Field(
+        0, ge=0, description="short side of the image as the ViT sees it, in px; 0: twice what the ViT was trained for"
+    )
+
+
+class ClipClustersOptions(_RegionOptions):
+    """Options of ``ClipClusters``."""
+
+    features: Kind = Field("value", description="keys or values of the last block of the method's own image tower")
+
+
+class DinoClustersOptions(_RegionOptions):
+    """Options of ``DinoClusters``."""
+
+    patch: Literal[16, 8] = Field(16, description="side of the patches of the DINO ViT-B, in px")
+
+
+class NormalisedCutsOptions(DinoClustersOptions):
+    """Options of ``NormalisedCuts``."""
+
+    features: Literal["dino", "key", "value"] = Field("dino", description="DINO's keys, or CLIP's keys or values")
+
+
 class _Features:
     """Patch features of one ViT.
 
-    The short side becomes ``side_px``, by default twice the side that the ViT was trained for (448 px for most).
+    ``tower`` tells those of one CLIP from those of another; DINO's weights are in the provenance.
     """
 
-    def __init__(self, encode: Encode, stored_side: int, patch_px: int, side_px: int) -> None:
-        require(
-            side_px >= 0, "side_px", side_px, "it must be larger than 0, or 0 for twice what the ViT was trained for"
-        )
-        self.encode, self.patch_px = encode, patch_px
-        self.side_px = side_px or 2 * stored_side * patch_px
+    def __init__(self, encode: Encode, trained_px: int, patch_px: int, side_px: int, tower: Hashable = None) -> None:
+        self.encode, self.patch_px, self.tower = encode, patch_px, tower
+        self.side_px = side_px or 2 * trained_px
 
     def __call__(self, image: Tensor, most: int | None = None) -> tuple[Tensor, tuple[int, int]]:
         """``(3, h, w)`` uint8 -> unit features ``(N, D)`` float32 and the grid, of at most ``most`` patches."""
@@ -57,105 +82,110 @@ class _Features:
 
 
 def _clip_features(parts: ProposerParts, kind: Kind, side_px: int) -> _Features:
-    require(kind in get_args(Kind), "features", kind, f"allowed are {', '.join(get_args(Kind))}")
     mean, std = (torch.tensor(v, device=parts.device).view(3, 1, 1) for v in (parts.mean, parts.std))
+    vision = parts.vision
 
     def encode(rgb: Tensor) -> tuple[Tensor, tuple[int, int]]:
         pixels = ((rgb.to(parts.device) - mean) / std).to(parts.dtype)
-        tokens, grid = vit.run_trunk(parts.vision, pixels)
-        _, key, value = vit.split_heads(parts.vision.blocks[-1], tokens)
+        tokens, grid = vit.run_trunk(vision, pixels)
+        _, key, value = vit.split_heads(vision.blocks[-1], tokens)
         return vit.merge_heads(key if kind == "key" else value)[0, 1:].float(), grid
 
-    return _Features(encode, parts.vision.stored_side, parts.vision.patch_px, side_px)
+    tower = (vision, tuple(parts.mean), tuple(parts.std))
+    return _Features(encode, vision.stored_side * vision.patch_px, vision.patch_px, side_px, tower)
 
 
 def _dino(parts: ProposerParts, patch: int) -> Dino:
     if isinstance(parts.weights, Dino):
         return parts.weights
-    require(patch in (8, 16), "patch", patch, "the catalogued DINO ViT-B have patches of 8 and 16 px")
     given = Path(parts.weights) if parts.weights else None
     return load_dino(find_weights(f"dino-vitb{patch}", given), parts.device, parts.dtype)
 
 
-def _dino_features(dino: Dino, side_px: int) -> _Features:
-    def encode(rgb: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        last = dino.qkv(dino.normalise(rgb))
-        return last.k[0], last.grid
-
-    return _Features(encode, dino.tower.stored_side, dino.patch_px, side_px)
-
-
 class _Regions(Proposer):
-    """Masks from regions of the patch grid."""
+    """Masks from regions of the patch grid, of DINO's features or of CLIP's ``kind``."""
 
-    def __init__(self, features: _Features, segments: int, options: dict[str, Any]) -> None:
-        require(segments >= 1, "segments", segments, "it must be 1 or more")
-        self.features, self.segments, self._options = features, segments, options
+    options: _RegionOptions
+
+    def __init__(self, parts: ProposerParts, options: _RegionOptions | None = None) -> None:
+        super().__init__(parts, options)
+        self.dino: Dino | None = None
+        self.features = self._load(parts)
+
+    @abstractmethod
+    def _load(self, parts: ProposerParts) -> _Features: ...
+
+    def _of_dino(self, parts: ProposerParts, patch: int) -> _Features:
+        dino = self.dino = _dino(parts, patch)
+
+        def encode(rgb: Tensor) -> tuple[Tensor, tuple[int, int]]:
+            last = dino.qkv(dino.normalise(rgb))
+            return last.k[0], last.grid
+
+        return _Features(encode, dino.tower.stored_side * dino.patch_px, dino.patch_px, self.options.side_px)
 
     @property
-    def options(self) -> dict[str, Any]:
-        """See ``Proposer.options``."""
-        return {"segments": self.segments, "side_px": self.features.side_px, **self._options}
+    def provenance(self) -> dict[str, Any]:
+        """See ``Proposer.provenance``."""
+        return {**super().provenance, **({"dino": self.dino.provenance} if self.dino else {})}
+
+    @property
+    def key(self) -> Hashable:
+        """See ``Proposer.key``."""
+        return super().key, self.features.tower
 
     def shares(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """How much of each patch belongs to each region: ``(N, Q)`` float32, and the grid."""
         features, grid = self.features(image)
-        return soft_clusters(with_position(features, grid), self.segments), grid
+        return soft_clusters(with_position(features, grid), self.options.segments), grid
 
     @torch.inference_mode()
-    def propose(self, image: Tensor) -> Proposals:
+    def propose(self, picture: Picture) -> Proposals:
         """See ``Proposer.propose``; regions do not overlap, and small parts of them are left out."""
-        shares, grid = self.shares(image)
+        shares, grid = self.shares(picture.pixels.to(self.device))
         maps = shares.T.unflatten(1, grid)[None]
-        labels = F.interpolate(maps, tuple(image.shape[1:]), mode="bilinear", align_corners=False)[0].argmax(dim=0)
+        labels = F.interpolate(maps, picture.size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
         return Proposals(masks_of(labels.cpu().numpy(), True, shares.device))
 
 
 class ClipClusters(_Regions):
-    """Spherical k-means on ``features`` ("key" or "value") of the method's own image tower."""
+    """Spherical k-means on the features of the method's own image tower."""
 
     name = "clip-clusters"
+    options: ClipClustersOptions
 
-    def __init__(self, parts: ProposerParts, segments: int = 16, features: Kind = "value", side_px: int = 0) -> None:
-        super().__init__(_clip_features(parts, features, side_px), segments, {"features": f"CLIP {features}"})
+    def _load(self, parts: ProposerParts) -> _Features:
+        return _clip_features(parts, self.options.features, self.options.side_px)
 
 
 class DinoClusters(_Regions):
-    """Spherical k-means on DINO's keys, ViT-B with ``patch`` px."""
+    """Spherical k-means on DINO's keys."""
 
     name = "dino-clusters"
+    options: DinoClustersOptions
 
-    def __init__(self, parts: ProposerParts, segments: int = 16, patch: int = 16, side_px: int = 0) -> None:
-        dino = _dino(parts, patch)
-        super().__init__(_dino_features(dino, side_px), segments, {"dino": dino.provenance})
+    def _load(self, parts: ProposerParts) -> _Features:
+        return self._of_dino(parts, self.options.patch)
 
 
 class NormalisedCuts(_Regions):
-    """Recursive normalised cuts (Shi and Malik, PAMI 2000) of ``features``: DINO's keys, or CLIP's "key" or "value".
+    """Recursive normalised cuts (Shi and Malik, PAMI 2000).
 
     The grid is made coarser where it would have more than 1600 patches.
     """
 
     name = "ncut"
+    options: NormalisedCutsOptions
 
-    def __init__(
-        self,
-        parts: ProposerParts,
-        segments: int = 16,
-        features: Literal["dino", "key", "value"] = "dino",
-        patch: int = 16,
-        side_px: int = 0,
-    ) -> None:
-        if features == "dino":
-            dino = _dino(parts, patch)
-            super().__init__(_dino_features(dino, side_px), segments, {"dino": dino.provenance})
-        else:
-            super().__init__(_clip_features(parts, features, side_px), segments, {"features": f"CLIP {features}"})
+    def _load(self, parts: ProposerParts) -> _Features:
+        if self.options.features == "dino":
+            return self._of_dino(parts, self.options.patch)
+        return _clip_features(parts, self.options.features, self.options.side_px)
 
     def shares(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Each patch belongs to one region."""
         features, grid = self.features(image, MOST_TOKENS)
-        labels = normalised_cuts(features, self.segments)
+        labels = normalised_cuts(features, self.options.segments)
         return F.one_hot(labels).to(features), grid
 
 

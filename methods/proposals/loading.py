@@ -1,13 +1,16 @@
 """Finding a proposer by its name."""
 
 import importlib
-import inspect
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from ..core.errors import UserError, did_you_mean
+from ..core.options import options_type, read_options
 from .base import Proposer, ProposerParts
 
-_BUILT_IN = {
+ProposerName = Literal[
+    "felzenszwalb", "slic", "clip-clusters", "dino-clusters", "ncut", "maskformer", "mask2former", "sam", "files"
+]
+_BUILT_IN: dict[ProposerName, str] = {
     "felzenszwalb": ".superpixels:Felzenszwalb",
     "slic": ".superpixels:Slic",
     "clip-clusters": ".clusters:ClipClusters",
@@ -22,30 +25,22 @@ _BUILT_IN = {
 
 def list_proposers() -> list[str]:
     """Names of the proposers."""
-    return list(_BUILT_IN)
+    return list(get_args(ProposerName))
+
+
+def find_proposer(name: str) -> type[Proposer]:
+    """The class of a proposer.  Raises ``UserError`` for an unknown name."""
+    if name not in get_args(ProposerName):
+        raise UserError(f"unknown proposer {name!r}{did_you_mean(name, list_proposers())}")
+    module, _, attribute = _BUILT_IN[cast(ProposerName, name)].partition(":")
+    found: type[Proposer] = getattr(importlib.import_module(module, __package__), attribute)
+    return found
 
 
 def load_proposer(name: str, parts: ProposerParts, **options: Any) -> Proposer:
     """The proposer of that name with its own ``options``.
 
-    Raises ``UserError`` for an unknown name, an option that this proposer does not have, and absent weights.
+    Raises ``UserError`` for an unknown name, an option that is not allowed, and absent weights.
     """
-    if name not in _BUILT_IN:
-        raise UserError(f"unknown proposer {name!r}{did_you_mean(name, _BUILT_IN)}")
-    module, _, attribute = _BUILT_IN[name].partition(":")
-    kind: Any = getattr(importlib.import_module(module, __package__), attribute)
-    known = list(inspect.signature(kind).parameters)[1:]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise UserError(
-            f"neither the method nor its proposer {name!r} has an option {', '.join(unknown)}; the proposer's own are "
-            f"{', '.join(known) or 'none'}"
-        )
-    found: Proposer = kind(parts, **options)
-    return found
-
-
-def require(right: bool, name: str, value: object, wanted: str) -> None:
-    """Raise ``UserError`` about an option that is not as it has to be."""
-    if not right:
-        raise UserError(f"{name} is {value!r}: {wanted}")
+    kind = find_proposer(name)
+    return kind(parts, read_options(options_type(kind), options, f"proposer {name!r}"))

@@ -8,74 +8,70 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import Field
 
-from .base import Proposals, Proposer, ProposerParts, masks_of
-from .loading import require
+from ..core.options import Options
+from ..core.picture import Picture
+from .base import Proposals, Proposer, masks_of
 
 REFERENCE_AREA_PX = 224 * 224
 """Area of the images that the constants of Felzenszwalb's method are meant for."""
 
 
-class Felzenszwalb(Proposer):
-    """Efficient graph-based segmentation (Felzenszwalb and Huttenlocher, IJCV 2004).
+class FelzenszwalbOptions(Options):
+    """Sizes are those in an image of 224 x 224 px and grow with the area: they are compared with numbers of pixels."""
 
-    ``scale`` and ``min_size`` (px) are for an image of 224 x 224 px and grow with the area, since the method compares
-    them with numbers of pixels; ``sigma`` is the blur in px, against noise of single pixels, and does not grow.
-    """
+    scale: float = Field(224.0, gt=0, description="smaller values give smaller segments; for 224 x 224 px")
+    sigma: float = Field(0.9, ge=0, description="blur in px, against noise of single pixels, whatever the image's size")
+    min_size: float = Field(224.0, ge=1, description="smallest segment in px; for 224 x 224 px")
+
+
+class _Superpixels(Proposer):
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See ``Proposer.provenance``."""
+        return {**super().provenance, "scikit-image": version("scikit-image")}
+
+
+class Felzenszwalb(_Superpixels):
+    """Efficient graph-based segmentation (Felzenszwalb and Huttenlocher, IJCV 2004)."""
 
     name = "felzenszwalb"
+    options: FelzenszwalbOptions
 
-    def __init__(self, parts: ProposerParts, scale: float = 224.0, sigma: float = 0.9, min_size: float = 224.0) -> None:
-        require(scale > 0, "scale", scale, "it must be larger than 0; smaller values give smaller segments")
-        require(sigma >= 0, "sigma", sigma, "it must be 0 (no blur) or more")
-        require(min_size >= 1, "min_size", min_size, "it must be 1 px or more")
-        self.device, self.scale, self.sigma, self.min_size = parts.device, scale, sigma, min_size
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """See ``Proposer.options``."""
-        return {"scale": self.scale, "sigma": self.sigma, "min_size": self.min_size, **_library()}
-
-    def propose(self, image: Tensor) -> Proposals:
+    def propose(self, picture: Picture) -> Proposals:
         """See ``Proposer.propose``; a partition."""
         from skimage.segmentation import felzenszwalb
 
-        growth = image[0].numel() / REFERENCE_AREA_PX
-        least = max(1, round(self.min_size * growth))
-        labels = felzenszwalb(_rows(image), scale=self.scale * growth, sigma=self.sigma, min_size=least)
+        growth = picture.pixels[0].numel() / REFERENCE_AREA_PX
+        scale, least = self.options.scale * growth, max(1, round(self.options.min_size * growth))
+        labels = felzenszwalb(_rows(picture), scale=scale, sigma=self.options.sigma, min_size=least)
         return Proposals(masks_of(labels, False, self.device))
 
 
-class Slic(Proposer):
-    """SLIC superpixels (Achanta et al., PAMI 2012): about ``segments`` of similar size, whatever the image's size."""
+class SlicOptions(Options):
+    """Options of ``Slic``."""
+
+    segments: int = Field(200, ge=1, description="about how many segments, of similar size, whatever the image's size")
+    compactness: float = Field(10.0, gt=0, description="larger values give squarer segments")
+
+
+class Slic(_Superpixels):
+    """SLIC superpixels (Achanta et al., PAMI 2012)."""
 
     name = "slic"
+    options: SlicOptions
 
-    def __init__(self, parts: ProposerParts, segments: int = 200, compactness: float = 10.0) -> None:
-        require(segments >= 1, "segments", segments, "it must be 1 or more")
-        require(compactness > 0, "compactness", compactness, "it must be larger than 0")
-        self.device, self.segments, self.compactness = parts.device, segments, compactness
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """See ``Proposer.options``."""
-        return {"segments": self.segments, "compactness": self.compactness, **_library()}
-
-    def propose(self, image: Tensor) -> Proposals:
+    def propose(self, picture: Picture) -> Proposals:
         """See ``Proposer.propose``; a partition."""
         from skimage.segmentation import slic
 
-        labels = slic(_rows(image), n_segments=self.segments, compactness=self.compactness, start_label=0)
+        asked = self.options
+        labels = slic(_rows(picture), n_segments=asked.segments, compactness=asked.compactness, start_label=0)
         return Proposals(masks_of(labels, False, self.device))
 
 
-def _rows(image: Tensor) -> NDArray[np.uint8]:
+def _rows(picture: Picture) -> NDArray[np.uint8]:
     """``(h, w, 3)`` uint8."""
-    return np.ascontiguousarray(image.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
-
-
-def _library() -> dict[str, str]:
-    return {"scikit-image": version("scikit-image")}
+    return np.ascontiguousarray(picture.pixels.permute(1, 2, 0).cpu().numpy())

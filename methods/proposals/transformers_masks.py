@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import UserError
+from ..core.options import Options
+from ..core.picture import Picture
 from ..models.checkpoints import file_sha256
 from ..models.weights import find_weights
 from .base import Proposals, Proposer, ProposerParts
@@ -36,21 +38,22 @@ class _MaskTransformer(Proposer):
     entry: ClassVar[str]
     model_class: ClassVar[str]
 
-    def __init__(self, parts: ProposerParts) -> None:
+    def __init__(self, parts: ProposerParts, options: Options | None = None) -> None:
+        super().__init__(parts, options)
         self.folder = find_weights(self.entry, Path(parts.weights) if parts.weights else None)
         self.model = load_pretrained(self.model_class, self.folder).to(parts.device)
-        self.device = parts.device
         count = self.model.config.num_labels
         self.supervision = f"masks of {_LABELLED.get(count, 'an unknown data set')}, {count} classes"
 
     @property
-    def options(self) -> dict[str, Any]:
-        """See ``Proposer.options``."""
-        return {"model": self.model_class, "sha256": weights_sha256(self.folder)}
+    def provenance(self) -> dict[str, Any]:
+        """See ``Proposer.provenance``."""
+        return {**super().provenance, "model": self.model_class, "sha256": weights_sha256(self.folder)}
 
     @torch.inference_mode()
-    def propose(self, image: Tensor) -> Proposals:
+    def propose(self, picture: Picture) -> Proposals:
         """See ``Proposer.propose``; soft masks."""
+        image = picture.pixels
         out = self.model(pixel_values=padded(image.to(self.device), MULTIPLE_PX))
         height, width = (-(-side // MULTIPLE_PX) * MULTIPLE_PX for side in image.shape[1:])
         logits = F.interpolate(out.masks_queries_logits.float(), (height, width), mode="bilinear", align_corners=False)

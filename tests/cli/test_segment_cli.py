@@ -106,7 +106,7 @@ REFUSED = {
     "vocabulary": (["--set", "vocabulary=sclip"], ["--set vocabulary has no effect"]),
     "field": (["--set", "colour=1"], ["colour: no such field"]),
     "threshold": (["--set", "probability_threshold=0.3"], ["needs a background class"]),
-    "option": (["--option", "colour=1"], ["takes no option 'colour'"]),
+    "option": (["--option", "colour=1"], ["there is no option 'colour'"]),
     "method": (["-m", "sclp"], ["did you mean sclip?"]),
     "device": (["--device", "cudo"], ["unknown device 'cudo'"]),
 }

@@ -78,7 +78,7 @@ def outputs(report: dict[str, Any]) -> tuple[bytes, bytes]:
 def test_two_reports_are_those_of_two_runs(bench: Command, home: Path) -> None:
     shared = bench(*COMMAND, *BOTH, "--json").json()
     assert [r["dataset"] for r in shared] == ["ground", "plain"]
-    assert [r["shared_with"] for r in shared] == [["plain"], ["ground"]]
+    assert [r["shared_with"] for r in shared] == [["maskclip on plain"], ["maskclip on ground"]]
     assert [(r["images"], r["complete"], len(r["per_class"])) for r in shared] == [(4, True, 15), (4, True, 14)]
     for report in shared:
         manifest = json.loads((Path(report["run_dir"]) / "manifest.json").read_text())
@@ -137,7 +137,7 @@ def test_workers(bench: Command, home: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
     names = f"plain.toml,{home / 'deep' / 'all.toml'}"
     shared = bench(*COMMAND, "-d", names, "--workers", "2", "--json").json()
-    assert [r["shared_with"] for r in shared] == [["all"], ["plain"]]
+    assert [r["shared_with"] for r in shared] == [["maskclip on all"], ["maskclip on plain"]]
     alone = [bench(*COMMAND, "-d", n, "--results", "apart", "--json").json() for n in names.split(",")]
     assert list(map(outputs, shared)) == list(map(outputs, alone))
     manifest = json.loads((Path(shared[0]["run_dir"]) / "manifest.json").read_text())
@@ -171,12 +171,10 @@ REFUSED = {
     ),
     "another number": ("plain.toml,fewer.toml", (), ["plain and fewer cannot share a pass", "the same images"]),
     "third": ("ground.toml,plain.toml,other.toml", (), ["ground and other cannot share a pass"]),
-    "twice": ("plain.toml,plain.toml", (), ["names plain twice"]),
-    "twice, not first": ("ground.toml,plain.toml,plain.toml", (), ["names plain twice"]),
+    "twice": ("plain.toml,plain.toml", (), ["plain.toml twice"]),
+    "twice, not first": ("ground.toml,plain.toml,plain.toml", (), ["plain.toml twice"]),
     "same key": ("plain.toml,copy.toml", (), ["names plain twice", "key of its own"]),
     "procedural": ("shapes,shapes:val", (), ["names shapes twice"]),
-    "geometry": ("ground.toml,plain.toml", ("--protocol", "sizes.toml"), ["different short_side_px, stride_px"]),
-    "options": ("ground.toml,plain.toml", ("--protocol", "options.toml"), ["different method options"]),
     "unknown": ("ground.toml,camvit", (), ["unknown data set 'camvit'", "did you mean camvid?"]),
     "empty": ("ground.toml,", (), ["unknown data set ''"]),
 }
@@ -189,8 +187,6 @@ def test_refused(bench: Command, home: Path, what: str) -> None:
     plain = (home / "plain.toml").read_text()
     (home / "fewer.toml").write_text(plain.replace('key = "plain"', 'key = "fewer"\nlist_file = "list.txt"'))
     (home / "copy.toml").write_text(plain.replace('labels = "labels"', 'labels = "deep/labels"'))
-    (home / "sizes.toml").write_text(f"{PROTOCOL}short_side_px = 80\nstride_px = 16\n")
-    (home / "options.toml").write_text(f"{PROTOCOL}options_of = {{maskclip = {{pad = true}}}}\n")
     ended = bench(*COMMAND, "-d", names, *more)
     assert ended.code == 2 and ended.out == "", ended
     assert all(word in ended.err for word in words), ended.err

@@ -16,23 +16,29 @@ MODULE = """
 from typing import Any
 
 import torch
-from ovss.methods import MethodInfo, Method
+from pydantic import Field
+from ovss.methods import MethodInfo, Options, WindowMethod, Words
 
 
-class Brightness(Method):
+class BrightnessOptions(Options):
+    gain: float = Field(1.0, description="what brightness is multiplied by")
+
+
+class Brightness(WindowMethod):
     info = MethodInfo("brightness", "Brightness", "nobody, never")
+    options: BrightnessOptions
 
-    def __init__(self, backbone, device="cpu", dtype=torch.float32, gain: float = 1.0) -> None:
-        super().__init__()
-        self.gain = gain
+    def __init__(self, backbone, options=None, device="cpu", dtype=torch.float32) -> None:
+        super().__init__(options)
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        return {"method": "brightness", "gain": self.gain}
+    def encode_text(self, vocabulary):
+        return Words(vocabulary)
 
-    def score_windows(self, windows: torch.Tensor) -> torch.Tensor:
-        grey = torch.nn.functional.avg_pool2d(windows.float().mean(1, keepdim=True), 8) * self.gain
-        return grey.expand(-1, len(self.vocabulary.queries), -1, -1).contiguous()
+    def encode_windows(self, windows):
+        return torch.nn.functional.avg_pool2d(windows.pixels.float().mean(1, keepdim=True), 8)
+
+    def score_windows(self, seen: torch.Tensor, words: Words) -> torch.Tensor:
+        return (seen * self.options.gain).expand(-1, len(words.vocabulary.queries), -1, -1).contiguous()
 
 
 class NotAMethod:
@@ -89,8 +95,7 @@ def test_found_and_made(distribution: str, model: open_clip.CLIP, name: str) -> 
     method = create_method(name, backbone=model, tokenizer=SimpleTokenizer(context_length=16), gain=2.0)
     assert isinstance(method, found)
     assert method.provenance == {"method": "brightness", "gain": 2.0}
-    method.encode(Vocabulary.from_names(["dark", "light"]))
-    field = method.segment(torch.full((3, 16, 24), 10, dtype=torch.uint8))
+    field = method.segment(torch.full((3, 16, 24), 10, dtype=torch.uint8), Vocabulary.from_names(["dark", "light"]))
     assert torch.equal(field.scores, torch.full((1, 2, 2, 3), 20.0))
 
 

@@ -13,6 +13,8 @@ from ovss.harness import decode
 from ovss.harness.decoding.on_grid import decode_on_grid, nearest
 from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.protocol.protocol import Setting, load_protocol
+from ovss.harness.protocol.words import vocabulary_for
+from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import Clock, Pipeline
 from ovss.methods import ScoreField, UserError, create_method, load_backbone
 from ovss.methods.core.windows import Box, WindowGeometry
@@ -76,8 +78,8 @@ def test_clip_diy_under_its_preset() -> None:
     setting = load_protocol("paper:clip-diy").setting("voc21")
     assert setting.upsample == "labels"
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8).repeat(15, 0).repeat(20, 1)
-    labels = Pipeline(method, setting, record).predict(pixels, Clock())
-    scores = method.segment(torch.from_numpy(pixels).permute(2, 0, 1)).scores[0]
+    labels = Pipeline(method, setting, record).predict(Photo(pixels), Clock())
+    scores = method.segment(torch.from_numpy(pixels).permute(2, 0, 1), vocabulary_for(setting, record)).scores[0]
     assert scores.shape == (21, 256, 256)
     wanted = cv2.resize(scores.argmax(dim=0).numpy().astype(np.uint8), (160, 90), interpolation=cv2.INTER_NEAREST)
     assert torch.equal(labels, torch.from_numpy(wanted)) and len(labels.unique()) > 1

@@ -15,11 +15,13 @@ from ovss.harness.decoding.refinement import on_grid, refine_field, without_clas
 from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.protocol.protocol import Setting
 from ovss.harness.runs import pipeline as pipeline_module
-from ovss.harness.runs.pipeline import Clock, Pipeline, predict_together
-from ovss.methods import Method, MethodInfo, ScoreField, UserError
+from ovss.harness.runs.photo import Photo
+from ovss.harness.runs.pipeline import Clock, Pipeline
+from ovss.methods import MethodInfo, ScoreField, UserError, Vocabulary
 from ovss.methods.core.windows import Box, WindowGeometry
 
 from ...agreement import assert_best, settled
+from ...toys import Toy
 
 RECORD = DatasetRecord(key="toy", title="Toy", images="", labels="", classes=("none", "cat", "dog"), background=0)
 
@@ -44,17 +46,13 @@ class Shift:
         return maps.roll(1, dims=2)
 
 
-class Columns(Method):
+class Columns(Toy):
     """Query k is 1 in column k of a 2 x 2 grid; the last query nowhere."""
 
     info = MethodInfo(name="columns", title="Columns", paper="none")
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        return {"method": "columns"}
-
-    def score_windows(self, windows: Tensor) -> Tensor:
-        scores = torch.zeros(len(windows), len(self.vocabulary.queries), 2, 2)
+    def score_pixels(self, pixels: Tensor, vocabulary: Vocabulary) -> Tensor:
+        scores = torch.zeros(len(pixels), len(vocabulary.queries), 2, 2)
         for k in range(min(2, scores.shape[1])):
             scores[:, k, :, k] = 1
         return scores
@@ -150,21 +148,21 @@ def test_columns_are_seen_apart(monkeypatch: pytest.MonkeyPatch) -> None:
             return torch.stack([maps[0] * 0 + (0.0 if self.bright else 1.0), maps[1] * 0 + 0.5, maps[2] * 0])
 
     guide = Bright()
-    labels = make(monkeypatch, guide, short_side_px=16, columns=2).predict(image, Clock(), "photo")
+    labels = make(monkeypatch, guide, short_side_px=16, columns=2).predict(Photo(image, "photo"), Clock())
     assert guide.seen == [((3, 30, 21), "photo"), ((3, 30, 20), "photo#1")]
     assert (labels[:, :21] == 0).all() and (labels[:, 21:] == 1).all()
 
 
 def test_a_grid_goes_to_the_output_at_once_or_by_way_of_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(Columns, "score_windows", lambda self, windows: scores)
+    monkeypatch.setattr(Columns, "score_pixels", lambda self, *given: scores)
     image, sizes = np.zeros((75, 100, 3), np.uint8), {"frame": [(64, 85), (75, 100)], "direct": [(75, 100)]}
     found = {}
     for upsample, steps in sizes.items():
         maps = scores
         for size in steps:
             maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
-        found[upsample] = make(monkeypatch, None, short_side_px=64, upsample=upsample).predict(image, Clock())
+        found[upsample] = make(monkeypatch, None, short_side_px=64, upsample=upsample).predict(Photo(image), Clock())
         assert_best(found[upsample], maps[0], gap=1e-5)
     assert not torch.equal(found["frame"], found["direct"])
 
@@ -174,18 +172,19 @@ def test_one_guide_looks_once_for_all_data_sets_of_a_pass(monkeypatch: pytest.Mo
     pipelines = [make(monkeypatch, guide), make(monkeypatch, guide), make(monkeypatch, None)]
     clocks = [Clock() for _ in pipelines]
     image = np.zeros((16, 16, 3), np.uint8)
-    first, second, plain = predict_together(pipelines, image, clocks, "a")
+    photo = Photo(image, "a")
+    first, second, plain = (p.predict(photo, clock) for p, clock in zip(pipelines, clocks, strict=True))
     assert guide.seen == [((3, 16, 16), "a")]
     assert torch.equal(first, second) and not torch.equal(first, plain)
-    assert torch.equal(plain, pipelines[2].predict(image, Clock(), "a"))
+    assert torch.equal(plain, pipelines[2].predict(Photo(image, "a"), Clock()))
     assert clocks[0].seconds["refine"] > 0 and clocks[1].seconds["refine"] > 0
 
 
 def test_a_gated_rule_refines_no_background(monkeypatch: pytest.MonkeyPatch) -> None:
     guide, image = Shift(), np.zeros((16, 16, 3), np.uint8)
     gated: dict[str, Any] = {"average": "probability", "class_gate": 0.0}
-    make(monkeypatch, guide, **gated).predict(image, Clock())
-    make(monkeypatch, guide, average="probability").predict(image, Clock())
+    make(monkeypatch, guide, **gated).predict(Photo(image), Clock())
+    make(monkeypatch, guide, average="probability").predict(Photo(image), Clock())
     assert [len(maps) for maps in guide.maps] == [2, 3]
     assert torch.equal(guide.maps[0], guide.maps[1][1:])
 
@@ -193,9 +192,9 @@ def test_a_gated_rule_refines_no_background(monkeypatch: pytest.MonkeyPatch) -> 
 def test_scores_that_are_not_finite_never_reach_a_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     guide = Shift()
     pipeline = make(monkeypatch, guide)
-    monkeypatch.setattr(Columns, "score_windows", lambda self, windows: torch.full((1, 3, 2, 2), float("nan")))
+    monkeypatch.setattr(Columns, "score_pixels", lambda self, *given: torch.full((1, 3, 2, 2), float("nan")))
     with pytest.raises(UserError, match="12 of 12 scores are NaN"):
-        pipeline.predict(np.zeros((16, 16, 3), np.uint8), Clock())
+        pipeline.predict(Photo(np.zeros((16, 16, 3), np.uint8)), Clock())
     assert guide.maps == []
 
 

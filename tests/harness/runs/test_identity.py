@@ -17,8 +17,8 @@ from ovss.methods import UserError, find_method
 PLUGIN = """
 from ovss.methods.maskclip import MaskCLIP
 class Bright(MaskCLIP):
-    def score_windows(self, windows):
-        return {sign}super().score_windows(windows)
+    def score_windows(self, seen, words):
+        return {sign}super().score_windows(seen, words)
 """
 
 

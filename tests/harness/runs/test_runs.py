@@ -33,13 +33,15 @@ from ovss.harness.runs.pipeline import STAGES, Pipeline, Scored
 from ovss.harness.runs.plan import Plan, RunSpec, make_plan
 from ovss.harness.runs.run import COUNTS, MANIFEST, METRICS, PLAN, Run, find_run
 from ovss.harness.runs.sealed import seal, unseal
-from ovss.methods import Method, MethodInfo, UserError, find_method
+from ovss.methods import Method, MethodInfo, UserError, Vocabulary, find_method
+
+from ...toys import Toy
 
 MINI = str(Path(__file__).parents[2] / "data" / "mini" / "mini.toml")
 CLASSES = 3
 
 
-class Levels(Method):
+class Levels(Toy):
     """Compares brightness with one level per query; ``spoil`` makes the scores of later calls NaN."""
 
     info = MethodInfo("levels", "Levels", "nobody, never", backbone="tiny-clip")
@@ -52,10 +54,10 @@ class Levels(Method):
     def provenance(self) -> dict[str, Any]:
         return {"method": self.name}
 
-    def score_windows(self, windows: torch.Tensor) -> torch.Tensor:
+    def score_pixels(self, pixels: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         self.calls += 1
-        grey = torch.nn.functional.avg_pool2d(windows.float().mean(1, keepdim=True), 8) / 255
-        levels = torch.linspace(0, 1, len(self.vocabulary.queries)).view(1, -1, 1, 1)
+        grey = torch.nn.functional.avg_pool2d(pixels.float().mean(1, keepdim=True), 8) / 255
+        levels = torch.linspace(0, 1, len(vocabulary.queries)).view(1, -1, 1, 1)
         scores = -(grey - levels).abs()
         return scores * float("nan") if self.calls > self.spoil_from else scores
 

@@ -4,7 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,17 @@ from ovss.harness.metrics.of_confusion import counts_of, dense
 from ovss.harness.protocol import words
 from ovss.harness.protocol.protocol import Protocol
 from ovss.harness.report.regress import offline_methods
-from ovss.harness.runs import engine, parts
+from ovss.harness.runs import engine, parts, photo
 from ovss.harness.runs.engine import Lane
-from ovss.harness.runs.pipeline import STAGES, Clock, Pipeline, predict_together
+from ovss.harness.runs.photo import Photo
+from ovss.harness.runs.pipeline import STAGES, Clock, Pipeline
 from ovss.harness.runs.plan import RunSpec, build_pipelines, make_plan
 from ovss.harness.runs.run import COUNTS, METRICS, Run
-from ovss.methods import Backbone, Method, MethodInfo, UserError, load_backbone, registry
+from ovss.methods import Backbone, MethodInfo, UserError, Vocabulary, load_backbone, registry
 from ovss.methods.blocks.dense_clip import DenseClip
+from ovss.methods.models import vit
+
+from ...toys import Toy
 
 SIZES = ((67, 51), (64, 64), (90, 43), (48, 81), (72, 72))
 STUFF = 8
@@ -110,7 +115,10 @@ WINDOWS = {"short_side_px": 56, "window_px": 48, "stride_px": 31}
 def lanes_for(results: Path, home: Path, keys: Sequence[str], **spec: Any) -> list[Lane]:
     """Planned runs of data sets that share a pass, as ``bench run`` makes them."""
     values = {"method": "maskclip", "backbone": "tiny-clip", "protocol": protocol(WINDOWS), **spec}
-    specs = [RunSpec(dataset=str(home / f"{key}.toml"), **values) for key in keys]
+    return lanes_of(results, [RunSpec(dataset=str(home / f"{key}.toml"), **values) for key in keys])
+
+
+def lanes_of(results: Path, specs: Sequence[RunSpec]) -> list[Lane]:
     data = [s.open_data() for s in specs]
     out = []
     for s, pipeline, d in zip(specs, build_pipelines(specs, data), data, strict=True):
@@ -159,9 +167,11 @@ def test_every_method(home: Path, tmp_path: Path, method: str) -> None:
     assert folders[0] == folders[1]  # a shared run is found again by a separate one
 
 
-def test_a_method_that_takes_the_scale_cannot_share_two(home: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot share a pass: the protocol gives them different method options"):
-        lanes_for(tmp_path, home, THREE, method="cliper")
+def test_a_method_that_takes_the_scale_is_built_twice(home: Path, tmp_path: Path) -> None:
+    shared = lanes_for(tmp_path / "shared", home, THREE, method="cliper")
+    built = [lane.pipeline.method for lane in shared]
+    assert built[0] is not built[1] and built[0].tower is built[1].tower  # type: ignore[attr-defined]
+    assert score(shared) == alone(tmp_path / "alone", home, method="cliper")
 
 
 PROBABILITIES = {"average": "probability", "window_px": 48, "stride_px": 48}
@@ -222,16 +232,14 @@ def test_images_are_read_resized_and_encoded_once(home: Path, tmp_path: Path, mo
     count_calls(dataset_module, "read_image_file")
     count_calls(dataset_module, "read_label")
     count_calls(DenseClip, "encode_windows")
-    count_calls(DenseClip, "score_features")
-    from ovss.harness.runs import pipeline
-
-    count_calls(pipeline, "resize_image")
+    count_calls(DenseClip, "score_windows")
+    count_calls(photo, "resize_image")
     lanes = lanes_for(tmp_path, home, THREE)
     score(lanes)
     once = len(SIZES)
     assert calls == {
         "read_image_file": once, "resize_image": once, "encode_windows": once,
-        "read_label": 3 * once, "score_features": 3 * once,
+        "read_label": 3 * once, "score_windows": 3 * once,
     }  # fmt: skip
     assert lanes[0].pipeline.method.tower is lanes[2].pipeline.method.tower  # type: ignore[attr-defined]
 
@@ -242,18 +250,18 @@ def test_what_is_done_once_counts_for_each(home: Path, tmp_path: Path) -> None:
     frames = [lane.run.parts().frame for lane in lanes]
     for stage in ("resize", "segment"):
         first, *others = (frame[f"{stage}_seconds"] for frame in frames)
-        assert (first > 0).all() and all((first == other).all() for other in others)
+        assert (first > 0).all() and all((other > 0.5 * first).all() for other in others)  # exactly: test_timing
     assert all((frame[f"{stage}_seconds"] >= 0).all() for frame in frames for stage in STAGES)
 
 
 def test_labels_are_those_of_each_pipeline(home: Path, tmp_path: Path) -> None:
     lanes = lanes_for(tmp_path, home, THREE)
     sample = lanes[0].data.load("0")
-    together = predict_together([lane.pipeline for lane in lanes], sample.image, [Clock() for _ in lanes])
-    for lane, labels in zip(lanes, together, strict=True):
-        assert torch.equal(labels, lane.pipeline.predict(sample.image, Clock()))
+    shown = Photo(sample.image)
+    for lane in lanes:
+        labels = lane.pipeline.predict(shown, Clock())
+        assert torch.equal(labels, lane.pipeline.predict(Photo(sample.image), Clock()))
         assert labels.shape == sample.image.shape[:2]
-    assert lanes[1].data.load("0", sample).image is sample.image  # handed on, not read again
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
@@ -350,7 +358,7 @@ def test_an_error_in_one_keeps_what_all_have_done(
     assert score(lanes) == undisturbed
 
 
-# --- refused ----------------------------------------------------------------------------------------------------------
+# --- different settings -----------------------------------------------------------------------------------------------
 
 DIFFERENT: dict[str, Any] = {
     "short_side_px": 48,
@@ -367,60 +375,100 @@ DIFFERENT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("field", DIFFERENT)
-def test_settings_that_need_two_passes(home: Path, tmp_path: Path, field: str) -> None:
+def test_settings_that_have_nothing_in_common_but_the_image(home: Path, tmp_path: Path, field: str) -> None:
+    """Another size or geometry is another key, so that nothing is taken from the wrong one."""
     other = protocol(WINDOWS, things20={field: DIFFERENT[field]})
-    name = "method options" if "options" in field else field
-    with pytest.raises(UserError, match=f"things21 and things20 cannot share a pass.*different {name}") as caught:
-        lanes_for(tmp_path, home, ["things21", "things20"], protocol=other)
-    assert str(caught.value).endswith("one after the other")
-    assert not (tmp_path / "runs").exists()
-    assert score(lanes_for(tmp_path, home, ["things21", "everything"], protocol=other), ["0"])
+    shared = lanes_for(tmp_path / "shared", home, THREE[:2], protocol=other)
+    assert score(shared) == alone(tmp_path / "alone", home, THREE[:2], protocol=other)
 
 
-def test_options_of_another_method_do_not_matter(home: Path, tmp_path: Path) -> None:
-    other = protocol(WINDOWS, things20={"options_of": {"sclip": {"pad": True}}})
-    assert len(lanes_for(tmp_path, home, THREE, protocol=other)) == 3
+# --- several methods --------------------------------------------------------------------------------------------------
+
+DENSE = ("clip", "maskclip", "sclip", "naclip", "clearclip")
+
+
+def pairs(results: Path, home: Path, methods: Sequence[str], **spec: Any) -> list[Lane]:
+    """Every method on two data sets in one pass."""
+    values = {"backbone": "tiny-clip", "protocol": protocol(WINDOWS), **spec}
+    keys = THREE[:2]
+    specs = [RunSpec(dataset=str(home / f"{key}.toml"), method=m, **values) for m in methods for key in keys]
+    return lanes_of(results, specs)
+
+
+@pytest.mark.parametrize("refine", ["none", "pamr", "tiny-sd"])
+def test_many_methods_in_one_pass(home: Path, tmp_path: Path, refine: str) -> None:
+    """The same bytes as a run of each pair; the trunk once per image, a guide once per image."""
+    spec = {"protocol": protocol({**WINDOWS, "refine": refine})}
+    lanes = pairs(tmp_path / "together", home, DENSE, **spec)
+    guides = {id(lane.pipeline.guide): lane.pipeline.guide for lane in lanes}
+    with counted_calls(vit, "run_trunk") as trunks, counted_calls(type(guides.popitem()[1]), "observe") as looks:
+        found = score(lanes)
+    assert len(trunks) == len(SIZES)
+    assert len(looks) == (len(SIZES) if refine == "tiny-sd" else 0)
+    apart = [one for m in DENSE for one in alone(tmp_path / "alone", home, THREE[:2], method=m, **spec)]
+    assert found == apart and len({counts for counts, _ in found}) == len(lanes)
+
+
+def test_methods_of_every_kind_in_one_pass(home: Path, tmp_path: Path) -> None:
+    methods = offline_methods()
+    lanes = pairs(tmp_path / "together", home, methods)
+    apart = [one for m in methods for one in alone(tmp_path / "alone", home, THREE[:2], method=m)]
+    assert score(lanes) == apart
+
+
+@contextmanager
+def counted_calls(owner: Any, name: str) -> Iterator[list[int]]:
+    """One entry for every call while this lasts; nothing for an owner that has no such thing."""
+    calls: list[int] = []
+    original = getattr(owner, name, None)
+
+    def call(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        return original(*given, **named)  # type: ignore[misc]
+
+    with pytest.MonkeyPatch.context() as patch:
+        if original is not None:
+            patch.setattr(owner, name, call)
+        yield calls
 
 
 # --- methods of others ------------------------------------------------------------------------------------------------
 
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Method
+from ovss.methods import MethodInfo, WindowMethod, Words
 from ovss.methods.maskclip import MaskCLIP
 
 calls = []
 
 
 class Flipped(MaskCLIP):
-    def score_windows(self, windows):
-        calls.append(len(self.vocabulary.classes))
-        return super().score_windows(windows.flip(3)).flip(3)
+    def score_windows(self, seen, words):
+        calls.append(len(words.vocabulary.classes))
+        return super().score_windows(seen, words).flip(3)
 
 
 class Whole(MaskCLIP):
-    def segment(self, image, *more, **named):
-        calls.append(len(self.vocabulary.classes))
-        return super().segment(255 - image, *more, **named)
+    def score(self, seen, words):
+        calls.append(len(words.vocabulary.classes))
+        return super().score(seen, words)
 
 
-class Plain(Method):
+class Plain(WindowMethod):
     info = MethodInfo("plain", "Plain", "nobody, never")
 
     def __init__(self, backbone, device="cpu", dtype=torch.float32):
         super().__init__()
-        self.texts = {}
 
-    provenance = property(lambda self: {"method": "plain"})
+    def encode_text(self, vocabulary):
+        return Words(vocabulary)
 
-    def encode(self, vocabulary):
-        super().encode(vocabulary)
-        self.texts["levels"] = torch.linspace(0, 1, len(vocabulary.queries)).view(1, -1, 1, 1)
+    def encode_windows(self, windows):
+        return torch.nn.functional.avg_pool2d(windows.pixels.float().mean(1, keepdim=True), 4) / 255
 
-    def score_windows(self, windows):
-        calls.append(len(self.vocabulary.classes))
-        grey = torch.nn.functional.avg_pool2d(windows.float().mean(1, keepdim=True), 4) / 255
-        return -(grey - self.texts["levels"]).abs()
+    def score_windows(self, seen, words):
+        calls.append(len(words.vocabulary.classes))
+        return -(seen - torch.linspace(0, 1, len(words.vocabulary.queries)).view(1, -1, 1, 1)).abs()
 """
 
 
@@ -469,25 +517,21 @@ def test_group_miou_of_the_labels(home: Path, tmp_path: Path) -> None:
     metrics = json.loads(score([lane])[0][1])
     tp = union = np.zeros(2)
     for sample in map(lane.data.load, lane.data.ids):
-        predicted = (lane.pipeline.predict(sample.image, Clock()) >= STUFF).to(torch.uint8)
+        predicted = (lane.pipeline.predict(Photo(sample.image), Clock()) >= STUFF).to(torch.uint8)
         label = torch.from_numpy(np.where(sample.label == 255, 255, sample.label >= STUFF).astype(np.uint8))
         counts = count_reference(predicted, label, 2)
         tp, union = tp + counts.tp, union + counts.gt + counts.pred - counts.tp
     assert metrics["group_miou"] == pytest.approx(100 * (tp / union).mean())
 
 
-class Painted(Method):
+class Painted(Toy):
     """Predicts what the red channel says: query k where it is 100 k."""
 
     info = MethodInfo("painted", "Painted", "nobody, never")
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        return {"method": "painted"}
-
-    def score_windows(self, windows: torch.Tensor) -> torch.Tensor:
-        levels = 100.0 * torch.arange(len(self.vocabulary.queries)).view(1, -1, 1, 1)
-        return -(windows[:, :1].float() - levels).abs() / 255
+    def score_pixels(self, pixels: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
+        levels = 100.0 * torch.arange(len(vocabulary.queries)).view(1, -1, 1, 1)
+        return -(pixels[:, :1].float() - levels).abs() / 255
 
 
 PREDICTED = [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2], [1, 1, 0, 2]]
@@ -510,8 +554,8 @@ def test_background_words_without_a_background_are_misses_only(tmp_path: Path, m
     spec = RunSpec(method="painted", dataset=str(tmp_path / "bands.toml"), protocol=listed, confusion=True)
     data = spec.open_data()
     pipeline = Pipeline(Painted(), spec.setting_for(data), data.record, boundary=True, confusion=True)
-    assert pipeline.predict(data.load("a").image, Clock()).tolist() == PREDICTED
-    assert pipeline.method.vocabulary.classes == ("dark", "light", words.OUTSIDE)
+    assert pipeline.predict(Photo(data.load("a").image), Clock()).tolist() == PREDICTED
+    assert pipeline.words.vocabulary.classes == ("dark", "light", words.OUTSIDE)
     plan = make_plan(spec, pipeline, data, check_samples(data, data.ids).digests)
     run = Run.at(tmp_path / "results", plan)
     run.begin(plan)

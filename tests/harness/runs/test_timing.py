@@ -11,9 +11,12 @@ from torch import Tensor
 
 from ovss.datasets import open_dataset
 from ovss.harness.protocol.protocol import load_protocol
-from ovss.harness.runs import engine, pipeline
-from ovss.harness.runs.pipeline import Clock, Pipeline, predict_together
-from ovss.methods import Box, Method, MethodInfo, ScoreField
+from ovss.harness.runs import engine, photo, pipeline
+from ovss.harness.runs.photo import Photo
+from ovss.harness.runs.pipeline import Clock, Pipeline
+from ovss.methods import Box, MethodInfo, ScoreField, Vocabulary
+
+from ...toys import Toy
 
 SIZE = (8, 12)
 
@@ -23,23 +26,19 @@ class Slow:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(pipeline.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(pipeline.time, "perf_counter", lambda: self.now)  # one module: the memo's watch, too
 
     def work(self, seconds: float) -> None:
         self.now += seconds
 
 
-class Flat(Method):
+class Flat(Toy):
     """Every class has the score 0."""
 
     info = MethodInfo("flat", "Flat", "nobody, never")
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        return {"method": "flat"}
-
-    def score_windows(self, windows: Tensor) -> Tensor:
-        return torch.zeros(len(windows), len(self.vocabulary.queries), 2, 3)
+    def score_pixels(self, pixels: Tensor, vocabulary: Vocabulary) -> Tensor:
+        return torch.zeros(len(pixels), len(vocabulary.queries), 2, 3)
 
 
 def make(refine: str) -> Pipeline:
@@ -69,9 +68,9 @@ def test_refining_inside_decode_counts_as_refining(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("ovss.methods.refine.pamr.Pamr", SlowPamr)
     monkeypatch.setattr(pipeline, "decode", slow_decode)
-    classes = len(pipe.method.query_to_class)
+    classes = len(pipe.words.query_to_class)
     whole = (Box(0, 0, *SIZE),)
-    field = ScoreField(torch.zeros(1, classes, 2, 3), whole, whole, SIZE, pipe.method.query_to_class)
+    field = ScoreField(torch.zeros(1, classes, 2, 3), whole, whole, SIZE, pipe.words.query_to_class)
     pipe.finish(field, torch.zeros(3, *SIZE, dtype=torch.uint8), SIZE, clock)
     assert clock.seconds["decode"] == 5
     assert clock.seconds["refine"] == (8 if refine == "pamr" else 0)
@@ -82,15 +81,17 @@ def test_shared_work_counts_on_every_clock(monkeypatch: pytest.MonkeyPatch) -> N
     """Resizing and scoring once for two data sets costs each of them what it would have alone."""
     slow = Slow(monkeypatch)
     first = make("none")
-    second = Pipeline(first.method.twin(), first.setting, first.record)
-    resize, segment = pipeline.resize_image, pipeline._segment
-    monkeypatch.setattr(pipeline, "resize_image", lambda *given: (slow.work(2), resize(*given))[1])
-    monkeypatch.setattr(pipeline, "_segment", lambda *given: (slow.work(7), segment(*given))[1])
+    second = Pipeline(first.method, first.setting, first.record)
+    resize, look, score = photo.resize_image, Flat.encode_windows, Flat.score_windows
+    monkeypatch.setattr(photo, "resize_image", lambda *given: (slow.work(2), resize(*given))[1])
+    monkeypatch.setattr(Flat, "encode_windows", lambda *given: (slow.work(7), look(*given))[1])
+    monkeypatch.setattr(Flat, "score_windows", lambda *given: (slow.work(1), score(*given))[1])
     clocks = [Clock(), Clock()]
-    image = torch.zeros(*SIZE, 3, dtype=torch.uint8).numpy()
-    predict_together([first, second], image, clocks)
-    assert slow.now - 100 == 9
-    assert [(clock.seconds["resize"], clock.seconds["segment"]) for clock in clocks] == [(2, 7), (2, 7)]
+    shown = Photo(torch.zeros(*SIZE, 3, dtype=torch.uint8).numpy())
+    for one, clock in zip((first, second), clocks, strict=True):
+        one.predict(shown, clock)
+    assert slow.now - 100 == 2 + 7 + 1 + 1
+    assert [(clock.seconds["resize"], clock.seconds["segment"]) for clock in clocks] == [(2, 8), (2, 8)]
 
 
 @pytest.mark.parametrize(("threads", "workers", "each"), [(8, 2, 4), (7, 2, 3), (4, 4, 1), (2, 6, 1), (1, 1, 1)])

@@ -43,7 +43,7 @@ def test_what_is_wrong_is_raised_before_a_model_is_loaded(photo: Path, monkeypat
         "names cat twice": {"classes": ["cat", "cat"]},
         "names no class": {"classes": []},
         "did you mean sclip": {"method": "sclp"},
-        "takes no option 'colour'": {"options": {"colour": 1}},
+        "there is no option 'colour'": {"options": {"colour": 1}},
         "colour: no such field": {"changes": {"colour": 1}},
         "did you mean ViT-B-16": {"backbone": "ViT-B-61/openai"},
     }.items():

@@ -43,7 +43,7 @@ def test_results_are_over_what_was_asked_for(tmp_path: Path) -> None:
     assert two.manifest.images == 4 and two.folder == all_four.folder
 
 
-@pytest.mark.parametrize("stop_at", ["checking shapes", "clip on shapes", "maskclip on shapes"])
+@pytest.mark.parametrize("stop_at", ["checking shapes", "clip, maskclip on shapes"])
 def test_what_was_interrupted_goes_on(tmp_path: Path, stop_at: str) -> None:
     pairs = every_pair(METHODS, ["shapes"])
     undisturbed = run(pairs, tmp_path / "undisturbed", limit=4)
@@ -58,8 +58,8 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, stop_at: str) -> None:
     again = run(pairs, tmp_path / "disturbed", limit=4, progress=lambda *told: seen.append(told))
     assert files(again) == files(undisturbed)
     left = {title: total for title, _, total in seen if " on " in title}
-    done = {"checking shapes": (0, 0), "clip on shapes": (2, 0), "maskclip on shapes": (4, 2)}[stop_at]
-    assert left == {"clip on shapes": 4 - done[0], "maskclip on shapes": 4 - done[1]}
+    done = {"checking shapes": 0, "clip, maskclip on shapes": 2}[stop_at]  # one image for both
+    assert left == {"clip, maskclip on shapes": 8 - done}
 
 
 def test_processes_are_interrupted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_one_run_twice_is_refused(tmp_path: Path) -> None:
     spelled_out = pair.model_copy(update={"options": {"pad": False}})
     with pytest.raises(UserError, match="asked for twice: shapes-clip-tiny"):
         run([pair, spelled_out], tmp_path, limit=1)
-    with pytest.raises(UserError, match="names shapes twice"):
+    with pytest.raises(UserError, match="asked for twice"):
         run([pair, pair], tmp_path, limit=1)
     with pytest.raises(UserError, match="one device"):
         run([pair, RunSpec(**{**dict(pair), "method": "sclip", "device": "cuda"})], tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovss.methods import Backbone, UserError, Vocabulary, create_method, load_backbone
+from ovss.methods import Backbone, UserError, create_method, load_backbone
 from ovss.methods.core.loaded import OWN_FILE, LoadedWeights, recorded
 from ovss.methods.core.method import Method, MethodInfo, describe
 from ovss.methods.models import weights
@@ -26,12 +26,7 @@ class Trained(Method):
         super().__init__()
         self.path = find_weights(HEAD, weights)
 
-    @property
-    def provenance(self) -> dict[str, object]:
-        return {"method": "trained"}
-
-    def score_windows(self, windows: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+    encode_text = encode_image = score = Method.segment  # never called
 
 
 NAME = f"{__name__}:Trained"
@@ -91,16 +86,14 @@ def test_only_what_is_found_meanwhile_is_recorded(head: Path) -> None:
     assert (len(outer), inner) == (1, [])
 
 
-def test_the_backbone_brings_its_own_and_twins_share(tmp_path: Path) -> None:
+def test_the_backbone_brings_its_own(tmp_path: Path) -> None:
     base = load_backbone(TINY_CLIP)
     assert base.licences == {}
     assert base.provenance["activation_note"] == "configuration beside the weights"
     other = Backbone(base.model, base.tokenizer, "x", "y", base.mean, base.std, licences={"clip": "MIT"})
     method = create_method("clip-dinoiser", backbone=base)
     assert method.licences == {}  # the embedded heads are ours: nothing of the catalogue was loaded
-    twin = create_method("sclip", backbone=other).twin()
-    twin.encode(Vocabulary.from_names(["a", "b"], templates="simple"))
-    assert twin.licences == {"clip": "MIT"}
+    assert create_method("sclip", backbone=other).licences == {"clip": "MIT"}
 
 
 def test_parts_are_checked_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,14 @@ import transformers
 from torch import Tensor
 
 from ovss.methods import Backbone, UserError, load_backbone
+from ovss.methods.core.options import describe_options, options_type
+from ovss.methods.core.picture import Picture
 from ovss.methods.models import vit
 from ovss.methods.models.dino import Dino
-from ovss.methods.proposals import Proposer, ProposerParts, list_proposers, load_proposer
+from ovss.methods.proposals import Proposals, Proposer, ProposerParts, find_proposer, list_proposers, load_proposer
 from ovss.methods.proposals.base import masks_of
 from ovss.methods.proposals.clusters import normalised_cuts, soft_clusters, with_position
-from ovss.methods.proposals.mask_files import image_key, write_masks
+from ovss.methods.proposals.mask_files import write_masks
 
 from ..models.test_dino import random_state
 
@@ -43,10 +45,14 @@ def quarters(height: int = SIZE[0], width: int = SIZE[1], noise: int = 12) -> Te
     return (image + torch.randint(0, noise, (3, height, width), generator=generator)).to(torch.uint8)
 
 
-def same_masks(proposer: Proposer, again: Proposer, image: Tensor) -> Tensor:
+def propose(proposer: Proposer, image: Tensor, name: str = "") -> Proposals:
+    return proposer.propose(Picture.of(image, name))
+
+
+def same_masks(proposer: Proposer, again: Proposer, image: Tensor, name: str = "") -> Tensor:
     """Masks that ``propose`` gives, after both proposers gave the same and the image was left alone."""
     before = image.clone()
-    first, second, third = proposer.propose(image), proposer.propose(image), again.propose(image)
+    first, second, third = (propose(one, image, name) for one in (proposer, proposer, again))
     assert torch.equal(first.masks, second.masks) and torch.equal(first.masks, third.masks)
     assert torch.equal(image, before)
     masks = first.masks
@@ -80,11 +86,11 @@ def test_superpixels_are_partitions(backbone: Backbone, name: str, size: tuple[i
     masks = same_masks(*(load_proposer(name, parts, **options) for _ in range(2)), quarters(*size))
     assert (masks.sum(dim=0) == 1).all() and masks.flatten(1).any(dim=1).all()
     if name == "felzenszwalb":
-        owner = load_proposer(name, parts).propose(quarters(*size, noise=1)).masks.argmax(dim=0)
+        owner = propose(load_proposer(name, parts), quarters(*size, noise=1)).masks.argmax(dim=0)
         quarter = [part[5:-5, 5:-5].unique().tolist() for half in owner.chunk(2) for part in half.chunk(2, dim=1)]
         assert [len(one) for one in quarter] == [1, 1, 1, 1], "inside, a flat colour is one segment"
         assert len({one[0] for one in quarter}) == 4
-    flat = load_proposer(name, parts, **options).propose(torch.full((3, *size), 9, dtype=torch.uint8))
+    flat = propose(load_proposer(name, parts, **options), torch.full((3, *size), 9, dtype=torch.uint8))
     assert (flat.masks.sum(dim=0) == 1).all() and flat.objectness is None
 
 
@@ -96,7 +102,7 @@ def test_felzenszwalb_grows_with_the_image(backbone: Backbone) -> None:
     for factor in (1, 2, 4):
         image = noise.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
         least = 224 * image[0].numel() / 224**2
-        assert proposer.propose(image).masks.flatten(1).sum(dim=1).min() >= round(least)
+        assert propose(proposer, image).masks.flatten(1).sum(dim=1).min() >= round(least)
 
 
 # ---- clusters and cuts
@@ -159,7 +165,7 @@ def test_regions_of_features(backbone: Backbone, name: str, options: dict[str, A
     assert masks.sum(dim=0).mean() > 0.95, "and cover nearly everything"
     assert masks.flatten(1).sum(dim=1).min() >= 1e-3 * SIZE[0] * SIZE[1]
     for shape in ((13, 90), (96, 9)):
-        assert proposers[0].propose(quarters(*shape)).masks.shape[1:] == shape
+        assert propose(proposers[0], quarters(*shape)).masks.shape[1:] == shape
 
 
 def test_grid_of_features(backbone: Backbone) -> None:
@@ -176,7 +182,7 @@ def test_grid_of_features(backbone: Backbone) -> None:
 
 def test_clusters_follow_colours(backbone: Backbone) -> None:
     """Tiny-clip's values tell four flat colours apart."""
-    masks = load_proposer("clip-clusters", parts_for(backbone), segments=4).propose(quarters(96, 96)).masks
+    masks = propose(load_proposer("clip-clusters", parts_for(backbone), segments=4), quarters(96, 96)).masks
     for rows in (slice(10, 38), slice(58, 86)):
         for columns in (slice(10, 38), slice(58, 86)):
             assert masks[:, rows, columns].flatten(1).mean(dim=1).max() > 0.5
@@ -238,7 +244,7 @@ def test_mask_transformers(backbone: Backbone, tmp_path: Path, name: str, write:
     parts = parts_for(backbone, str(tmp_path))
     proposer = load_proposer(name, parts)
     masks = same_masks(proposer, load_proposer(name, parts), quarters())
-    objectness = proposer.propose(quarters()).objectness
+    objectness = propose(proposer, quarters()).objectness
     assert len(masks) == 7 and objectness is not None and objectness.shape == (7, 1)
     assert proposer.soft and "masks of" in proposer.supervision
     assert ("COCO (panoptic), 133" in proposer.supervision) == (name == "mask2former")
@@ -262,10 +268,10 @@ def test_sam(backbone: Backbone, tmp_path: Path) -> None:
     assert 0 < len(masks) <= 27 and masks.unique().tolist() in ([0, 1], [1])
     sizes = masks.flatten(1).sum(dim=1)
     assert (sizes[:-1] >= sizes[1:]).all(), "large masks first"
-    assert len(load_proposer("sam", parts, **{**options, "most_masks": 2}).propose(quarters()).masks) == 2
-    fewer = load_proposer("sam", parts, **{**options, "most_overlap": 0.3}).propose(quarters())
+    assert len(propose(load_proposer("sam", parts, **{**options, "most_masks": 2}), quarters()).masks) == 2
+    fewer = propose(load_proposer("sam", parts, **{**options, "most_overlap": 0.3}), quarters())
     assert 0 < len(fewer.masks) < len(masks)
-    none = load_proposer("sam", parts, points_per_side=2, least_iou=100.0).propose(quarters())
+    none = propose(load_proposer("sam", parts, points_per_side=2, least_iou=100.0), quarters())
     assert none.masks.shape == (0, *SIZE)
     assert "SA-1B" in every.supervision
 
@@ -295,39 +301,73 @@ def test_a_folder_of_another_model_is_refused(backbone: Backbone, tmp_path: Path
 
 
 def test_masks_from_files(backbone: Backbone, tmp_path: Path) -> None:
+    """By the image's id, not by its pixels."""
     image, other = quarters(), quarters(*SIZE[::-1])
     masks = torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(0))
-    path = write_masks(tmp_path, image, masks, [0.5, 0.25, 1.0])
-    assert path.stem == image_key(image) != image_key(other)
-    assert image_key(image) != image_key(image.reshape(3, *SIZE[::-1])), "the size counts"
-    write_masks(tmp_path, other, masks.mT > 0.5)
+    assert write_masks(tmp_path, "ulm_01", masks, [0.5, 0.25, 1.0]) == tmp_path / "ulm_01.npz"
+    assert write_masks(tmp_path, "val/2008.1#1", masks.mT > 0.5) == tmp_path / "val" / "2008.1#1.npz"
     proposer = load_proposer("files", parts_for(backbone, str(tmp_path)))
-    found = proposer.propose(image)
-    assert torch.equal(same_masks(proposer, proposer, image), masks)
+    found = propose(proposer, image, "ulm_01")
+    assert torch.equal(same_masks(proposer, proposer, image, "ulm_01"), masks)
+    assert torch.equal(propose(proposer, 255 - image, "ulm_01").masks, masks)
     assert found.objectness is not None and found.objectness.flatten().tolist() == [0.5, 0.25, 1.0]
-    assert torch.equal(proposer.propose(other).masks, (masks.mT > 0.5).float())
-    assert proposer.propose(other).objectness is None
-    before = proposer.provenance
-    write_masks(tmp_path, image, 1 - masks)
-    assert load_proposer("files", parts_for(backbone, tmp_path)).provenance != before
+    below = propose(proposer, other, "val/2008.1#1")
+    assert torch.equal(below.masks, (masks.mT > 0.5).float()) and below.objectness is None
+    seen = {str(proposer.provenance)}
+    for name in ("ulm_01", "val/2008.1#1"):
+        write_masks(tmp_path, name, 1 - masks)
+        seen.add(str(load_proposer("files", parts_for(backbone, tmp_path)).provenance))
+    (tmp_path / "ulm_01.npz").rename(tmp_path / "val" / "ulm_01.npz")
+    seen.add(str(load_proposer("files", parts_for(backbone, tmp_path)).provenance))
+    assert len(seen) == 4, "files in folders below count, and so does where a file lies"
 
 
 def test_wrong_files(backbone: Backbone, tmp_path: Path) -> None:
     proposer = load_proposer("files", parts_for(backbone, tmp_path))
-    with pytest.raises(UserError, match="no masks for this image of 100x70 px"):
-        proposer.propose(quarters())
-    write_masks(tmp_path, quarters(), np.zeros((2, 5, 5)))
-    with pytest.raises(UserError, match=r"has masks \(2, 5, 5\); \(Q, 70, 100\)"):
-        proposer.propose(quarters())
-    write_masks(tmp_path, quarters(), np.full((1, *SIZE), 255, np.uint8))
+    with pytest.raises(UserError, match=r"no masks for image 'a/b': .*a/b\.npz does not exist.*100x70 px"):
+        propose(proposer, quarters(), "a/b")
+    write_masks(tmp_path, "x", np.zeros((2, 5, 5)))
+    with pytest.raises(UserError, match=r"image 'x' has masks \(2, 5, 5\); .*\(Q, 70, 100\), .*protocol resizes"):
+        propose(proposer, quarters(), "x")
+    write_masks(tmp_path, "x", np.full((1, *SIZE), 255, np.uint8))
     with pytest.raises(UserError, match="must lie in"):
-        proposer.propose(quarters())
-    (tmp_path / f"{image_key(quarters())}.npz").write_bytes(b"PK broken")
+        propose(proposer, quarters(), "x")
+    (tmp_path / "x.npz").write_bytes(b"PK broken")
     with pytest.raises(UserError, match="cannot be read"):
-        proposer.propose(quarters())
+        propose(proposer, quarters(), "x")
     for weights in (None, str(tmp_path / "absent")):
         with pytest.raises(UserError, match="proposer=files reads a folder"):
             load_proposer("files", parts_for(backbone, weights))
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/../../x", "/x", "."])
+def test_names_that_lead_out_of_the_folder(backbone: Backbone, tmp_path: Path, name: str) -> None:
+    inner = tmp_path / "masks"
+    inner.mkdir()
+    np.savez(tmp_path / "x.npz", masks=np.zeros((1, *SIZE)))
+    proposer = load_proposer("files", parts_for(backbone, inner))
+    with pytest.raises(UserError, match="has no place in a folder of masks"):
+        propose(proposer, quarters(), name)
+    with pytest.raises(UserError, match="has no place in a folder of masks"):
+        write_masks(inner, name, np.zeros((1, *SIZE)))
+    assert list(inner.iterdir()) == []
+
+
+# ---- once for all
+
+
+@pytest.mark.parametrize(("name", "of_features"), [("slic", False), ("clip-clusters", True)])
+def test_proposers_that_are_the_same_look_once(backbone: Backbone, name: str, of_features: bool) -> None:
+    """The tower counts where masks are made of its features."""
+    one, other = (parts_for(backbone) for _ in range(2))
+    first = load_proposer(name, one)
+    picture = Picture.of(quarters())
+    found = first.look(picture)
+    assert torch.equal(found.masks, propose(first, quarters()).masks)
+    assert load_proposer(name, one).look(picture) is found
+    assert (load_proposer(name, other).look(picture) is found) == (not of_features)
+    assert load_proposer(name, one, segments=7).look(picture) is not found
+    assert first.look(Picture.of(quarters())) is not found
 
 
 # ---- finding
@@ -338,19 +378,33 @@ def test_names_and_options(backbone: Backbone, tmp_path: Path, monkeypatch: pyte
     assert len(list_proposers()) == 9
     with pytest.raises(UserError, match=r"unknown proposer 'felzenswalb'.*felzenszwalb"):
         load_proposer("felzenswalb", parts)
-    with pytest.raises(UserError, match=r"no.* option compactness; .* scale, sigma, min_size"):
+    with pytest.raises(UserError, match=r"proposer 'felzenszwalb': there is no option 'compactness'.*scale, sigma"):
         load_proposer("felzenszwalb", parts, compactness=3)
-    wrong: list[tuple[str, dict[str, Any]]] = [
-        ("felzenszwalb", {"scale": 0}),
-        ("slic", {"segments": 0}),
-        ("clip-clusters", {"features": "query"}),
-        ("ncut", {"features": "query"}),
-        ("dino-clusters", {"patch": 14}),
-        ("sam", {"points_per_side": 0}),
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("felzenszwalb", {"scale": 0.0}, r"allowed is a number above 0 \(smaller values give smaller segments"),
+        ("felzenszwalb", {"min_size": 0.5}, "allowed is a number from 1"),
+        ("felzenszwalb", {"sigma": -1.0}, "allowed is a number from 0"),
+        ("slic", {"segments": 0}, "allowed is a whole number from 1"),
+        ("slic", {"compactness": 0.0}, "allowed is a number above 0"),
+        ("clip-clusters", {"features": "query"}, "allowed is key or value"),
+        ("clip-clusters", {"side_px": -1}, "allowed is a whole number from 0"),
+        ("ncut", {"features": "query"}, "allowed is dino, key or value"),
+        ("dino-clusters", {"patch": 14}, "allowed is 16 or 8"),
+        ("sam", {"points_per_side": 0}, "allowed is a whole number from 1"),
+        ("sam", {"most_masks": 0}, "allowed is a whole number from 1"),
     ]
-    for name, options in wrong:
-        with pytest.raises(UserError, match=f"{next(iter(options))} is "):
+    monkeypatch.setattr("ovss.methods.models.vit.run_trunk", None)
+    monkeypatch.setattr("ovss.methods.proposals.clusters.find_weights", None)
+    monkeypatch.setattr("ovss.methods.proposals.sam.find_weights", None)
+    for name, options, allowed in wrong:
+        option, value = next(iter(options.items()))
+        with pytest.raises(UserError, match=f"proposer '{name}': option {option} is {value!r}: {allowed}"):
             load_proposer(name, parts, **options)
+    monkeypatch.undo()
+    silent = [
+        r.name for n in list_proposers() for r in describe_options(options_type(find_proposer(n))) if not r.meaning
+    ]
+    assert not silent
     monkeypatch.setenv("OVSS_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("OVSS_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)

@@ -1,0 +1,80 @@
+"""ProxyCLIP: CLIP's values, mixed by what a second model says belongs together.
+
+    z = A up(v) W_o,   A = softmax of E where E >= 0,   E = gamma (S - beta mean(S)),   S = cosines of DINO's patches
+
+One matrix for all heads, without the class token, without skip connection and MLP.  Scores live on DINO's grid, to
+which v is resized (bilinear).  Windows are padded evenly to multiples of 56 px, and DINO sees them padded.  A mean of S
+above 1 / beta leaves a row nothing: the public code then gives NaN, here a place keeps itself alone.
+
+Lan et al., ECCV 2024, arXiv:2408.04883, in the form of the public code (mc-lan/ProxyCLIP, open_clip/transformer.py).
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
+from .core.method import MethodInfo
+from .core.picture import Windows
+from .models import vit
+from .models.backbone import Backbone
+from .models.dino import Dino, find_dino
+from .refine.patch_similarity import similarity_matrix
+
+
+class ProxyCLIPOptions(DenseClipOptions):
+    """Options of ``ProxyCLIP``."""
+
+    pad: Literal[True] = Field(True, description="evenly, to multiples of 56 px, always")
+    beta: float = Field(1.2, gt=0, description="cosines below beta times their mean are left out")
+    gamma: float = Field(3.0, gt=0, description="inverse temperature of the softmax")
+    dino: str | None = Field(
+        None, exclude=True, description="file of a DINO; without it that of the catalogue, ViT-B/8"
+    )
+
+
+class ProxyCLIP(DenseClip):
+    """See the module docstring for the equation."""
+
+    info = MethodInfo(
+        name="proxyclip",
+        title="ProxyCLIP",
+        paper="Lan et al., ECCV 2024, arXiv:2408.04883",
+        trained_on="nothing; DINO ViT-B/8 is self-supervised",
+        published="ProxyCLIP",
+        offline=False,
+    )
+    last_block = LastBlock((), residual=False, ffn=False)
+    options: ProxyCLIPOptions
+    multiple_px = 56
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        options: ProxyCLIPOptions | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        dino: Dino | None = None,
+    ) -> None:
+        super().__init__(backbone, options, device, dtype)
+        self.dino = dino or find_dino("dino-vitb8", self.options.dino, self.device, dtype)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See ``Method.provenance``."""
+        return {**super().provenance, "dino": self.dino.provenance}
+
+    def encode_windows(self, windows: Windows) -> SeenPatches:
+        """Patch features on DINO's grid."""
+        tokens, grid = self.trunk(windows)
+        key = ("dino tokens", self.dino, self.statistics, self.padding_key(windows))
+        similar, proxy_grid = windows.once(key, lambda: self.dino.patches(self.shown(windows.pixels)))
+        block = self.tower.blocks[-1]
+        values = vit.values(block, tokens[:, 1:]).transpose(1, 2).unflatten(2, grid)
+        values = F.interpolate(values, proxy_grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+        beta, gamma = self.options.beta, self.options.gamma
+        mixed = [similarity_matrix(s, beta, gamma)[0].to(v) @ v for s, v in zip(similar, values, strict=True)]
+        features = vit.project(self.tower, vit.project_out(block, torch.stack(mixed)))
+        return SeenPatches(F.normalize(features, dim=-1).unflatten(1, proxy_grid))
