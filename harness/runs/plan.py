@@ -150,7 +150,7 @@ def check_schema(value: Mapping[str, Any], path: Path) -> None:
 def build_pipelines(
     specs: Sequence[RunSpec], data: Sequence[Dataset], allow_download: bool = False
 ) -> "list[Pipeline]":
-    """One pipeline for each spec; those that ask for the same method with the same parts share it."""
+    """One pipeline for each run; those that ask for the same method with the same parts share it."""
     from .pipeline import Pipeline
 
     built: dict[str, Method] = {}
