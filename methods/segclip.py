@@ -32,7 +32,7 @@ from .blocks.group_scores import GroupMethod, GroupOptions, Groups, SeenGroups, 
 from .core.method import MethodInfo
 from .models import vit
 from .models.checkpoints import state_sha256
-from .models.segclip_checkpoint import AFTER, SegCLIPWeights, load_segclip
+from .models.segclip_checkpoint import AFTER, SegCLIPParts, load_segclip
 from .models.vit import Affine
 from .models.weights import find_weights
 
@@ -71,9 +71,9 @@ class SegCLIP(GroupMethod, ClipMethod[SeenGroups]):
         options: GroupOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        weights: str | Path | SegCLIPWeights | None = None,
+        weights: str | Path | SegCLIPParts | None = None,
     ) -> None:
-        if not isinstance(weights, SegCLIPWeights):
+        if not isinstance(weights, SegCLIPParts):
             weights = load_segclip(find_weights("segclip", Path(weights) if weights else None))
         super().__init__(weights.backbone, options, device, dtype)
         self.grouping = read_grouping(weights.grouping, self.device, dtype)

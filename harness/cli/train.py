@@ -35,9 +35,9 @@ def train_clip_dinoiser_command(
 ) -> None:
     """Train the heads, or go on with it; a line for every checkpoint."""
     from ...methods.clip_dinoiser import TINY_HEADS, CLIPDINOiser
-    from ...methods.core.files import store
     from ...methods.models.backbone import TINY_CLIP, load_backbone
     from ...methods.registry import find_device
+    from ..show.storing import store
     from ..training.clip_dinoiser import HEADS, Trainer, default_recipe
     from ..training.clip_dinoiser_recipe import find_recipe
     from ..training.clip_dinoiser_teachers import frozen_model, teachers_for

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...methods import UserError
-from ...methods.core.files import store
 from ..metrics.counts import Counts
 from ..metrics.of_confusion import SparseConfusion
+from ..show.storing import store
 from .part_rows import check_rows
 from .plan import SCHEMA, Plan
 from .provenance import code_version, environment

@@ -29,9 +29,10 @@ import pandas as pd
 import pyarrow as pa
 
 from ...datasets import clusters_of
+from ...datasets.writing import clean_temporaries
 from ...methods import UserError
-from ...methods.core.files import clean_temporaries, store
 from ..metrics.result import EvalResult
+from ..show.storing import store
 from . import parts
 from .manifest import Manifest, images_sha256, make_manifest, read_manifest
 from .plan import Plan, read_plan

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from ...datasets import Dataset, check_samples
 from ...methods import UserError
-from ...methods.core.files import cache_folder, clean_cache
+from ...methods.core.files import cache_folder
 from ...methods.registry import check_parts
 from ..decoding.decode import decoder_name
 from ..protocol.protocol import Setting, lint_setting
 from ..runs.engine import Lane, work_in_processes, work_through
 from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Finished, Run
+from ..show.storing import clean_cache
 from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
 
 

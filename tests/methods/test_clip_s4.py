@@ -19,7 +19,7 @@ from ovss.methods.models.backbone import load_backbone
 from ovss.methods.models.clip_s4 import (
     EncoderSpec,
     PixelEncoder,
-    S4Weights,
+    S4Parts,
     cluster,
     dump_weights,
     load_weights,
@@ -34,10 +34,10 @@ def unit(seed: int, *shape: int, dim: int = -1) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=dim)
 
 
-def random_weights(dim: int = 128, pool: int | None = 40, seed: int = 0, **about: Any) -> S4Weights:
+def random_weights(dim: int = 128, pool: int | None = 40, seed: int = 0, **about: Any) -> S4Parts:
     torch.manual_seed(seed)
     encoder = PixelEncoder(EncoderSpec("small", width=4, bins=(1, 2)), dim).eval()
-    return S4Weights(encoder, None if pool is None else unit(seed, pool, dim), 4, **about)
+    return S4Parts(encoder, None if pool is None else unit(seed, pool, dim), 4, **about)
 
 
 @pytest.fixture(scope="module")

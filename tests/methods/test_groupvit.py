@@ -16,7 +16,7 @@ from ovss.harness.runs import conformity
 from ovss.methods import UserError, Vocabulary
 from ovss.methods.groupvit import IMAGENET_MEAN, IMAGENET_STD, GroupViT
 from ovss.methods.models.groupvit_checkpoint import (
-    GroupViTWeights,
+    GroupViTParts,
     build_model,
     from_original,
     load_groupvit,
@@ -363,5 +363,5 @@ def test_another_configuration_is_another_model() -> None:
     parts = groupvit_parts()
     heads = {"num_attention_heads": 2 * SMALL_GROUPVIT["vision_config"].get("num_attention_heads", 4)}
     config = {**SMALL_GROUPVIT, "vision_config": {**SMALL_GROUPVIT["vision_config"], **heads}}
-    other = GroupViTWeights(config, parts.state)
+    other = GroupViTParts(config, parts.state)
     assert GroupViT(weights=parts).provenance["weights"] != GroupViT(weights=other).provenance["weights"]
