@@ -20,7 +20,8 @@ from .core.method import MethodInfo
 from .core.picture import Windows
 from .models import vit
 from .models.backbone import Backbone
-from .models.dino import Dino, find_dino
+from .models.dino import Dino, load_dino
+from .models.open_model import open_model
 from .refine.patch_similarity import similarity_matrix
 
 
@@ -59,7 +60,7 @@ class ProxyCLIP(DenseClip):
         dino: Dino | None = None,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
-        self.dino = dino or find_dino("dino-vitb8", self.options.dino, self.device, dtype)
+        self.dino = dino or open_model(load_dino, "dino-vitb8", self.options.dino, self.device, dtype)
 
     @property
     def provenance(self) -> dict[str, Any]:

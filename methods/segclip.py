@@ -32,9 +32,9 @@ from .blocks.group_scores import GroupMethod, GroupOptions, Groups, SeenGroups, 
 from .core.method import MethodInfo
 from .models import vit
 from .models.checkpoints import state_sha256
+from .models.open_model import open_model
 from .models.segclip_checkpoint import AFTER, SegCLIPParts, load_segclip
 from .models.vit import Affine
-from .models.weights import find_weights
 
 
 class SegCLIP(GroupMethod, ClipMethod[SeenGroups]):
@@ -74,7 +74,7 @@ class SegCLIP(GroupMethod, ClipMethod[SeenGroups]):
         weights: str | Path | SegCLIPParts | None = None,
     ) -> None:
         if not isinstance(weights, SegCLIPParts):
-            weights = load_segclip(find_weights("segclip", Path(weights) if weights else None))
+            weights = open_model(load_segclip, "segclip", weights)
         super().__init__(weights.backbone, options, device, dtype)
         self.grouping = read_grouping(weights.grouping, self.device, dtype)
         self.group_count = len(self.grouping.centres)

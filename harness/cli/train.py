@@ -37,7 +37,7 @@ def train_clip_dinoiser_command(
     from ...methods.clip_dinoiser import TINY_HEADS, CLIPDINOiser
     from ...methods.models.backbone import TINY_CLIP, load_backbone
     from ...methods.registry import find_device
-    from ..show.storing import store
+    from ..runs.storing import store
     from ..training.clip_dinoiser import HEADS, Trainer, default_recipe
     from ..training.clip_dinoiser_recipe import find_recipe
     from ..training.clip_dinoiser_teachers import frozen_model, teachers_for

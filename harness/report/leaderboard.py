@@ -18,7 +18,7 @@ from ..metrics.bootstrap import indistinct_groups, paired_difference
 from ..protocol.protocol import changes_of
 from ..runs.plan import Plan
 from ..runs.run import Finished, list_runs
-from ..show.storing import store
+from ..runs.storing import store
 from .leaderboard_text import latex, markdown
 from .published import reported
 from .rows import Row, newest_runs

@@ -11,8 +11,8 @@ from ...datasets import Sample
 from ...datasets.loader import Pixels
 from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
+from ..runs.storing import stored_file
 from ..show.escaping import plain_text
-from ..show.storing import stored_file
 
 _GREY = (128, 128, 128)
 _LINE_PX, _SWATCH_PX, _MARGIN_PX, _FONT_PX = 18, 12, 8, 10

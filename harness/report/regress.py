@@ -23,7 +23,7 @@ from ...methods.models.backbone import TINY_CLIP
 from ..protocol.protocol import Protocol, load_protocol
 from ..runs.evaluation import evaluate
 from ..runs.provenance import environment
-from ..show.storing import store
+from ..runs.storing import store
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...datasets import open_dataset
 from ...methods import Method, UserError
 from ..runs.evaluation import evaluate
-from ..show.storing import store
+from ..runs.storing import store
 from .images import Images
 
 Record = dict[str, Any]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ...datasets.shapes import SIZE_PX, caption_words
 from ...methods.core.vocabulary import load_templates
-from ..show.storing import store
+from ..runs.storing import store
 from .tiny_clip_data import Pairs, build_bpe, make_pairs
 from .tiny_clip_recipe import CONTEXT, LAYERS, PATCH_PX, SHIPPED, Recipe, Stage, model_config
 

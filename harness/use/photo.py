@@ -17,7 +17,7 @@ from ..report.overlay import class_colours, photo_sheet, save_png
 from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
 from ..runs.provenance import code_version, environment, source_hash
-from ..show.storing import clean_cache
+from ..runs.storing import clean_cache
 from ..show.telling import Say, each_once, unsaid
 from .photo_request import Classes, PhotoRequest, photo_request
 

@@ -13,7 +13,7 @@ from ..protocol.protocol import Setting, lint_setting
 from ..runs.engine import Lane, work_in_processes, work_through
 from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Finished, Run
-from ..show.storing import clean_cache
+from ..runs.storing import clean_cache
 from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
 
 

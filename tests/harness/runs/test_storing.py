@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ovss.datasets import writing
-from ovss.harness.show.storing import clean_cache, store
+from ovss.harness.runs.storing import clean_cache, store
 from ovss.methods import UserError
 from ovss.methods.core import files
 
