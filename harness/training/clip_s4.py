@@ -23,6 +23,7 @@ from torch import Tensor
 from ...datasets.shapes import Stream
 from ...methods import UserError, Vocabulary
 from ...methods.maskclip_value import MaskCLIPValue
+from ...methods.models import vit
 from ...methods.models.checkpoints import check_keys, file_sha256, read_tensors
 from ...methods.models.clip_s4 import PixelEncoder, S4Parts, cluster, dump_weights, segment_means, top_prototypes
 from ...methods.models.text import encode_queries
@@ -89,7 +90,9 @@ class Trainer:
     @torch.no_grad()
     def features(self, rgb: Tensor) -> Tensor:
         """CLIP's patch features of pictures: ``(B, 3, H, W)`` in [0, 1] -> ``(B, d, h, w)`` float32, unit length."""
-        return self.teacher.encode_windows(rgb * 255).features.clone().permute(0, 3, 1, 2)
+        teacher = self.teacher
+        tokens, grid = vit.run_trunk(teacher.tower, teacher.normalised(rgb * 255), teacher.options.positions)
+        return teacher.patch_features(tokens, grid).unflatten(1, grid).permute(0, 3, 1, 2)
 
     def region_features(self, rgb: Tensor) -> Tensor:
         """CLIP's mean feature over each superpixel of pictures, ``(R, d)`` at unit length."""
