@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
 from .models.backbone import Backbone

@@ -29,7 +29,7 @@ from torch import Tensor
 from .blocks.clip_method import ClipWords
 from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
 from .core.errors import UserError
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
 from .models.tcl_checkpoint import IMAGENET_MEAN, IMAGENET_STD, SCALE, TclModel, load_tcl
