@@ -75,7 +75,7 @@ def test_exceptions_of_a_plugin(bench: Command, monkeypatch: pytest.MonkeyPatch,
 def test_exceptions_of_a_plugin_in_workers_and_with_debug(
     bench: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Workers are forked here, which is quick; the console script spawns them (test_kill)."""
+    """Workers are forked here, which is quick; the console script has a fork server for them (test_kill)."""
     forked = multiprocessing.get_context("fork")
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
     monkeypatch.setenv("OVSS_DEBUG", "")  # what --debug sets is taken back
