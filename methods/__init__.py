@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .blocks.dense_clip import DenseClip, LastBlock
     from .core.errors import UserError
-    from .core.method import Method, MethodInfo, Words
+    from .core.info import MethodInfo
+    from .core.method import Method, Words
     from .core.options import Options
     from .core.picture import Picture, Windows
     from .core.score_field import ScoreField
@@ -25,7 +26,7 @@ _HOMES = {
     "Box": "core.windows",
     "DenseClip": "blocks.dense_clip",
     "LastBlock": "blocks.dense_clip",
-    "MethodInfo": "core.method",
+    "MethodInfo": "core.info",
     "ScoreField": "core.score_field",
     "Method": "core.method",
     "Options": "core.options",

@@ -4,7 +4,7 @@ z = A v W_o,   A = softmax(q q^T / sqrt(d))
 """
 
 from .blocks.dense_clip import DenseClip, LastBlock
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 
 
 class ClearCLIP(DenseClip):

@@ -7,7 +7,7 @@ baseline that every method of the family repairs.
 """
 
 from .blocks.dense_clip import DenseClip, LastBlock
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 
 
 class CLIP(DenseClip):

@@ -23,7 +23,7 @@ from .blocks.clip_method import ClipWords
 from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
 from .blocks.key_smoothing import SCALE, KeyNorm, projected_keys, smooth_by_keys
 from .core.errors import UserError
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .core.picture import Windows
 from .core.vocabulary import Vocabulary
 from .models import vit

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from .blocks.clip_method import ClipMethod, ClipWords
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .core.options import Options
 from .core.picture import Picture
 from .core.score_field import ScoreField

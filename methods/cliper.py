@@ -41,7 +41,7 @@ from torch import Tensor
 from .blocks.clip_method import ClipMethod, ClipWords
 from .blocks.early_fusion import Attention, FusedFeatures, fuse_layers
 from .core.errors import UserError
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .core.options import Options
 from .core.picture import Windows
 from .core.vocabulary import Vocabulary

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from .blocks.clip_method import ClipWords
 from .blocks.group_scores import GroupMethod, GroupOptions, Groups, pixel_owner
 from .core.errors import UserError
+from .core.info import MethodInfo
 from .core.loaded import record_own
-from .core.method import MethodInfo
 from .core.tokenizer import Tokenizer
 from .core.vocabulary import Vocabulary
 from .models.backbone import Backbone

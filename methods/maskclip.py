@@ -7,7 +7,7 @@ VOC20 is with, 61.4 without them).  The value-only form is ``maskclip-value``.
 """
 
 from .blocks.dense_clip import DenseClip, LastBlock
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 
 
 class MaskCLIP(DenseClip):

@@ -22,7 +22,7 @@ from torch import Tensor
 from .blocks.clip_method import ClipWords
 from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
 from .blocks.key_smoothing import SCALE, KeyNorm, denoise_prompts, projected_keys, smooth_by_keys
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
 from .models.backbone import Backbone

@@ -4,7 +4,7 @@ z = v W_o                                        (A = identity, no residual, no 
 """
 
 from .blocks.dense_clip import DenseClip, LastBlock
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 
 
 class MaskCLIPValue(DenseClip):

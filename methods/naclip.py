@@ -7,7 +7,7 @@ published default also refines with PAMR: that is ``refine`` of the protocol (``
 """
 
 from .blocks.dense_clip import DenseClip, LastBlock
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 
 
 class NACLIP(DenseClip):

@@ -1,8 +1,11 @@
-"""Names of methods, and where their classes are; nothing is imported for it."""
+"""Names of methods, where their classes are, and what tables say about ours; no method is imported for it."""
 
+import ast
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from .core.errors import UserError, did_you_mean
+from .core.info import MethodInfo
 
 ENTRY_POINT_GROUP = "ovss.methods"
 _BUILT_IN = {
@@ -42,6 +45,21 @@ def method_home(name: str) -> str:
     if found is None:
         raise UserError(f"unknown method {name!r}{did_you_mean(name, list_methods())}")
     return found.value
+
+
+def built_in_info(name: str) -> MethodInfo | None:
+    """``info`` of a method of ours, which holds only literals, from its source; None for methods of others."""
+    if name not in _BUILT_IN:
+        return None
+    module, _, wanted = _BUILT_IN[name].partition(":")
+    source = Path(__file__).with_name(f"{module.removeprefix('.')}.py").read_text(encoding="utf-8")
+    bodies = [node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == wanted]
+    (given,) = (
+        node.value.keywords
+        for node in bodies[0]
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "info" and isinstance(node.value, ast.Call)
+    )
+    return MethodInfo(**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in given})
 
 
 def _plugins() -> dict[str, EntryPoint]:

@@ -28,7 +28,7 @@ from .blocks.clip_method import ClipMethod, ClipWords
 from .blocks.mask_crops import binary_masks, cut_masked, fuse_scores
 from .blocks.mask_prompts import embed_crops
 from .core.errors import UserError
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .core.options import Options
 from .core.picture import Picture
 from .core.score_field import ScoreField

@@ -28,7 +28,7 @@ from .blocks.clip_method import ClipMethod, ClipWords
 from .blocks.mask_crops import Fill, binary_masks, cut_masked, fuse_scores
 from .blocks.region_queries import covered_patches, default_depth, region_features
 from .core.errors import UserError, did_you_mean
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .core.options import Options, options_type, read_options
 from .core.picture import Picture
 from .core.score_field import ScoreField

@@ -9,14 +9,14 @@ above 1 / beta leaves a row nothing: the public code then gives NaN, here a plac
 Lan et al., ECCV 2024, arXiv:2408.04883, in the form of the public code (mc-lan/ProxyCLIP, open_clip/transformer.py).
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
 from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
 from .models.backbone import Backbone
@@ -28,7 +28,7 @@ from .refine.patch_similarity import similarity_matrix
 class ProxyCLIPOptions(DenseClipOptions):
     """Options of ``ProxyCLIP``."""
 
-    pad: Literal[True] = Field(True, description="evenly, to multiples of 56 px, always")
+    pad: ClassVar[Literal[True]] = True  # type: ignore[misc]  # evenly, to multiples of 56 px, always
     beta: float = Field(1.2, gt=0, description="cosines below beta times their mean are left out")
     gamma: float = Field(3.0, gt=0, description="inverse temperature of the softmax")
     dino: str | None = Field(

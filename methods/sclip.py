@@ -6,7 +6,7 @@ The two softmaxes are added without a factor 1/2, so rows of A sum to 2.  Residu
 """
 
 from .blocks.dense_clip import DenseClip, LastBlock
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 
 
 class SCLIP(DenseClip):

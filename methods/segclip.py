@@ -29,7 +29,7 @@ from torch import Tensor
 
 from .blocks.clip_method import ClipMethod
 from .blocks.group_scores import GroupMethod, GroupOptions, Groups, SeenGroups, pixel_owner
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .models import vit
 from .models.checkpoints import state_sha256
 from .models.open_model import open_model

@@ -19,7 +19,7 @@ the statistics of the image and the sigmoid: use that.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .blocks.clip_method import ClipWords
 from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
-from .core.method import MethodInfo
+from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
 from .models.open_model import open_model
@@ -53,8 +53,8 @@ class SeenForMasks(SeenPatches):
 class TCLOptions(DenseClipOptions):
     """Options of ``TCL``."""
 
-    pad: Literal[True] = Field(True, description="zeros on all sides up to a multiple of the patch, always")
-    positions: Literal["size"] = Field("size", description="interpolated to the size of the grid, always")
+    pad: ClassVar[Literal[True]] = True  # type: ignore[misc]  # on all sides up to a multiple of the patch, always
+    positions: ClassVar[Literal["size"]] = "size"  # type: ignore[misc]  # as in the public code, always
     pamr: bool = Field(True, description="refine masks by PAMR inside each window, before the frozen branch is added")
     pamr_steps: int = Field(10, ge=0, description="steps of PAMR")
     mix: float = Field(0.3, ge=0, le=1, description="share of the frozen branch")

@@ -5,9 +5,7 @@ processes work, in which order, and which of them die decides nothing but the ti
 holds it has its name.
 """
 
-import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,7 +13,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,13 +26,11 @@ from .pipeline import Clock, Pipeline
 from .plan import build_pipelines
 from .provenance import peak_bytes
 from .run import Run
+from .workers import prepare, stopped, worker_context
 
 WARM_UP_IMAGES = 2
 _FLUSH_SECONDS, _FLUSH_SHARE, _FLUSH_AT_MOST = 2.0, 0.02, 30.0
 Advance = Callable[[int], None]
-_stop: Any = None
-"""In a worker: shared byte, 1 when another has failed or the user has interrupted.  It has no lock, so that a worker
-which is killed while it reads blocks nobody."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +127,9 @@ def work_in_processes(runs: Sequence[Run], wanted: tuple[str, ...], workers: int
 
     start = done()
     threads = max(1, torch.get_num_threads() // workers)  # as many together as one process would use
-    context = multiprocessing.get_context("spawn")
+    context = worker_context()
     stop = context.RawValue("b", 0)
-    pool = ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(os.getpid(), stop))
+    pool = ProcessPoolExecutor(workers, context, initializer=prepare, initargs=(stop, dict(os.environ)))
     folders = [str(run.folder) for run in runs]
     try:
         tasks = [pool.submit(_work_share, folders, wanted[k::workers], threads, workers) for k in range(workers)]
@@ -164,18 +159,5 @@ def _work_share(folders: list[str], ids: tuple[str, ...], threads: int, workers:
     opened = {(spec.dataset, spec.data_root): spec.open_data() for spec in specs}
     data = [opened[spec.dataset, spec.data_root] for spec in specs]
     lanes = [Lane(*lane) for lane in zip(runs, build_pipelines(specs, data), data, strict=True)]
-    asked = takewhile(lambda _: _stop.value == 0, ids)
+    asked = takewhile(lambda _: not stopped(), ids)
     work_through(lanes, asked, specs[0].device, lambda count: None, workers)
-
-
-def _prepare(parent: int, stop: Any) -> None:
-    """Start a worker that ends when its parent is gone: a killed run must not go on in the background."""
-    global _stop
-    _stop = stop
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

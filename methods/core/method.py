@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar  # with defaults: ``Method`` alone is a method of any kind
 
+from .info import MethodInfo as MethodInfo
 from .loaded import LoadedWeights
 from .options import Options, options_type
 from .picture import Picture
@@ -15,25 +16,6 @@ from .score_field import ScoreField
 from .tokenizer import Tokenizer
 from .vocabulary import Vocabulary
 from .windows import WindowGeometry
-
-
-@dataclass(frozen=True)
-class MethodInfo:
-    """What tables say about a method.
-
-    ``published`` is its name in the table of reported values, None when nothing comparable was reported.  ``backbone``
-    is used on real data sets when the user names none; "" says that the method has weights of its own and takes no
-    backbone.  ``offline``: runs with nothing but what is embedded.
-    """
-
-    name: str
-    title: str
-    paper: str
-    training_free: bool = True
-    trained_on: str = "nothing beyond CLIP's own pre-training"
-    backbone: str = "ViT-B-16-quickgelu/openai"
-    published: str | None = None
-    offline: bool = True
 
 
 def describe(method: "Method") -> dict[str, Any]:

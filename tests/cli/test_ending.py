@@ -22,14 +22,14 @@ Command = Callable[..., Any]
 FULL = OSError(errno.ENOSPC, "No space left on device", "some/file")
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Method
+from ovss.methods import MethodInfo, WindowMethod, Words
 
 {top}
 
 def helper(value):
     return value / 0
 
-class Mine(Method):
+class Mine(WindowMethod):
     info = MethodInfo("mine", "Mine", "none", backbone="")
     provenance = {{"method": "mine"}}
 
@@ -37,13 +37,16 @@ class Mine(Method):
         super().__init__()
         {init}
 
-    def encode(self, vocabulary):
-        super().encode(vocabulary)
+    def encode_text(self, vocabulary):
         {encode}
+        return Words(vocabulary)
 
-    def score_windows(self, windows):
+    def encode_windows(self, windows):
         {score}
-        return torch.zeros(len(windows), len(self.vocabulary.queries), 4, 4)
+        return len(windows.pixels)
+
+    def score_windows(self, seen, words):
+        return torch.zeros(seen, len(words.vocabulary.queries), 4, 4)
 """
 PLACES = {
     "top": ("import not_there_at_all", "failed when it was imported: ModuleNotFoundError: No module named"),
@@ -75,7 +78,7 @@ def test_exceptions_of_a_plugin(bench: Command, monkeypatch: pytest.MonkeyPatch,
 def test_exceptions_of_a_plugin_in_workers_and_with_debug(
     bench: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Workers are forked here, which is quick; the console script spawns them (test_kill)."""
+    """Workers are forked here, which is quick; the console script has a fork server for them (test_kill)."""
     forked = multiprocessing.get_context("fork")
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
     monkeypatch.setenv("OVSS_DEBUG", "")  # what --debug sets is taken back

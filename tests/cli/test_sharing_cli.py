@@ -131,7 +131,7 @@ def test_limit_then_all_with_more_images_in_one_than_in_the_other(bench: Command
 def test_workers(bench: Command, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records in different folders, one given by its full path: they name the same images.
 
-    Workers are forked here, which saves ten seconds; the console script spawns them (test_kill).
+    Workers are forked here, which saves ten seconds; the console script has a fork server for them (test_kill).
     """
     forked = multiprocessing.get_context("fork")
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)

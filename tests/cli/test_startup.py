@@ -26,6 +26,7 @@ ANSWERS = {
     "protocol show sclip": "source: ",
     "protocol diff sclip unified": "unified",
     "list protocols": "summary",
+    "list methods": "default backbone",
     "list datasets": "background",
     "data list": "camvid",
     "data list --json": '"dataset"',

@@ -204,9 +204,9 @@ def test_the_order_of_names_does_not_matter(home: Path, tmp_path: Path, undistur
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Bytes, workers: int) -> None:
-    """Forked here, which is quick; that they are spawned is tested with the command line."""
+    """Forked here, which is quick; the fork server is tested with the command line."""
     forked = multiprocessing.get_context("fork")
-    monkeypatch.setattr(engine.multiprocessing, "get_context", lambda kind: forked)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
     lanes = lanes_for(tmp_path, home, THREE)
     seen: list[int] = []
     engine.work_in_processes([lane.run for lane in lanes], lanes[0].data.ids, workers, seen.append)
