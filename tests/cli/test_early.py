@@ -56,7 +56,7 @@ BEFORE_OPEN_CLIP = {
     "run -m sclip,clip -d shapes --option sclip.colour=3": "method 'sclip': there is no option 'colour'",
     "run -m sclip,clip,sclip -d shapes": "--method names sclip twice",
     "run -m clip-dinoiser -d shapes --option gama=0.2": "did you mean gamma?",
-    "run -m clip-dinoiser -d shapes --option gamma=high": "option gamma is 'high': allowed is a number from 0 below 1 (a cosine below which patches are unlike)",
+    "run -m clip-dinoiser -d shapes --option gamma=high": "option gamma is 'high': allowed is a number from 0 below 1",
     "run -m clip-dinoiser -d shapes --option gamma=nan": "option gamma is nan: allowed is a number",
     "run -m maskclip-original -d shapes --option exact_gelu=1": "option exact_gelu is 1: allowed is true or false",
     "segment a-photo.png --classes cat --option colour=3": "there is no option 'colour'",
