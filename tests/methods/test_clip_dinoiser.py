@@ -24,9 +24,11 @@ from ovss.datasets import DatasetRecord
 from ovss.harness.decoding.decode import decode
 from ovss.harness.protocol.protocol import Setting, load_protocol
 from ovss.harness.runs.conformity import check_method
+from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import Clock, Pipeline
-from ovss.methods import Backbone, DenseClip, UserError, Vocabulary, WindowGeometry, create_method
-from ovss.methods.clip_dinoiser import CLIPDINOiser, pool
+from ovss.methods import Backbone, Picture, UserError, Vocabulary, WindowGeometry, Windows, create_method
+from ovss.methods.blocks.clip_method import ClipWords
+from ovss.methods.clip_dinoiser import CLIPDINOiser, CLIPDINOiserOptions, pool
 from ovss.methods.models.dino import Dino
 from ovss.methods.models.dinoiser_heads import heads_of, load_heads
 from ovss.methods.models.found import Found
@@ -35,6 +37,7 @@ from ovss.methods.models.vit import position_for, read_vision
 from ..agreement import assert_best
 from .blocks.test_dense_clip import error
 from .models.test_dino import State, image, plain_normalise, plain_position, plain_run, random_state
+from .with_words import WithWords
 
 TOLERANCE = 1e-5
 NAMES = ["background", "cat", "sofa", "sky", "red car"]
@@ -108,7 +111,7 @@ class World:
     found: State
     queries: Tensor
 
-    def make(self, **options: Any) -> CLIPDINOiser:
+    def make(self, **options: Any) -> WithWords:
         parts = {
             "heads": heads_of(self.heads, "made up"),
             "dino": Dino(self.dino),
@@ -116,10 +119,8 @@ class World:
         }
         backbone = Backbone.from_module(self.model, TOKENIZER)
         method = create_method("clip-dinoiser", backbone=backbone, **{**parts, **options})
-        assert isinstance(method, CLIPDINOiser)
         background = 0 if options.get("background", "none") != "none" else None
-        method.encode(Vocabulary.from_names(NAMES, templates=TEMPLATES, background=background))
-        return method
+        return WithWords.of(method, Vocabulary.from_names(NAMES, templates=TEMPLATES, background=background))
 
 
 def plain_queries(model: open_clip.CLIP) -> Tensor:
@@ -273,7 +274,7 @@ def unit_rgb(windows: Tensor) -> list[Tensor]:
     return [plain_pad(window[None].float() / 255) for window in windows]
 
 
-def probabilities_of(method: CLIPDINOiser, scores: Tensor) -> Tensor:
+def probabilities_of(method: WithWords, scores: Tensor) -> Tensor:
     return scores if method.activated else (100 * scores).softmax(dim=1)
 
 
@@ -357,7 +358,7 @@ def test_full_architecture() -> None:
     assert (inner[0] - view.inner).abs().max() <= 2e-5
     affinity = plain_affinity(world.heads, view)
     assert (method.heads.affinity(inner, grid)[0] - affinity).abs().max() <= 5e-6
-    features = method.encode_windows(windows)
+    features = method.encode_windows(Windows.of(windows))
     assert features.features.shape == (1, 28, 28, 512) and features.keys is None
     pooled = F.normalize(plain_pool(view.features, affinity, 0.2), dim=1)
     sure = ((affinity - 0.2).abs() >= 2e-6).all(dim=1)
@@ -371,7 +372,7 @@ def test_full_architecture() -> None:
     sure &= (logit.abs() > 1e-5) & ((best - 0.9).abs() > 1e-5)
     assert sure.float().mean() > 0.9
     assert 0 < (on != off).any(dim=1).float().mean() < 1
-    got = method.score_features(features)[0].flatten(1).T
+    got = method.method.score_windows(features, method.words)[0].flatten(1).T
     assert (got - on)[sure].abs().max() <= 5e-5
 
 
@@ -495,15 +496,15 @@ def test_pooling_takes_features_as_they_are(world: World) -> None:
     windows = windows_of(SMALL)
     view = plain_view(world.model, clip_normalise(unit_rgb(windows)[0]))
     wrong = plain_pool(F.normalize(view.features, dim=1), plain_affinity(world.heads, view), 0.2)
-    got = world.make().encode_windows(windows).features[0].flatten(0, 1)
+    got = world.make().encode_windows(Windows.of(windows)).features[0].flatten(0, 1)
     assert error(got, F.normalize(wrong, dim=1)) > 100 * TOLERANCE
 
 
 def test_pooling_none_is_maskclip(world: World) -> None:
     windows = windows_of(SMALL, SMALL)
     backbone = Backbone.from_module(world.model, TOKENIZER)
-    maskclip = create_method("maskclip", backbone=backbone, pad="end", positions="size")
-    maskclip.encode(Vocabulary.from_names(NAMES, templates=TEMPLATES))
+    plain = create_method("maskclip", backbone=backbone, pad="end", positions="size")
+    maskclip = WithWords.of(plain, Vocabulary.from_names(NAMES, templates=TEMPLATES))
     assert torch.equal(world.make(pooling="none").score_windows(windows), maskclip.score_windows(windows))
 
 
@@ -534,7 +535,7 @@ def test_found_is_a_sigmoid_first(world: World) -> None:
     rgb = unit_rgb(windows)[0]
     right, wrong = (plain_found(world, rgb, first) for first in (True, False))
     assert not torch.equal(right > 0.5, wrong > 0.5)
-    seen = world.make(pooling="none", background="found").encode_windows(windows)
+    seen = world.make(pooling="none", background="found").encode_windows(Windows.of(windows))
     assert seen.salient is not None and seen.salient.dtype == torch.bool
     sure = (right - 0.5).abs() > 1e-5
     got = seen.salient[0].flatten()[sure]
@@ -554,13 +555,11 @@ def test_found_alone_does_not_ask_for_doubt(world: World) -> None:
     assert torch.equal(alone[0, 0] == 1.0, ~salient)
 
 
-def background_last(backbone: Backbone, world: World, **options: Any) -> CLIPDINOiser:
+def background_last(backbone: Backbone, world: World, **options: Any) -> WithWords:
     """The background is class 2 of 3 and has two texts; class 0 has two as well."""
     method = create_method("clip-dinoiser", backbone=backbone, heads=heads_of(world.heads, "made up"), **options)
-    assert isinstance(method, CLIPDINOiser)
     names = ["cat, sofa", "red car", "sky, background"]
-    method.encode(Vocabulary.from_names(names, templates=TEMPLATES, background=2))
-    return method
+    return WithWords.of(method, Vocabulary.from_names(names, templates=TEMPLATES, background=2))
 
 
 def test_background_with_several_texts(world: World) -> None:
@@ -569,7 +568,7 @@ def test_background_with_several_texts(world: World) -> None:
     delta = off.amax(dim=1).median().item()
     on = background_last(backbone, world, background="head_delta", delta=delta)
     got = on.score_windows(windows)
-    assert on.vocabulary.query_to_class == (0, 0, 1, 2, 2)
+    assert on.words.query_to_class == (0, 0, 1, 2, 2)
     changed = (got != off).any(dim=1)
     assert changed.any() and not changed.all()
     assert torch.equal(got[:, 3], torch.where(changed, 1.0, off[:, 3]))
@@ -585,8 +584,8 @@ def test_no_class_to_give_patches_to(world: World, background: str) -> None:
     wordless = Vocabulary.from_texts([["cat"], []], ["cat", "nothing"], TEMPLATES, background=1)
     for vocabulary in (Vocabulary.from_names(NAMES, templates=TEMPLATES), wordless):
         with pytest.raises(UserError, match=f"background={background} needs a data set with a scored background"):
-            method.encode(vocabulary)
-    world.make(background="none").encode(wordless)
+            method.encode_text(vocabulary)
+    world.make(background="none").encode_text(wordless)
 
 
 # --- the contract ---------------------------------------------------------------------------------------------------
@@ -618,30 +617,24 @@ def test_conformity(world: World, pooling: str, background: str) -> None:
     """The checks name no background: here it is the first class."""
 
     class Ruled(CLIPDINOiser):
-        def encode(self, vocabulary: Vocabulary) -> None:
-            DenseClip.encode(self, vocabulary)
-
-        def _with_background(self, probabilities: Tensor, salient: Tensor) -> Tensor:
-            given = self.vocabulary
-            self._vocabulary = replace(given, background=0)
-            try:
-                return super()._with_background(probabilities, salient)
-            finally:
-                self._vocabulary = given
+        def encode_text(self, vocabulary: Vocabulary) -> ClipWords:
+            return super().encode_text(replace(vocabulary, background=0))
 
     backbone = Backbone.from_module(world.model, TOKENIZER)
     parts: dict[str, Any] = {"heads": heads_of(world.heads, "made up"), "dino": Dino(world.dino)}
     parts["found"] = Found(Dino(world.small_dino), **world.found)
-    results = check_method(lambda: Ruled(backbone, pooling=pooling, background=background, **parts))  # type: ignore[arg-type]
+    options = CLIPDINOiserOptions(pooling=pooling, background=background)  # type: ignore[arg-type]
+    results = check_method(lambda: Ruled(backbone, options, **parts))
     assert {r.name: r.detail for r in results if not r.passed} == {}
 
 
 def test_one_pass_for_two_vocabularies(world: World) -> None:
     photograph, geometry = photo(120, 200), WindowGeometry(96, 48)
     first = world.make(background="head_delta", delta=0.9)
-    second = first.twin()
-    second.encode(Vocabulary.from_names(["sky", "background, wall"], templates=TEMPLATES, background=1))
-    together = first.segment_with([first, second], photograph, geometry)
+    other = Vocabulary.from_names(["sky", "background, wall"], templates=TEMPLATES, background=1)
+    second = WithWords.of(first.method, other)
+    seen = first.encode_image(Picture.of(photograph), geometry)
+    together = [method.score(seen, method.words) for method in (first, second)]
     for method, field in zip((first, second), together, strict=True):
         assert torch.equal(field.scores, method.segment(photograph, geometry).scores)
         assert field.activated
@@ -677,22 +670,22 @@ def test_provenance(world: World) -> None:
 
 def test_dino_pool(world: World) -> None:
     backbone, windows = Backbone.from_module(world.model, TOKENIZER), windows_of(SMALL)
-    method = create_method("dino-pool", backbone=backbone, dino=Dino(world.dino))
-    method.encode(Vocabulary.from_names(NAMES, templates=TEMPLATES))
+    pooled = create_method("dino-pool", backbone=backbone, dino=Dino(world.dino))
+    method = WithWords.of(pooled, Vocabulary.from_names(NAMES, templates=TEMPLATES))
     assert torch.equal(method.score_windows(windows), world.make(pooling="dino_v").score_windows(windows))
     assert method.provenance["pooling"] == "dino_v"
-    with pytest.raises(UserError, match="does not take these options"):
+    with pytest.raises(UserError, match="no option 'gama'; did you mean gamma"):
         create_method("dino-pool", backbone=backbone, dino=Dino(world.dino), gama=0.2)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"pooling": "dino"}, "pooling is 'dino'; allowed are none, clip_keys, dino_q, dino_k, dino_v, trained"),
-        ({"background": True}, "background is True; allowed are none, found, found_delta, head_delta"),
-        ({"layer": -6}, "layer is -6; allowed are final, -1, -2, -3, -4, -5"),
+        ({"pooling": "dino"}, "pooling is 'dino': allowed is none, clip_keys, dino_q, dino_k, dino_v or trained"),
+        ({"background": True}, "background is True: allowed is none, found, found_delta or head_delta"),
+        ({"layer": -6}, "layer is -6: allowed is final, -1, -2, -3, -4 or -5"),
         ({"layer": "-3"}, "layer is '-3'"),
-        ({"key_norm": "tokens"}, "key_norm is 'tokens'; allowed are positions, channels"),
+        ({"key_norm": "tokens"}, "key_norm is 'tokens': allowed is positions or channels"),
         ({"gamma": 1.5}, "gamma is 1.5"),
         ({"gamma": -0.1}, "gamma is -0.1"),
         ({"pad": "start"}, "pad is 'start'"),
@@ -854,9 +847,10 @@ def test_pipeline(world: World, background: str) -> None:
     """From an image file's pixels to its labels, against the protocol step by step."""
     pixels = photo(150, 203).permute(1, 2, 0).numpy().copy()
     method = world.make(background=background)
-    labels = Pipeline(method, protocol_setting(), record()).predict(pixels, Clock())
-    assert labels.shape == (150, 203) and method._text is not None
-    here = replace(world, queries=method._text)  # the protocol's template
+    pipeline = Pipeline(method.method, protocol_setting(), record())
+    labels = pipeline.predict(Photo(pixels), Clock())
+    assert labels.shape == (150, 203) and isinstance(pipeline.words, ClipWords)
+    here = replace(world, queries=pipeline.words.text)  # the protocol's template
     small = cv2.resize(pixels, (606, 448), interpolation=cv2.INTER_LINEAR)
     maps = plain_merge(here, small, (150, 203), background=background)
     assert_best(labels, maps, gap=1e-3)
@@ -874,7 +868,7 @@ def test_probabilities_are_left_alone(world: World) -> None:
         for scale in (1.0, 100.0):
             setting = protocol_setting(average=average, logit_scale=scale, short_side_px=150)
             method = world.make(background="head_delta", delta=0.9)
-            labels[average, scale] = Pipeline(method, setting, record()).predict(pixels, Clock())
+            labels[average, scale] = Pipeline(method.method, setting, record()).predict(Photo(pixels), Clock())
     first = labels["probability", 100.0]
     assert all(torch.equal(first, other) for other in labels.values())
     assert not world.make().segment(photo(*SMALL)).activated
@@ -882,8 +876,9 @@ def test_probabilities_are_left_alone(world: World) -> None:
     assert world.make(pooling="clip_keys").segment(photo(*SMALL)).activated
     threshold = protocol_setting(probability_threshold=0.7, short_side_px=150)
     method = world.make(background="head_delta", delta=0.9)
-    more = Pipeline(method, threshold, record()).predict(pixels, Clock())
-    field = method.segment(torch.from_numpy(pixels).permute(2, 0, 1), threshold.geometry)
+    pipeline = Pipeline(method.method, threshold, record())
+    more = pipeline.predict(Photo(pixels), Clock())
+    field = pipeline.scores(Picture.of(torch.from_numpy(pixels).permute(2, 0, 1)))
     maps = F.interpolate(field.scores[:1], (150, 203), mode="bilinear", align_corners=False)[0]
     unsure = maps.amax(dim=0) < 0.7
     assert len(field.boxes) == 1 and unsure.any() and not unsure.all()

@@ -18,8 +18,7 @@ from torch import Tensor
 from ovss.harness.decoding.decode import decode
 from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.protocol.protocol import load_protocol
-from ovss.harness.runs.conformity import check_method
-from ovss.methods import Backbone, Box, UserError, Vocabulary, WindowGeometry, create_method
+from ovss.methods import Backbone, Box, Picture, UserError, Vocabulary, WindowGeometry, create_method
 from ovss.methods.clip_diy import CLIPDIY, cut_crops, mean_of_scales
 from ovss.methods.core.vocabulary import load_templates
 from ovss.methods.models.dino import Dino
@@ -28,6 +27,7 @@ from ovss.methods.models.found import Found
 from ..agreement import assert_best
 from .blocks.test_dense_clip import error, make_image
 from .models.test_dino import random_state
+from .with_words import WithWords
 
 TOLERANCE = 1e-5
 NAMES = ["background", "cat", "sofa", "sky", "red car"]
@@ -64,11 +64,9 @@ def backbone(model: open_clip.CLIP) -> Backbone:
     return Backbone.from_module(model, SimpleTokenizer())
 
 
-def make(backbone: Backbone, found: Found, background: int | None = 0, names: list[str] = NAMES) -> CLIPDIY:
+def make(backbone: Backbone, found: Found, background: int | None = 0, names: list[str] = NAMES) -> WithWords:
     method = create_method("clip-diy", backbone=backbone, found=found)
-    assert isinstance(method, CLIPDIY)
-    method.encode(Vocabulary.from_names(names, templates=[TEMPLATE], background=background))
-    return method
+    return WithWords.of(method, Vocabulary.from_names(names, templates=[TEMPLATE], background=background))
 
 
 def plain_crops(image: Tensor, side: int = 224, columns_first: bool = False) -> list[Tensor]:
@@ -185,10 +183,9 @@ def test_without_a_background_it_is_the_plain_mean(model: open_clip.CLIP, backbo
     image = make_image(*SIZE)
     wanted = plain_maps(plain_cosines(model, image)).softmax(dim=0)
     assert torch.allclose(make(backbone, found, None).segment(image).scores[0], wanted, rtol=0, atol=TOLERANCE)
-    silent = make(backbone, found, None)
-    texts = [[name] for name in NAMES]
-    silent.encode(Vocabulary.from_texts([*texts, []], [*NAMES, "rest"], [TEMPLATE], background=5))
-    assert torch.allclose(silent.segment(image).scores[0], wanted, rtol=0, atol=TOLERANCE)
+    silent = Vocabulary.from_texts([*([name] for name in NAMES), []], [*NAMES, "rest"], [TEMPLATE], background=5)
+    scores = make(backbone, found).method.segment(image, silent).scores
+    assert torch.allclose(scores[0], wanted, rtol=0, atol=TOLERANCE)
 
 
 def test_every_text_of_the_background_gets_its_share(model: open_clip.CLIP, backbone: Backbone, found: Found) -> None:
@@ -201,19 +198,23 @@ def test_every_text_of_the_background_gets_its_share(model: open_clip.CLIP, back
 
 def test_windows_have_no_effect(backbone: Backbone, found: Found) -> None:
     image, method = make_image(*SIZE), make(backbone, found)
-    whole, windows = method.segment(image), method.segment(image, WindowGeometry(64, 32), 2)
+    whole, windows = method.segment(image), method.segment(image, WindowGeometry(64, 32))
     assert windows.boxes == whole.boxes and torch.equal(windows.scores, whole.scores)
-    twin = method.twin()
-    twin.encode(Vocabulary.from_names(NAMES[:3], templates=[TEMPLATE]))
-    together = method.segment_with([method, twin], image, WindowGeometry())
-    assert torch.equal(together[0].scores, whole.scores) and together[1].scores.shape == (1, 3, 256, 256)
     labels = decode(whole, SIZE, DecodeRule(activation="none"))
     assert labels.shape == SIZE and len(labels.unique()) > 1
 
 
-def test_contract(backbone: Backbone, found: Found) -> None:
-    results = list(check_method(lambda: create_method("clip-diy", backbone, found=found)))
-    assert {r.name: r.detail for r in results if not r.passed} == {}
+def test_found_is_asked_only_where_a_background_is_scored(backbone: Backbone, found: Found) -> None:
+    """And once, whatever the number of vocabularies."""
+    method, picture, calls = make(backbone, found), Picture.of(make_image(*SIZE)), []
+    saliency = method.method._saliency
+    method.method._saliency = lambda image: (calls.append(1), saliency(image))[1]
+    seen = method.encode_image(picture, WindowGeometry())
+    method.score(seen, make(backbone, found, None).words)
+    assert calls == []
+    for words in (method.words, make(backbone, found, names=NAMES[:3]).words):
+        assert method.score(seen, words).scores.shape == (1, len(words.query_to_class), 256, 256)
+    assert calls == [1]
 
 
 def test_weights_that_are_not_there(backbone: Backbone, tmp_path: Path) -> None:
@@ -232,9 +233,8 @@ def test_weights_named_by_the_user(backbone: Backbone, found: Found, tmp_path: P
     method = create_method("clip-diy", backbone=backbone, **files)
     assert method.provenance["found"]["source"] == "file head.pt"
     assert method.provenance["found"]["dino"]["source"] == "file dino.pth"
-    method.encode(Vocabulary.from_names(NAMES, templates=[TEMPLATE], background=0))
-    image = make_image(*SIZE)
-    assert torch.equal(method.segment(image).scores, make(backbone, found).segment(image).scores)
+    vocabulary, image = Vocabulary.from_names(NAMES, templates=[TEMPLATE], background=0), make_image(*SIZE)
+    assert torch.equal(method.segment(image, vocabulary).scores, make(backbone, found).segment(image).scores)
 
 
 def test_protocol_and_default_backbone() -> None:

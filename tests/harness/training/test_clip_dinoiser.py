@@ -37,7 +37,8 @@ from ovss.harness.training.clip_dinoiser_teachers import (
 from ovss.harness.training.images import Photos, Scenes, augmented, find_images
 from ovss.harness.training.loop import train
 from ovss.methods import Backbone, UserError
-from ovss.methods.clip_dinoiser import TINY_HEADS, CLIPDINOiser
+from ovss.methods.clip_dinoiser import TINY_HEADS, CLIPDINOiser, CLIPDINOiserOptions
+from ovss.methods.core.picture import Windows
 from ovss.methods.models.backbone import load_backbone
 from ovss.methods.models.dino import Dino
 from ovss.methods.models.dinoiser_heads import DinoiserHeads, heads_of, load_heads
@@ -53,7 +54,7 @@ SHORT = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def tiny() -> CLIPDINOiser:
-    return CLIPDINOiser(load_backbone("tiny-clip"), pooling="none")
+    return CLIPDINOiser(load_backbone("tiny-clip"), CLIPDINOiserOptions(pooling="none"))
 
 
 def trainer_on(model: CLIPDINOiser, recipe: Recipe = SHORT, seed: int = 0) -> Trainer:
@@ -277,8 +278,7 @@ def real() -> CLIPDINOiser:
     small, head = random_dino(384, 8, 1), torch.randn(1, 384, 1, 1, generator=torch.Generator().manual_seed(2))
     return CLIPDINOiser(
         Backbone.from_module(clip, lambda texts: torch.zeros(len(texts), 8, dtype=torch.long)),
-        pooling="dino_v",
-        background="found",
+        CLIPDINOiserOptions(pooling="dino_v", background="found"),
         dino=random_dino(128, 16, 3),
         found=Found(small, head, torch.zeros(1)),
     )
@@ -507,9 +507,9 @@ def test_checkpoint_has_the_released_format(tiny: CLIPDINOiser, tmp_path: Path) 
     }
     heads = load_heads(tmp_path / "out/last.pt", 128)
     assert all(torch.equal(t, heads.state[k]) for k, t in trainer.heads.state.items())
-    segmented = CLIPDINOiser(tiny.backbone, heads=str(tmp_path / "out/last.pt"))
+    segmented = CLIPDINOiser(tiny.backbone, CLIPDINOiserOptions(heads=str(tmp_path / "out/last.pt")))
     windows = (scene_batch() * 255).to(torch.uint8)
-    assert segmented.encode_windows(windows).features.shape == (2, 4, 4, 128)
+    assert segmented.encode_windows(Windows.of(windows)).features.shape == (2, 4, 4, 128)
 
 
 def test_messages_about_the_output(tiny: CLIPDINOiser, tmp_path: Path) -> None:
