@@ -3,7 +3,10 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,3 +157,25 @@ def test_an_option_that_names_a_file_leaves_no_record(world: World, monkeypatch:
     monkeypatch.chdir(world.weights)
     run(world.pair("clip-dinoiser", options={"heads": "dinoiser_heads.safetensors"}), world.folder)
     assert not list(world.folder.glob("cache/answered/*"))
+
+
+@pytest.mark.parametrize("place", ["hub", "own file", "elsewhere"])
+def test_which_files_decide_what_is_loaded(world: World, place: str) -> None:
+    """In the hub's cache also which snapshot is read and what else is in it; nothing is sure in an unknown place."""
+    snapshot = world.folder / "models--a--b" / ("snapshots" if place == "hub" else "other") / "0123"
+    snapshot.mkdir(parents=True)
+    file = snapshot / "open_clip_model.safetensors"
+    found = run(world.pair(), world.folder)[0]
+    spec = found.plan.spec.model_copy(update={"weights": str(file) if place == "own file" else None})
+    tiny = backbone.load_backbone("tiny-clip")
+    made = SimpleNamespace(backbone=replace(tiny, file=file), loaded=())
+    pipeline: Any = SimpleNamespace(method=made, guide=None)
+    expected = {
+        "hub": [file, snapshot, world.folder / "models--a--b" / "refs" / "main"],
+        "own file": [file, file, snapshot / "config.json"],
+        "elsewhere": None,
+    }
+    plan = found.plan.model_copy(update={"spec": spec})
+    assert answered._files(plan, pipeline) == expected[place]
+    made.loaded = ("a second model",)
+    assert answered._files(plan, pipeline) is None
