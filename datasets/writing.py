@@ -1,7 +1,4 @@
-"""Writing files so that a reader, or a killed process, never leaves half of one behind.
-
-``ovss.methods.core.files`` holds the same functions, since neither package imports the other; a test keeps them equal.
-"""
+"""Writing files so that a reader, or a killed process, never leaves half of one behind."""
 
 import errno
 import hashlib

@@ -11,9 +11,7 @@ Wysoczanska et al., ECCV 2024, arXiv:2312.12359, in the form of the released cod
 models/clip_dinoiser/clip_dinoiser.py).  Every row of the paper's ablation is a value of ``pooling`` and ``background``.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -33,7 +31,7 @@ from .models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
 from .models.dino import Dino, load_dino
 from .models.dinoiser_heads import DinoiserHeads, load_heads
 from .models.found import Found, load_found
-from .models.weights import find_weights, list_weights
+from .models.open_model import open_model
 
 Part = TypeVar("Part", DinoiserHeads, Dino, Found)
 TINY_HEADS = TINY_CLIP_FOLDER / "dinoiser_heads.safetensors"
@@ -131,11 +129,11 @@ class CLIPDINOiser(DenseClip):
             return heads.to(self.device)
         if heads is None and self.backbone.name == TINY_CLIP:
             return load_heads(TINY_HEADS, width, self.device)
-        return _load("clip-dinoiser-heads", heads, lambda path: load_heads(path, width, self.device))
+        return open_model(load_heads, "clip-dinoiser-heads", heads, width, self.device)
 
     def _load_dino(self, dino: str | Dino | None) -> Dino:
         if not isinstance(dino, Dino):
-            dino = _load("dino-vitb16", dino, lambda path: load_dino(path, self.device, self.dtype))
+            dino = open_model(load_dino, "dino-vitb16", dino, self.device, self.dtype)
         if dino.patch_px != self.tower.patch_px:
             raise UserError(
                 f"{dino.name} has patches of {dino.patch_px} px, the backbone of {self.tower.patch_px} px: they must "
@@ -146,8 +144,8 @@ class CLIPDINOiser(DenseClip):
     def _load_found(self, found: str | Found | None) -> Found:
         if isinstance(found, Found):
             return found
-        small = _load("dino-vits8-300ep", None, lambda path: load_dino(path, self.device, self.dtype))
-        return _load("found-head", found, lambda path: load_found(path, small))
+        small = open_model(load_dino, "dino-vits8-300ep", None, self.device, self.dtype)
+        return open_model(load_found, "found-head", found, small)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -299,12 +297,3 @@ def pool(features: Tensor, affinity: Tensor, gamma: float) -> Tensor:
     """
     affinity = torch.where(affinity < gamma, 0.0, affinity)
     return affinity @ features / (affinity.sum(dim=-1, keepdim=True) + 1e-6)
-
-
-def _load(name: str, given: str | None, load: Callable[[Path], Part]) -> Part:
-    """Load the checkpoint that the catalogue calls ``name``; ``given`` is a file of it, or another listed name."""
-    path = find_weights(given) if given in list_weights() else find_weights(name, Path(given) if given else None)
-    try:
-        return load(path)
-    except UserError as error:
-        raise UserError(f"{error}.\nThe released file: bench weights fetch {name}") from error

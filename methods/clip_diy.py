@@ -11,7 +11,6 @@ src/clip_conv.py, eval_clipconv.py).
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -30,9 +29,9 @@ from .core.score_field import ScoreField
 from .core.windows import Box, WindowGeometry, cut
 from .models import vit
 from .models.backbone import Backbone
-from .models.dino import find_dino
+from .models.dino import load_dino
 from .models.found import Found, load_found
-from .models.weights import find_weights
+from .models.open_model import open_model
 
 SIDE_PX = 256
 SCALES = tuple(WindowGeometry(px, px // 2) for px in (256, 128, 64))
@@ -89,8 +88,8 @@ class CLIPDIY(ClipMethod[SeenCrops]):
         self.found = found or self._load_found()
 
     def _load_found(self) -> Found:
-        small = find_dino("dino-vits8-300ep", self.options.dino, self.device, self.dtype)
-        return load_found(find_weights("found-head", Path(self.options.found) if self.options.found else None), small)
+        small = open_model(load_dino, "dino-vits8-300ep", self.options.dino, self.device, self.dtype)
+        return open_model(load_found, "found-head", self.options.found, small)
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from .core.vocabulary import Vocabulary
 from .core.window_method import SeenWindows, WindowMethod
 from .core.windows import Box
 from .models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
-from .models.clip_s4 import S4Weights, cluster, load_weights, segment_means, top_prototypes
+from .models.clip_s4 import S4Parts, cluster, load_weights, segment_means, top_prototypes
 
 TINY_S4 = TINY_CLIP_FOLDER / "clip_s4.safetensors"
 OURS = "clip-s4-like is our reconstruction, not CLIP-S4"
@@ -79,7 +79,7 @@ class CLIPS4Like(WindowMethod[Tensor, ClipWords], ClipMethod[SeenWindows[Tensor]
         options: CLIPS4Options | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        encoder: S4Weights | None = None,
+        encoder: S4Parts | None = None,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
         self.embedded = encoder is None and self.options.encoder is None
@@ -87,7 +87,7 @@ class CLIPS4Like(WindowMethod[Tensor, ClipWords], ClipMethod[SeenWindows[Tensor]
         self._check()
         self._encoder = deepcopy(self.trained.encoder).to(self.device, dtype).eval()
 
-    def _find(self, encoder: str | None) -> S4Weights:
+    def _find(self, encoder: str | None) -> S4Parts:
         if encoder is None and self.backbone.name != TINY_CLIP:
             raise UserError(
                 f"clip-s4-like has no weights for backbone {self.backbone.name}: nobody published any.  Train them "

@@ -34,7 +34,7 @@ from .core.tokenizer import Tokenizer
 from .core.vocabulary import Vocabulary
 from .models.backbone import Backbone
 from .models.checkpoints import state_sha256
-from .models.groupvit_checkpoint import GroupViTWeights, build_model, load_groupvit
+from .models.groupvit_checkpoint import GroupViTParts, build_model, load_groupvit
 from .models.text import encode_queries
 from .models.weights import find_weights
 
@@ -80,11 +80,11 @@ class GroupViT(GroupMethod):
         options: GroupViTOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        weights: str | Path | GroupViTWeights | None = None,
+        weights: str | Path | GroupViTParts | None = None,
     ) -> None:
         super().__init__(options)
         self.device, self.dtype = torch.device(device), dtype
-        if not isinstance(weights, GroupViTWeights):
+        if not isinstance(weights, GroupViTParts):
             weights = load_groupvit(_find(self.options.checkpoint, weights))
         self._source = {"source": weights.source, "sha256": _sha256(weights)}
         model = build_model(weights.config)
@@ -161,7 +161,7 @@ def _find(checkpoint: Checkpoint, given: str | Path | None) -> Path:
     return find_weights(checkpoint, Path(given) if given else None)
 
 
-def _sha256(weights: GroupViTWeights) -> str:
+def _sha256(weights: GroupViTParts) -> str:
     """Over tensors and configuration, which does not show in the tensors' shapes as a whole."""
     config = hashlib.sha256(json.dumps(dict(weights.config), sort_keys=True).encode()).hexdigest()[:16]
     if weights.file_sha256:
@@ -185,7 +185,7 @@ class _TextTower(nn.Module):
         return features
 
 
-def _text_side(model: Any, weights: GroupViTWeights) -> Backbone:
+def _text_side(model: Any, weights: GroupViTParts) -> Backbone:
     return Backbone(
         _TextTower(model).eval(),
         _tokenizer(model.config.text_config.max_position_embeddings),

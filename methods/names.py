@@ -57,7 +57,7 @@ def built_in_info(name: str) -> MethodInfo | None:
     (given,) = (
         node.value.keywords
         for node in bodies[0]
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets) == "info" and isinstance(node.value, ast.Call)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "info" and isinstance(node.value, ast.Call)
     )
     return MethodInfo(**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in given})
 

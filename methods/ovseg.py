@@ -34,8 +34,8 @@ from .core.picture import Picture
 from .core.score_field import ScoreField
 from .core.windows import Box, WindowGeometry
 from .models.backbone import Backbone
+from .models.open_model import open_model
 from .models.ovseg_checkpoint import OVSegParts, read_ovseg
-from .models.weights import find_weights
 
 LOGIT_SCALE = 100.0
 Checkpoint = Literal["ovseg-swinb-vitl14", "ovseg-r101c-vitb16", "ovseg-swinb-vitl14-prompts"]
@@ -112,8 +112,7 @@ class OVSeg(ClipMethod[SeenProposals]):
         weights: str | Path | OVSegParts | None = None,
     ) -> None:
         asked = options or OVSegOptions()
-        given = Path(weights) if isinstance(weights, (str, Path)) else None
-        parts = weights if isinstance(weights, OVSegParts) else read_ovseg(find_weights(asked.checkpoint, given))
+        parts = weights if isinstance(weights, OVSegParts) else open_model(read_ovseg, asked.checkpoint, weights)
         super().__init__(_backbone(parts), asked, device, dtype)
         self.size_multiple_px = None
         prompts = parts.prompts if asked.mask_prompts else None

@@ -9,7 +9,7 @@ above 1 / beta leaves a row nothing: the public code then gives NaN, here a plac
 Lan et al., ECCV 2024, arXiv:2408.04883, in the form of the public code (mc-lan/ProxyCLIP, open_clip/transformer.py).
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,15 @@ from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
 from .models.backbone import Backbone
-from .models.dino import Dino, find_dino
+from .models.dino import Dino, load_dino
+from .models.open_model import open_model
 from .refine.patch_similarity import similarity_matrix
 
 
 class ProxyCLIPOptions(DenseClipOptions):
     """Options of ``ProxyCLIP``."""
 
-    pad: Literal[True] = Field(True, description="evenly, to multiples of 56 px, always")
+    pad: ClassVar[Literal[True]] = True  # type: ignore[misc]  # evenly, to multiples of 56 px, always
     beta: float = Field(1.2, gt=0, description="cosines below beta times their mean are left out")
     gamma: float = Field(3.0, gt=0, description="inverse temperature of the softmax")
     dino: str | None = Field(
@@ -59,7 +60,7 @@ class ProxyCLIP(DenseClip):
         dino: Dino | None = None,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
-        self.dino = dino or find_dino("dino-vitb8", self.options.dino, self.device, dtype)
+        self.dino = dino or open_model(load_dino, "dino-vitb8", self.options.dino, self.device, dtype)
 
     @property
     def provenance(self) -> dict[str, Any]:

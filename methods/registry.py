@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -17,6 +16,7 @@ from .core.method import Method
 from .core.options import Options, options_type, read_options
 from .core.tokenizer import Tokenizer
 from .models.backbone import Backbone, load_backbone, locate_backbone
+from .models.open_model import file_key, shared
 from .names import method_home
 
 _PARTS = {"backbone", "weights", "device", "dtype", "tokenizer", "allow_download"}
@@ -96,20 +96,8 @@ def _backbone_of(
         raise UserError("a tokenizer goes with a backbone module; this backbone has its own")
     if isinstance(given, Backbone):
         return given
-    return _shared_backbone(given or method.info.backbone, weights, allow_download)
-
-
-_backbones: WeakValueDictionary[tuple[Any, ...], Backbone] = WeakValueDictionary()
-
-
-def _shared_backbone(name: str, weights: Path | None, allow_download: bool) -> Backbone:
-    """``load_backbone``; methods that live at the same time and ask for the same one get the same one."""
-    stat = weights.stat() if weights is not None and weights.is_file() else None
-    key = (name, weights, stat and (stat.st_ino, stat.st_mtime_ns, stat.st_size))
-    found = _backbones.get(key)
-    if found is None:
-        found = _backbones[key] = load_backbone(name, weights, allow_download)
-    return found
+    name, files = given or method.info.backbone, file_key(weights) if weights and weights.exists() else ()
+    return shared((name, *files), lambda: load_backbone(name, weights, allow_download))
 
 
 def check_parts(name: str, backbone: str | None, weights: Path | None, allow_download: bool = False) -> None:

@@ -32,9 +32,9 @@ from .blocks.group_scores import GroupMethod, GroupOptions, Groups, SeenGroups, 
 from .core.info import MethodInfo
 from .models import vit
 from .models.checkpoints import state_sha256
-from .models.segclip_checkpoint import AFTER, SegCLIPWeights, load_segclip
+from .models.open_model import open_model
+from .models.segclip_checkpoint import AFTER, SegCLIPParts, load_segclip
 from .models.vit import Affine
-from .models.weights import find_weights
 
 
 class SegCLIP(GroupMethod, ClipMethod[SeenGroups]):
@@ -71,10 +71,10 @@ class SegCLIP(GroupMethod, ClipMethod[SeenGroups]):
         options: GroupOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        weights: str | Path | SegCLIPWeights | None = None,
+        weights: str | Path | SegCLIPParts | None = None,
     ) -> None:
-        if not isinstance(weights, SegCLIPWeights):
-            weights = load_segclip(find_weights("segclip", Path(weights) if weights else None))
+        if not isinstance(weights, SegCLIPParts):
+            weights = open_model(load_segclip, "segclip", weights)
         super().__init__(weights.backbone, options, device, dtype)
         self.grouping = read_grouping(weights.grouping, self.device, dtype)
         self.group_count = len(self.grouping.centres)

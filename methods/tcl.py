@@ -19,7 +19,7 @@ the statistics of the image and the sigmoid: use that.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +28,11 @@ from torch import Tensor
 
 from .blocks.clip_method import ClipWords
 from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
-from .core.errors import UserError
 from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
+from .models.open_model import open_model
 from .models.tcl_checkpoint import IMAGENET_MEAN, IMAGENET_STD, SCALE, TclModel, load_tcl
-from .models.weights import find_weights
 from .refine.pamr import Pamr
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
@@ -54,8 +53,8 @@ class SeenForMasks(SeenPatches):
 class TCLOptions(DenseClipOptions):
     """Options of ``TCL``."""
 
-    pad: Literal[True] = Field(True, description="zeros on all sides up to a multiple of the patch, always")
-    positions: Literal["size"] = Field("size", description="interpolated to the size of the grid, always")
+    pad: ClassVar[Literal[True]] = True  # type: ignore[misc]  # on all sides up to a multiple of the patch, always
+    positions: ClassVar[Literal["size"]] = "size"  # type: ignore[misc]  # as in the public code, always
     pamr: bool = Field(True, description="refine masks by PAMR inside each window, before the frozen branch is added")
     pamr_steps: int = Field(10, ge=0, description="steps of PAMR")
     mix: float = Field(0.3, ge=0, le=1, description="share of the frozen branch")
@@ -93,7 +92,7 @@ class TCL(DenseClip):
         dtype: torch.dtype = torch.float32,
         weights: str | Path | TclModel | None = None,
     ) -> None:
-        model = weights if isinstance(weights, TclModel) else _load(weights)
+        model = weights if isinstance(weights, TclModel) else open_model(load_tcl, "tcl", weights)
         super().__init__(model.clip, options, device, dtype)
         self.masker = model.masker(self.device, dtype)
 
@@ -153,14 +152,6 @@ class TCL(DenseClip):
         frozen = (10 * (text @ patches.T - 0.25)).sigmoid().unflatten(1, grid)
         frozen = F.interpolate(frozen[None], size, mode="bilinear", align_corners=False)[0]
         return self.options.mix * frozen + (1 - self.options.mix) * masks
-
-
-def _load(given: str | Path | None) -> TclModel:
-    path = find_weights("tcl", Path(given) if given else None)
-    try:
-        return load_tcl(path)
-    except UserError as error:
-        raise UserError(f"{error}.\nThe released file: bench weights fetch tcl") from error
 
 
 def _each_alone(block: vit.Block, x: Tensor) -> Tensor:

@@ -34,10 +34,10 @@ def train_clip_dinoiser_command(
     allow_download: bool,
 ) -> None:
     """Train the heads, or go on with it; a line for every checkpoint."""
-    from ...methods.clip_dinoiser import TINY_HEADS, CLIPDINOiser
-    from ...methods.core.files import store
+    from ...methods.clip_dinoiser import TINY_HEADS, CLIPDINOiser, CLIPDINOiserOptions
     from ...methods.models.backbone import TINY_CLIP, load_backbone
     from ...methods.registry import find_device
+    from ..runs.storing import store
     from ..training.clip_dinoiser import HEADS, Trainer, default_recipe
     from ..training.clip_dinoiser_recipe import find_recipe
     from ..training.clip_dinoiser_teachers import frozen_model, teachers_for
@@ -51,7 +51,8 @@ def train_clip_dinoiser_command(
     trainer = Trainer(chosen, model, teachers_for(chosen, model), seed)
     validate = None
     if chosen.pick == "scenes":
-        validate = score_on_scenes(lambda: CLIPDINOiser(base, device, heads=trainer.trained(), gamma=chosen.gamma))
+        options = CLIPDINOiserOptions(gamma=chosen.gamma)
+        validate = score_on_scenes(lambda: CLIPDINOiser(base, options, device, heads=trainer.trained()))
     with progress("train clip-dinoiser", chosen.iterations) as advance:
         train(output, trainer, images, stop_after, validate, print_record, advance)
     if trainer.iteration < chosen.iterations:

@@ -24,12 +24,12 @@ Span = tuple[int, int]
 class Axis:
     """One of the two matrices, ``(out, in)`` float32 on the CPU, and its nonzero entries.
 
-    ``places`` (out, k) int64 and ``weights`` (out, k) float32 list the entries of each row, padded with weight 0.
+    ``places`` (out, k) int64 and ``shares`` (out, k) float32 list the entries of each row, padded with share 0.
     """
 
     matrix: Tensor
     places: Tensor
-    weights: Tensor
+    shares: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ def expand_columns(grids: Tensor, columns: Axis) -> Tensor:
     Sums are products and additions of whole tensors, one entry after the other, never a matrix product: a GEMM rounds
     an element by where it lies, so of two classes with equal scores the wrong one could win the tie.
     """
-    places, weights = columns.places.to(grids.device), columns.weights.to(grids.device)
-    out = grids.index_select(1, places[:, 0]).mul_(weights[:, 0, None])
+    places, shares = columns.places.to(grids.device), columns.shares.to(grids.device)
+    out = grids.index_select(1, places[:, 0]).mul_(shares[:, 0, None])
     for k in range(1, places.shape[1]):
-        out += grids.index_select(1, places[:, k]).mul_(weights[:, k, None])
+        out += grids.index_select(1, places[:, k]).mul_(shares[:, k, None])
     return out
 
 
@@ -99,15 +99,15 @@ def mix_rows(expanded: Tensor, rows: Axis, block: int) -> Iterator[tuple[slice, 
 
     The yielded tensor is reused for the next block.
     """
-    places, weights = rows.places.tolist(), rows.weights.tolist()
+    places, shares = rows.places.tolist(), rows.shares.tolist()
     buffer = expanded.new_empty(min(block, len(places)), *expanded.shape[1:])
     for top in range(0, len(places), block):
         bottom = min(top + block, len(places))
         for number in range(top, bottom):
-            out = torch.mul(expanded[places[number][0]], weights[number][0], out=buffer[number - top])
-            for place, weight in zip(places[number][1:], weights[number][1:], strict=True):
-                if weight:
-                    out.add_(expanded[place], alpha=weight)
+            out = torch.mul(expanded[places[number][0]], shares[number][0], out=buffer[number - top])
+            for place, share in zip(places[number][1:], shares[number][1:], strict=True):
+                if share:
+                    out.add_(expanded[place], alpha=share)
         yield slice(top, bottom), buffer[: bottom - top]
 
 

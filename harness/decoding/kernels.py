@@ -104,14 +104,14 @@ def _launch(
     pitch, lines = tiles * _WIDTH, cells_y * queries
     expanded = torch.empty(cells_y, queries, pitch, device=device)
     with torch.cuda.device_of(expanded):
-        sources, weights = _taps(operator.columns.matrix, 1, _WIDTH, device)
+        sources, shares = _taps(operator.columns.matrix, 1, _WIDTH, device)
         _expand_kernel[(tiles, triton.cdiv(lines, _LINES))](
-            grids, sources, weights, expanded, lines, cells_x, pitch,
+            grids, sources, shares, expanded, lines, cells_x, pitch,
             TAPS=sources.shape[0], LINES=_LINES, WIDTH=_WIDTH, enable_fp_fusion=True,
         )  # fmt: skip
-        sources, weights = _taps(operator.rows.matrix, _ROWS, _ROWS, device)
+        sources, shares = _taps(operator.rows.matrix, _ROWS, _ROWS, device)
         kernel[(tiles, sources.shape[1])](
-            expanded, sources, weights, classes, queries, pitch, sources.shape[1],
+            expanded, sources, shares, classes, queries, pitch, sources.shape[1],
             float(rule.logit_scale), float(rule.probability_threshold), rule.background or 0, *size, *own,
             TAPS=sources.shape[0], THRESHOLD=bool(rule.probability_threshold), ROWS=_ROWS, WIDTH=_WIDTH,
             enable_fp_fusion=True, **constants,
@@ -132,20 +132,20 @@ def _taps(matrix: Tensor, group: int, multiple: int, device: torch.device) -> tu
     """The nonzeros of a banded matrix ``(n, cells)``, n padded with zeros to a ``multiple``, by groups of its rows.
 
     ``sources`` ``(taps, groups)`` int32: the cells that any row of a group uses, ascending, then some that none uses.
-    ``weights`` ``(taps, groups, group)`` float32: the share of each in every row of the group, zero where unused.
+    ``shares`` ``(taps, groups, group)`` float32: the share of each in every row of the group, zero where unused.
     """
     padded = torch.nn.functional.pad(matrix, (0, 0, 0, -len(matrix) % multiple))
     rows = padded.view(-1, group, padded.shape[1])
     used = rows.any(dim=1)
     taps = int(used.sum(dim=1).max())
     sources = used.int().argsort(dim=1, descending=True, stable=True)[:, :taps]
-    weights = rows.gather(2, sources[:, None].expand(-1, group, -1)).permute(2, 0, 1)
-    return sources.T.int().contiguous().to(device), weights.contiguous().to(device)
+    shares = rows.gather(2, sources[:, None].expand(-1, group, -1)).permute(2, 0, 1)
+    return sources.T.int().contiguous().to(device), shares.contiguous().to(device)
 
 
 @triton.jit(do_not_specialize=["lines", "cells"])
 def _expand_kernel(
-    grids, sources, weights, expanded, lines, cells, pitch,
+    grids, sources, shares, expanded, lines, cells, pitch,
     TAPS: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """``grids`` (lines, cells) -> ``expanded`` (lines, pitch): every line times the transposed column matrix."""
@@ -154,14 +154,14 @@ def _expand_kernel(
     value = tl.full((LINES, WIDTH), 0.0, tl.float32)
     for tap in tl.static_range(TAPS):
         cell = tl.load(sources + tap * pitch + x)[None, :]
-        weight = tl.load(weights + tap * pitch + x)[None, :]
-        value += weight * tl.load(grids + line * cells + cell, mask=line < lines, other=0.0)
+        share = tl.load(shares + tap * pitch + x)[None, :]
+        value += share * tl.load(grids + line * cells + cell, mask=line < lines, other=0.0)
     tl.store(expanded + line * pitch + x[None, :], value, mask=line < lines)
 
 
 @triton.jit
 def _winners(
-    expanded, sources, weights, classes, queries, pitch, groups, scale, threshold, background,
+    expanded, sources, shares, classes, queries, pitch, groups, scale, threshold, background,
     TAPS: tl.constexpr, THRESHOLD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Classes ``(ROWS, WIDTH)`` int32 of this program's tile of pixels."""
@@ -171,14 +171,14 @@ def _winners(
     winner = tl.full((ROWS, WIDTH), 0, tl.int32)
     total = tl.full((ROWS, WIDTH), 0.0, tl.float32)
     # Unrolled, so that the loads of the next queries are under way while this one is compared.  What does not depend
-    # on the query (sources, weights) is hoisted out of the loop by the compiler.
+    # on the query (sources, shares) is hoisted out of the loop by the compiler.
     for query in tl.range(0, queries, loop_unroll_factor=4):
         score = tl.full((ROWS, WIDTH), 0.0, tl.float32)
         for tap in tl.static_range(TAPS):
             cell = tl.load(sources + tap * groups + group).to(tl.int64)
-            weight = tl.load(weights + (tap * groups + group) * ROWS + tl.arange(0, ROWS))
+            share = tl.load(shares + (tap * groups + group) * ROWS + tl.arange(0, ROWS))
             value = tl.load(expanded + cell * queries * pitch + x + query * pitch)
-            score += weight[:, None] * value[None, :]
+            score += share[:, None] * value[None, :]
         better = score > best
         if THRESHOLD:
             # Online softmax: totals are relative to the best score so far, and one exponential serves both cases.
@@ -197,12 +197,12 @@ _SIZES = ["queries", "groups", "background", "height", "width"]
 
 @triton.jit(do_not_specialize=_SIZES)
 def _label_kernel(
-    expanded, sources, weights, classes, queries, pitch, groups, scale, threshold, background, height, width, labels,
+    expanded, sources, shares, classes, queries, pitch, groups, scale, threshold, background, height, width, labels,
     TAPS: tl.constexpr, THRESHOLD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Write ``labels`` (height, width)."""
     won = _winners(
-        expanded, sources, weights, classes, queries, pitch, groups, scale, threshold, background,
+        expanded, sources, shares, classes, queries, pitch, groups, scale, threshold, background,
         TAPS, THRESHOLD, ROWS, WIDTH,
     )  # fmt: skip
     y = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]
@@ -212,7 +212,7 @@ def _label_kernel(
 
 @triton.jit(do_not_specialize=[*_SIZES, "num_classes", "ignore_index"])
 def _count_kernel(
-    expanded, sources, weights, classes, queries, pitch, groups, scale, threshold, background, height, width,
+    expanded, sources, shares, classes, queries, pitch, groups, scale, threshold, background, height, width,
     labels, table, num_classes, ignore_index,
     TAPS: tl.constexpr, THRESHOLD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
@@ -220,7 +220,7 @@ def _count_kernel(
     the next one of gt for labels that are neither a class nor ignored.
     """
     won = _winners(
-        expanded, sources, weights, classes, queries, pitch, groups, scale, threshold, background,
+        expanded, sources, shares, classes, queries, pitch, groups, scale, threshold, background,
         TAPS, THRESHOLD, ROWS, WIDTH,
     )  # fmt: skip
     y = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]

@@ -56,7 +56,7 @@ def _row_tiles(grids: Tensor, mixing: Tensor | None, operator: Operator, order: 
     band = max(1, _EXPANDED_BYTES // (line * grids.shape[0]))
     for left in range(0, len(columns.places), band):
         some = slice(left, left + band)
-        expanded = expand_columns(grids, Axis(columns.matrix[some], columns.places[some], columns.weights[some]))
+        expanded = expand_columns(grids, Axis(columns.matrix[some], columns.places[some], columns.shares[some]))
         block = max(1, _BLOCK_BYTES // (line * expanded.shape[1]))
         for lines, values in mix_rows(expanded, rows, block):
             yield (lines, some), order, values if mixing is None else values @ mixing

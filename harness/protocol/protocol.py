@@ -5,7 +5,6 @@ paper presets hold each method's own constants.  Values per data set stand in ``
 """
 
 import hashlib
-import inspect
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -157,12 +156,13 @@ class Setting(BaseModel):
     def options_for(self, method: str) -> dict[str, Any]:
         """Options that a method is made with under this protocol.
 
-        ``logit_scale`` and ``method_options``, as far as its constructor takes them, and all of its ``options_of``.
+        ``logit_scale`` and ``method_options``, as far as it has such options, and all of its ``options_of``.
         Raises ``UserError`` when there is no such method.
         """
         from ...methods import find_method  # here: a protocol can be read and judged without torch
+        from ...methods.core.options import options_type
 
-        taken = inspect.signature(find_method(method)).parameters
+        taken = options_type(find_method(method)).model_fields
         offered = {"logit_scale": self.logit_scale, **self.method_options}
         return {**{k: v for k, v in offered.items() if k in taken}, **self.options_of.get(method, {})}
 

@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 
 from ...methods import UserError
-from ...methods.core.files import store
 from ...methods.models.weights import licences
 from ..metrics.bootstrap import indistinct_groups, paired_difference
 from ..protocol.protocol import changes_of
 from ..runs.plan import Plan
 from ..runs.run import Finished, list_runs
+from ..runs.storing import store
 from .leaderboard_text import latex, markdown
 from .published import reported
 from .rows import Row, newest_runs

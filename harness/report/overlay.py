@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...datasets import Sample
 from ...datasets.loader import Pixels
-from ...methods.core.files import stored_file
 from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
+from ..runs.storing import stored_file
 from ..show.escaping import plain_text
 
 _GREY = (128, 128, 128)

@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...datasets import Dataset, open_dataset
 from ...methods import Backbone, UserError, create_method, find_method, list_methods, load_backbone
-from ...methods.core.files import store
 from ...methods.models.backbone import TINY_CLIP
 from ..protocol.protocol import Protocol, load_protocol
 from ..runs.evaluation import evaluate
 from ..runs.provenance import environment
+from ..runs.storing import store
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...datasets import Dataset
 from ...datasets.memory import mark
+from ...datasets.writing import write_atomically
 from ...methods import UserError
-from ...methods.core.files import cache_folder, write_atomically
+from ...methods.core.files import cache_folder
 from ...methods.names import built_in_info
 from .plan import Plan, RunSpec
 from .provenance import package_versions, source_hash

@@ -24,13 +24,13 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...methods import UserError
-from ...methods.core.files import store
 from ..metrics.counts import Counts
 from ..metrics.of_confusion import SparseConfusion
 from .part_rows import check_rows
 from .plan import SCHEMA, Plan
 from .provenance import code_version, environment
 from .scored import STAGES, Scored
+from .storing import store
 
 _COUNTS = ("tp", "gt", "pred")
 _CELLS = ("label", "prediction", "pixels")

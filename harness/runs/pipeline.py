@@ -14,7 +14,7 @@ from ...methods.core.foreign import foreign_code
 from ...methods.core.method import Method, Words
 from ...methods.core.picture import Bill, Picture
 from ...methods.refine.guide import Affinity, Guide
-from ...methods.refine.guides import load_guide
+from ...methods.refine.load_guide import load_guide
 from ..decoding.decode import decode
 from ..decoding.on_grid import decode_on_grid
 from ..decoding.refinement import refine_field, stretched, without_class

@@ -29,12 +29,13 @@ import pandas as pd
 import pyarrow as pa
 
 from ...datasets import clusters_of
+from ...datasets.writing import clean_temporaries
 from ...methods import UserError
-from ...methods.core.files import clean_temporaries, store
 from ..metrics.result import EvalResult
 from . import parts
 from .manifest import Manifest, images_sha256, make_manifest, read_manifest
 from .plan import Plan, read_plan
+from .storing import store
 
 PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
 

@@ -83,7 +83,7 @@ class Trainer:
             "recipe": asdict(self.recipe),
             "seed": self.seed,
             "backbone": self.model.backbone.provenance,
-            "layer": self.model.layer,
+            "layer": self.model.options.layer,
             "teachers": self.teachers.provenance,
         }
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...methods.clip_dinoiser import CLIPDINOiser
+from ...methods.clip_dinoiser import CLIPDINOiser, CLIPDINOiserOptions
 from ...methods.models import vit
 from ...methods.models.backbone import Backbone
 from ...methods.models.found import coarse_background
@@ -140,8 +140,8 @@ def frozen_model(recipe: Recipe, backbone: Backbone, device: torch.device) -> CL
     Raises ``UserError`` when those weights are not on this machine, or do not fit the backbone.
     """
     if recipe.teachers == "tiny-world":
-        return CLIPDINOiser(backbone, device, pooling="none")
-    return CLIPDINOiser(backbone, device, pooling="dino_v", background="found")
+        return CLIPDINOiser(backbone, CLIPDINOiserOptions(pooling="none"), device)
+    return CLIPDINOiser(backbone, CLIPDINOiserOptions(pooling="dino_v", background="found"), device)
 
 
 def teachers_for(recipe: Recipe, model: CLIPDINOiser) -> Teachers:

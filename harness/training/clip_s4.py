@@ -23,8 +23,9 @@ from torch import Tensor
 from ...datasets.shapes import Stream
 from ...methods import UserError, Vocabulary
 from ...methods.maskclip_value import MaskCLIPValue
+from ...methods.models import vit
 from ...methods.models.checkpoints import check_keys, file_sha256, read_tensors
-from ...methods.models.clip_s4 import PixelEncoder, S4Weights, cluster, dump_weights, segment_means, top_prototypes
+from ...methods.models.clip_s4 import PixelEncoder, S4Parts, cluster, dump_weights, segment_means, top_prototypes
 from ...methods.models.text import encode_queries
 from ..runs.provenance import source_hash
 from .clip_s4_losses import contrast_loss, embedding_loss, find_segments, moved, pseudo_labels, semantic_loss
@@ -89,7 +90,9 @@ class Trainer:
     @torch.no_grad()
     def features(self, rgb: Tensor) -> Tensor:
         """CLIP's patch features of pictures: ``(B, 3, H, W)`` in [0, 1] -> ``(B, d, h, w)`` float32, unit length."""
-        return self.teacher.encode_windows(rgb * 255).features.clone().permute(0, 3, 1, 2)
+        teacher = self.teacher
+        tokens, grid = vit.run_trunk(teacher.tower, teacher.normalised(rgb * 255), teacher.options.positions)
+        return teacher.patch_features(tokens, grid).unflatten(1, grid).permute(0, 3, 1, 2)
 
     def region_features(self, rgb: Tensor) -> Tensor:
         """CLIP's mean feature over each superpixel of pictures, ``(R, d)`` at unit length."""
@@ -147,10 +150,10 @@ class Trainer:
         labels = sample(regions, views, cells, cells, nearest=True)[:, 0].long().flatten(1)
         return pixels, labels, sample(self.features(rgb).repeat(2, 1, 1, 1), views, cells, cells)
 
-    def trained(self) -> S4Weights:
+    def trained(self) -> S4Parts:
         """A copy of encoder and pool on the CPU, to segment with."""
         encoder, pool = deepcopy(self.encoder).cpu().eval(), self.pool.cpu().clone()
-        return S4Weights(encoder, pool, self.recipe.top, self.teacher.backbone.sha256, f"training, seed {self.seed}")
+        return S4Parts(encoder, pool, self.recipe.top, self.teacher.backbone.sha256, f"training, seed {self.seed}")
 
     def state(self) -> dict[str, Any]:
         """Everything that ``resume`` needs."""

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ...datasets import open_dataset
 from ...methods import Method, UserError
-from ...methods.core.files import store
 from ..runs.evaluation import evaluate
+from ..runs.storing import store
 from .images import Images
 
 Record = dict[str, Any]

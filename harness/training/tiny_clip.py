@@ -29,8 +29,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from ...datasets.shapes import SIZE_PX, caption_words
-from ...methods.core.files import store
 from ...methods.core.vocabulary import load_templates
+from ..runs.storing import store
 from .tiny_clip_data import Pairs, build_bpe, make_pairs
 from .tiny_clip_recipe import CONTEXT, LAYERS, PATCH_PX, SHIPPED, Recipe, Stage, model_config
 

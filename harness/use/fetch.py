@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from ...datasets.download import download
+from ...datasets.writing import put_in_place
 from ...methods import UserError
-from ...methods.core.files import put_in_place
 from ...methods.models.weight_checks import check_file
 from ...methods.models.weights import FoundWeights, WeightEntry, WeightFile, find_entry, found_in, list_weights, locate
 from ..show.telling import Progress, counting, unseen

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from ...datasets import Checked, Dataset, check_samples
 from ...methods import UserError
-from ...methods.core.files import cache_folder, clean_cache
+from ...methods.core.files import cache_folder
 from ..protocol.protocol import Setting, lint_setting
 from ..runs import answered
 from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Finished, Run
+from ..runs.storing import clean_cache
 from ..runs.workers import start_early
 from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
 

@@ -22,6 +22,8 @@ from ..models import vit
 from .clip_method import ClipMethod, ClipWords
 
 Similarity = Literal["qk", "qq", "kk", "vv"]
+Heads = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values, ``(B, heads, 1 + h * w, d)`` each."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,24 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
     def encode_windows(self, windows: Windows) -> SeenPatches:
         """Patch features of windows."""
         tokens, grid = self.trunk(windows)
-        return SeenPatches(self.patch_features(tokens, grid).unflatten(1, grid))
+        heads = self.last_heads(windows) if self.last_block.attention else None
+        return SeenPatches(self.patch_features(tokens, grid, heads).unflatten(1, grid))
 
     def trunk(self, windows: Windows) -> tuple[Tensor, tuple[int, int]]:
         """Input of the last block, ``(B, 1 + h * w, D)``, and the patch grid; once for all methods on this tower."""
-        key = ("trunk", self.tower, self.statistics, self.options.positions, self.padding_key(windows))
         return windows.once(
-            key, lambda: vit.run_trunk(self.tower, self.normalised(windows.pixels), self.options.positions)
+            ("trunk", *self._trunk_key(windows)),
+            lambda: vit.run_trunk(self.tower, self.normalised(windows.pixels), self.options.positions),
         )
+
+    def last_heads(self, windows: Windows) -> Heads:
+        """Queries, keys and values of the last block, once for all methods that rewrite its attention with them."""
+        tokens, _ = self.trunk(windows)
+        key = ("last heads", *self._trunk_key(windows))
+        return windows.once(key, lambda: vit.split_heads(self.tower.blocks[-1], tokens))
+
+    def _trunk_key(self, windows: Windows) -> tuple[Hashable, ...]:
+        return self.tower, self.statistics, self.options.positions, self.padding_key(windows)
 
     def padding_key(self, windows: Windows) -> Hashable:
         """What the padding of these windows depends on; None where there is none."""
@@ -142,14 +154,17 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
         unit = seen.features
         return (unit.flatten(1, 2) @ words.text.T).transpose(1, 2).unflatten(2, unit.shape[1:3])
 
-    def patch_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Last block and head: ``(B, 1 + h * w, D)`` -> ``(B, h * w, dim)`` float32, unit length."""
-        return F.normalize(self.raw_features(tokens, grid), dim=-1)
+    def patch_features(self, tokens: Tensor, grid: tuple[int, int], heads: Heads | None = None) -> Tensor:
+        """Last block and head: ``(B, 1 + h * w, D)`` -> ``(B, h * w, dim)`` float32, unit length.
 
-    def raw_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        ``heads`` are those of the last block, if the caller has them.
+        """
+        return F.normalize(self.raw_features(tokens, grid, heads), dim=-1)
+
+    def raw_features(self, tokens: Tensor, grid: tuple[int, int], heads: Heads | None = None) -> Tensor:
         """``patch_features`` before they are normalised."""
         block, rule = self.tower.blocks[-1], self.last_block
-        x = vit.project_out(block, _mix_values(block, tokens, rule, grid))
+        x = vit.project_out(block, _mix_values(block, tokens, rule, grid, heads))
         if rule.residual:
             x = tokens[:, 1:] + x
         if rule.ffn:
@@ -157,14 +172,16 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
         return vit.project(self.tower, x)
 
 
-def _mix_values(block: vit.Block, tokens: Tensor, rule: LastBlock, grid: tuple[int, int]) -> Tensor:
+def _mix_values(
+    block: vit.Block, tokens: Tensor, rule: LastBlock, grid: tuple[int, int], heads: Heads | None
+) -> Tensor:
     """``sum over terms of softmax(...) v`` for the patches, ``(B, h * w, D)``.
 
     The class token takes part as key and value, but its own row is never needed.
     """
     if not rule.attention:
         return vit.values(block, tokens[:, 1:])
-    parts = dict(zip("qkv", vit.split_heads(block, tokens), strict=True))
+    parts = dict(zip("qkv", heads or vit.split_heads(block, tokens), strict=True))
     omega = None
     if rule.gaussian_sigma is not None:
         omega = gaussian_window(*grid, rule.gaussian_sigma)[1:].to(tokens)

@@ -155,7 +155,7 @@ def top_prototypes(text: Tensor, pool: Tensor, top: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class S4Weights:
+class S4Parts:
     """What a training leaves: the encoder, ``pool`` ``(P, dim)`` of CLIP segment features, and ``top`` of the recipe.
 
     ``clip_sha256`` is the hash of the CLIP whose space the embeddings live in, empty if it is not known.
@@ -175,12 +175,12 @@ class S4Weights:
         return {"source": self.source, "sha256": sha256, "pool": 0 if self.pool is None else len(self.pool)}
 
 
-def _tensors(weights: S4Weights) -> dict[str, Tensor]:
+def _tensors(weights: S4Parts) -> dict[str, Tensor]:
     state = {f"encoder.{name}": tensor for name, tensor in weights.encoder.state_dict().items()}
     return state if weights.pool is None else {**state, POOL: weights.pool}
 
 
-def dump_weights(weights: S4Weights, about: dict[str, Any]) -> bytes:
+def dump_weights(weights: S4Parts, about: dict[str, Any]) -> bytes:
     """The file: safetensors, floats as fp16, with the layout and ``about`` as one JSON document in its header.
 
     One document, because the order of several entries would not be fixed.
@@ -191,7 +191,7 @@ def dump_weights(weights: S4Weights, about: dict[str, Any]) -> bytes:
     return safetensors.torch.save(state, metadata={HEADER: json.dumps(header, sort_keys=True)})
 
 
-def load_weights(path: Path) -> S4Weights:
+def load_weights(path: Path) -> S4Parts:
     """Read a file of ``dump_weights``; float32 on the CPU.
 
     Raises ``UserError`` that names the file, and the keys and shapes that do not fit its own layout.
@@ -217,4 +217,4 @@ def load_weights(path: Path) -> S4Weights:
     encoder.eval()
     sha256 = f"file:{file_sha256(path)}"
     kept = None if pool is None else F.normalize(pool.float(), dim=1)
-    return S4Weights(encoder, kept, top, header.get("clip_sha256", ""), f"file {path.name}", sha256)
+    return S4Parts(encoder, kept, top, header.get("clip_sha256", ""), f"file {path.name}", sha256)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,6 @@ from torch import Tensor
 from ..core.errors import UserError
 from . import vit
 from .checkpoints import check_keys, file_sha256, read_tensors, state_sha256
-from .weights import find_weights
 
 HEAD_SIZE = 64
 NORM_EPS = 1e-6
@@ -183,23 +181,6 @@ def load_dino(path: Path, device: str | torch.device = "cpu", dtype: torch.dtype
     state = {name: value for name, value in state.items() if not name.startswith(_PROJECTION_HEAD)}
     check_keys(path, state, _wanted_shapes(path, state))
     return Dino(state, device, dtype, source=f"file {path.name}", sha256=f"file:{file_sha256(path)}")
-
-
-_shared: WeakValueDictionary[tuple[Any, ...], Dino] = WeakValueDictionary()
-
-
-def find_dino(name: str, given: str | None, device: torch.device, dtype: torch.dtype) -> Dino:
-    """The DINO that the catalogue calls ``name``, or that of the file ``given``; who asks for the same gets the same.
-
-    Raises ``UserError`` when it is not on this machine, with the command that fetches it.
-    """
-    path = find_weights(name, Path(given) if given else None)
-    stat = path.stat()
-    key = (path, stat.st_ino, stat.st_mtime_ns, stat.st_size, device, dtype)
-    found = _shared.get(key)
-    if found is None:
-        found = _shared[key] = load_dino(path, device, dtype)
-    return found
 
 
 def _wanted_shapes(path: Path, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -50,7 +50,7 @@ _RENAMED = (
 
 
 @dataclass(frozen=True)
-class GroupViTWeights:
+class GroupViTParts:
     """Everything that makes a GroupViT: the fields of its ``GroupViTConfig``, and a state dict that fits exactly."""
 
     config: Mapping[str, Any]
@@ -59,7 +59,7 @@ class GroupViTWeights:
     file_sha256: str | None = None
 
 
-def load_groupvit(path: Path) -> GroupViTWeights:
+def load_groupvit(path: Path) -> GroupViTParts:
     """Load a folder with ``config.json`` and ``pytorch_model.bin``, or an original ``.pth`` file.
 
     An original file has no configuration: it must have the released sizes, which are those that ``transformers`` has by
@@ -71,10 +71,10 @@ def load_groupvit(path: Path) -> GroupViTWeights:
         return _load_folder(path)
     original = read_tensors(path, nests=("model",), prefixes=("module.",))
     state = from_original(path, original, tensor_shapes({}))
-    return GroupViTWeights({}, state, f"file {path.name}", file_sha256(path))
+    return GroupViTParts({}, state, f"file {path.name}", file_sha256(path))
 
 
-def _load_folder(folder: Path) -> GroupViTWeights:
+def _load_folder(folder: Path) -> GroupViTParts:
     path = folder / TENSORS
     try:
         config = dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")).items())
@@ -85,7 +85,7 @@ def _load_folder(folder: Path) -> GroupViTWeights:
         ) from error
     state = {name: value for name, value in read_tensors(path).items() if name not in _CONSTANTS}
     check_keys(path, state, shapes)
-    return GroupViTWeights(config, state, f"folder {_named(folder)}, {TENSORS}", file_sha256(path))
+    return GroupViTParts(config, state, f"folder {_named(folder)}, {TENSORS}", file_sha256(path))
 
 
 def _named(folder: Path) -> str:

@@ -32,7 +32,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Proposals:
+class MaskNetOutput:
     """``masks`` ``(Q, h, w)`` float32 in [0, 1] and ``embeddings`` ``(Q, D)`` float32, not normalised."""
 
     masks: Tensor
@@ -56,8 +56,8 @@ class MaskNet(nn.Module):
         self.eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def forward(self, image: Tensor) -> Proposals:
-        """Proposals of one image, ``(3, h, w)`` uint8 RGB of any size.
+    def forward(self, image: Tensor) -> MaskNetOutput:
+        """Masks and embeddings of one image, ``(3, h, w)`` uint8 RGB of any size.
 
         It is normalised first and then padded with zeros at the right and below.  Logits are upsampled to the padded
         size and cropped; the sigmoid comes last.
@@ -71,7 +71,7 @@ class MaskNet(nn.Module):
         hidden = out.transformer_decoder_last_hidden_state
         logits = torch.einsum("bqc,bchw->bqhw", self.mask_embed(hidden), out.pixel_decoder_last_hidden_state)
         logits = F.interpolate(logits, pixels.shape[2:], mode="bilinear", align_corners=False)
-        return Proposals(logits[0, :, :height, :width].sigmoid(), self.class_embed(hidden)[0])
+        return MaskNetOutput(logits[0, :, :height, :width].sigmoid(), self.class_embed(hidden)[0])
 
 
 class _MLP(nn.Module):

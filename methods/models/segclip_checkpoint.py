@@ -25,14 +25,14 @@ _TRAINING_ONLY = ("vis_mae_decoder.", "visual.transformer.layers_mae", "visual.t
 
 
 @dataclass(frozen=True)
-class SegCLIPWeights:
+class SegCLIPParts:
     """Both parts: CLIP as an open_clip model, and the tensors of the group module by their names in the file."""
 
     backbone: Backbone
     grouping: Mapping[str, Tensor]
 
 
-def load_segclip(path: Path, model: Any = None, tokenizer: Tokenizer | None = None) -> SegCLIPWeights:
+def load_segclip(path: Path, model: Any = None, tokenizer: Tokenizer | None = None) -> SegCLIPParts:
     """Load the released file, or one of another size into ``model`` (an open_clip CLIP, which is filled).
 
     What only training uses may be there or not.  Raises ``UserError`` that names the file and the tensors when any is
@@ -59,7 +59,7 @@ def load_segclip(path: Path, model: Any = None, tokenizer: Tokenizer | None = No
         open_clip.OPENAI_DATASET_STD,
         file_sha256=file_sha256(path),
     )
-    return SegCLIPWeights(backbone, {name.removeprefix(_GROUPING): state[name].float() for name in grouping})
+    return SegCLIPParts(backbone, {name.removeprefix(_GROUPING): state[name].float() for name in grouping})
 
 
 def file_name(name: str, depth: int) -> str:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.files import cache_folder, write_atomically
+from ..core.files import cache_folder, write_to_cache
 from ..core.vocabulary import Vocabulary
 from . import vit
 from .backbone import Backbone
@@ -49,7 +49,7 @@ def encode_queries(
     mean = features.view(len(vocabulary.queries), len(vocabulary.templates), -1).mean(dim=1)
     queries = F.normalize(mean, dim=-1)
     try:
-        write_atomically(path, _bank_bytes(path, queries.cpu().contiguous()))
+        write_to_cache(path, _bank_bytes(path, queries.cpu().contiguous()))
     except OSError as error:
         logging.getLogger(__name__).warning("text features could not be cached in %s: %s", path.parent, error)
     return queries

@@ -6,7 +6,6 @@ CLIP's features know nothing but CLIP's training, DINO's nothing but images.  Co
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,7 +17,7 @@ from ..core.options import Options
 from ..core.picture import Picture
 from ..models import vit
 from ..models.dino import Dino, load_dino
-from ..models.weights import find_weights
+from ..models.open_model import open_model
 from .base import Proposals, Proposer, ProposerParts, masks_of
 
 Kind = Literal["key", "value"]
@@ -98,8 +97,7 @@ def _clip_features(parts: ProposerParts, kind: Kind, side_px: int) -> _Features:
 def _dino(parts: ProposerParts, patch: int) -> Dino:
     if isinstance(parts.weights, Dino):
         return parts.weights
-    given = Path(parts.weights) if parts.weights else None
-    return load_dino(find_weights(f"dino-vitb{patch}", given), parts.device, parts.dtype)
+    return open_model(load_dino, f"dino-vitb{patch}", parts.weights, parts.device, parts.dtype)
 
 
 class _Regions(Proposer):

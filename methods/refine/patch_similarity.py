@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..core.errors import UserError, did_you_mean
 from ..models.dino import Dino, load_dino
-from ..models.weights import find_weights
+from ..models.open_model import open_model
 
 BETA, GAMMA = 1.2, 3.0
 MOST_PATCHES = 6400  # 640 x 640 px, the largest size of COCO, in patches of 8 px
@@ -145,5 +145,5 @@ def load_patch_similarity(
     """
     if name not in MODELS:
         raise UserError(f"unknown guide {name!r}{did_you_mean(name, MODELS)}")
-    dino = load_dino(find_weights(MODELS[name], weights), device)
+    dino = open_model(load_dino, MODELS[name], weights, device)
     return PatchSimilarity(dino, beta, gamma, most_patches)

@@ -49,16 +49,16 @@ BEFORE_TORCH = {
     "segment gone.png --classes cat": "gone.png: the file does not exist",
 }
 BEFORE_OPEN_CLIP = {
-    "run -m sclip -d shapes --option colour=3": "method 'sclip' there is no option 'colour'. Known: pad, positions",
-    "run -m sclip -d shapes --option positions=sise": "option positions takes",
+    "run -m sclip -d shapes --option colour=3": "method 'sclip': there is no option 'colour'. Known: pad, positions",
+    "run -m sclip -d shapes --option positions=sise": "option positions is 'sise': allowed is factor or size",
     "run -m sclip,clip -d shapes --option colour=3": "none of the methods sclip, clip takes an option 'colour'",
     "run -m sclip,clip -d shapes --option slcip.pad=true": "none of the methods; did you mean sclip?",
-    "run -m sclip,clip -d shapes --option sclip.colour=3": "method 'sclip' takes no option 'colour'",
+    "run -m sclip,clip -d shapes --option sclip.colour=3": "method 'sclip': there is no option 'colour'",
     "run -m sclip,clip,sclip -d shapes": "--method names sclip twice",
     "run -m clip-dinoiser -d shapes --option gama=0.2": "did you mean gamma?",
-    "run -m clip-dinoiser -d shapes --option gamma=high": "option gamma takes float, not 'high'",
-    "run -m clip-dinoiser -d shapes --option gamma=nan": "option gamma is nan: numbers must be finite",
-    "run -m maskclip-original -d shapes --option exact_gelu=1": "option exact_gelu takes bool, not 1",
+    "run -m clip-dinoiser -d shapes --option gamma=high": "option gamma is 'high': allowed is a number from 0 below 1",
+    "run -m clip-dinoiser -d shapes --option gamma=nan": "option gamma is nan: allowed is a number",
+    "run -m maskclip-original -d shapes --option exact_gelu=1": "option exact_gelu is 1: allowed is true or false",
     "segment a-photo.png --classes cat --option colour=3": "there is no option 'colour'",
 }
 

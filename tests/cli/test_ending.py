@@ -22,14 +22,14 @@ Command = Callable[..., Any]
 FULL = OSError(errno.ENOSPC, "No space left on device", "some/file")
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Method
+from ovss.methods import MethodInfo, WindowMethod, Words
 
 {top}
 
 def helper(value):
     return value / 0
 
-class Mine(Method):
+class Mine(WindowMethod):
     info = MethodInfo("mine", "Mine", "none", backbone="")
     provenance = {{"method": "mine"}}
 
@@ -37,13 +37,16 @@ class Mine(Method):
         super().__init__()
         {init}
 
-    def encode(self, vocabulary):
-        super().encode(vocabulary)
+    def encode_text(self, vocabulary):
         {encode}
+        return Words(vocabulary)
 
-    def score_windows(self, windows):
+    def encode_windows(self, windows):
         {score}
-        return torch.zeros(len(windows), len(self.vocabulary.queries), 4, 4)
+        return len(windows.pixels)
+
+    def score_windows(self, seen, words):
+        return torch.zeros(seen, len(words.vocabulary.queries), 4, 4)
 """
 PLACES = {
     "top": ("import not_there_at_all", "failed when it was imported: ModuleNotFoundError: No module named"),

@@ -17,10 +17,10 @@ Command = Callable[..., Any]
 CLASSES = ["cat\x1b[2J\x1b]0;owned\x07", "dog\u202egod", "x|<b>`q`|\\", "line\nbreak", "c1\x9b31m"]
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Method
+from ovss.methods import MethodInfo, WindowMethod, Words
 
 
-class Evil(Method):
+class Evil(WindowMethod):
     info = MethodInfo("evil", title="t\\x1b[31m", paper="p", trained_on="a|b\\n# owned <script>", backbone="")
 
     def __init__(self, device="cpu", dtype=torch.float32):
@@ -34,9 +34,14 @@ class Evil(Method):
     def note(self):
         return "n*|`\\n## owned\\x1b[2J"
 
-    def score_windows(self, windows):
-        grey = torch.nn.functional.avg_pool2d(windows.float().mean(1, keepdim=True), 8)
-        return grey.expand(-1, len(self.vocabulary.queries), -1, -1).contiguous()
+    def encode_text(self, vocabulary):
+        return Words(vocabulary)
+
+    def encode_windows(self, windows):
+        return torch.nn.functional.avg_pool2d(windows.pixels.float().mean(1, keepdim=True), 8)
+
+    def score_windows(self, seen, words):
+        return seen.expand(-1, len(words.vocabulary.queries), -1, -1).contiguous()
 """
 
 

@@ -28,7 +28,7 @@ from ovss.methods.maskclip import MaskCLIP
 
 class Probe(MaskCLIP):
     # MaskCLIP that writes down, from inside a run, whose `datasets` an import finds.
-    def score_windows(self, windows):
+    def score_windows(self, seen, words):
         try:
             import datasets
             found = {"file": datasets.__file__, "version": datasets.__version__}
@@ -37,7 +37,7 @@ class Probe(MaskCLIP):
         import ovss.datasets
         with open(os.environ["PROBE_OUT"], "w") as file:
             json.dump({"datasets": found, "ours": ovss.datasets.__file__, "path": sys.path}, file)
-        return super().score_windows(windows)
+        return super().score_windows(seen, words)
 """
 
 

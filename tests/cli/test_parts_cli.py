@@ -9,17 +9,17 @@ import pytest
 
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Method
-class Grey(Method):
+from ovss.methods import MethodInfo, WindowMethod, Words
+class Grey(WindowMethod):
     info = MethodInfo("grey", title="Grey", paper="", backbone="")
     def __init__(self, device, dtype):
         super().__init__()
-    @property
-    def provenance(self):
-        return {"method": "grey"}
-    def score_windows(self, windows):
-        grey = torch.nn.functional.avg_pool2d(windows.float().mean(1, keepdim=True), 8)
-        return grey.expand(-1, len(self.vocabulary.queries), -1, -1).contiguous()
+    def encode_text(self, vocabulary):
+        return Words(vocabulary)
+    def encode_windows(self, windows):
+        return torch.nn.functional.avg_pool2d(windows.pixels.float().mean(1, keepdim=True), 8)
+    def score_windows(self, seen, words):
+        return seen.expand(-1, len(words.vocabulary.queries), -1, -1).contiguous()
 """
 
 

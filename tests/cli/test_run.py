@@ -351,24 +351,30 @@ def test_doctor(bench: Command) -> None:
 
 PLUGIN = """
 import torch
-from ovss.methods import MethodInfo, Method
+from ovss.methods import MethodInfo, Options, WindowMethod, Words
+from pydantic import Field
 
 
-class Flat(Method):
+class FlatOptions(Options):
+    broken: bool = Field(False, description="float64")
+
+
+class Flat(WindowMethod):
     info = MethodInfo("flat", "Flat", "nobody, never", backbone="tiny-clip")
+    options: FlatOptions
 
-    def __init__(self, backbone, device="cpu", dtype=torch.float32, broken: bool = False) -> None:
-        super().__init__()
-        self.broken = broken
+    def __init__(self, backbone, options=None, device="cpu", dtype=torch.float32) -> None:
+        super().__init__(options)
 
-    @property
-    def provenance(self):
-        return {"method": "flat", "broken": self.broken}
+    def encode_text(self, vocabulary):
+        return Words(vocabulary)
 
-    def score_windows(self, windows):
-        grey = torch.nn.functional.avg_pool2d(windows.float().mean(1, keepdim=True), 8)
-        scores = grey.expand(-1, len(self.vocabulary.queries), -1, -1).contiguous()
-        return scores.double() if self.broken else scores
+    def encode_windows(self, windows):
+        return torch.nn.functional.avg_pool2d(windows.pixels.float().mean(1, keepdim=True), 8)
+
+    def score_windows(self, seen, words):
+        scores = seen.expand(-1, len(words.vocabulary.queries), -1, -1).contiguous()
+        return scores.double() if self.options.broken else scores
 """
 
 

@@ -27,23 +27,24 @@ from typing import Any
 METHOD = """
 import torch
 
-from ovss.methods import MethodInfo, Method
+from ovss.methods import MethodInfo, WindowMethod, Words
 
 
-class Levels(Method):
+class Levels(WindowMethod):
     info = MethodInfo("levels", "Levels", "nobody, never", backbone="")
 
     def __init__(self, device, dtype):
         super().__init__()
 
-    @property
-    def provenance(self):
-        return {"method": "levels"}
+    def encode_text(self, vocabulary):
+        return Words(vocabulary)
 
-    def score_windows(self, windows):
-        grey = torch.nn.functional.avg_pool2d(windows.float().mean(1, keepdim=True), 8) / 255
-        levels = torch.linspace(0, 1, len(self.vocabulary.queries)).view(1, -1, 1, 1)
-        return -(grey - levels).abs()
+    def encode_windows(self, windows):
+        return torch.nn.functional.avg_pool2d(windows.pixels.float().mean(1, keepdim=True), 8)
+
+    def score_windows(self, seen, words):
+        levels = torch.linspace(0, 1, len(words.vocabulary.queries)).view(1, -1, 1, 1)
+        return -(seen / 255 - levels).abs()
 """
 CLIP = ("--method", "maskclip", "--backbone", "tiny-clip")
 """For damage to the text cache; the plain method of the other rounds needs no text."""

@@ -10,8 +10,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from ovss.methods.models.backbone import Backbone
-from ovss.methods.models.groupvit_checkpoint import GroupViTWeights, original_name, tensor_shapes
-from ovss.methods.models.segclip_checkpoint import SegCLIPWeights, file_name, grouping_shapes
+from ovss.methods.models.groupvit_checkpoint import GroupViTParts, original_name, tensor_shapes
+from ovss.methods.models.segclip_checkpoint import SegCLIPParts, file_name, grouping_shapes
 
 SMALL_GROUPVIT: dict[str, Any] = {
     "text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
@@ -77,7 +77,7 @@ def segclip_state(model: Any, seed: int = 0) -> dict[str, Tensor]:
     return {f"clip.{name}": value for name, value in values.items()} | {"vis_mae_decoder.mask_token": torch.zeros(1)}
 
 
-def segclip_parts(full: bool = False, seed: int = 0) -> SegCLIPWeights:
+def segclip_parts(full: bool = False, seed: int = 0) -> SegCLIPParts:
     """Random weights without a file."""
     model = segclip_model(full)
     state = {name.removeprefix("clip."): value for name, value in segclip_state(model, seed).items()}
@@ -85,18 +85,18 @@ def segclip_parts(full: bool = False, seed: int = 0) -> SegCLIPWeights:
     model.load_state_dict({name: state[file_name(name, depth)] for name in model.state_dict()})
     prefix = "visual.transformer.semantic_layer2."
     grouping = {name: state[prefix + name] for name in grouping_shapes(model.visual.conv1.out_channels)}
-    return SegCLIPWeights(Backbone.from_module(model, SimpleTokenizer()), grouping)
+    return SegCLIPParts(Backbone.from_module(model, SimpleTokenizer()), grouping)
 
 
 # ---- GroupViT
 
 
-def groupvit_parts(full: bool = False, seed: int = 4) -> GroupViTWeights:
+def groupvit_parts(full: bool = False, seed: int = 4) -> GroupViTParts:
     """Random weights without a file; the full size is the library's default.  The seed: patches differ in group."""
     config = {} if full else SMALL_GROUPVIT
     state = {name: torch.empty(shape) for name, shape in tensor_shapes(config).items()}
     counters = {name: torch.tensor(0) for name in state if name.endswith("num_batches_tracked")}
-    return GroupViTWeights(config, randomise({**state, **counters}, seed))
+    return GroupViTParts(config, randomise({**state, **counters}, seed))
 
 
 def to_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

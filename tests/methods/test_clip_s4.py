@@ -14,18 +14,22 @@ from torch import Tensor
 
 from ovss.harness.runs.conformity import CHECKS, check_method
 from ovss.methods import Backbone, Box, UserError, Vocabulary, WindowGeometry
-from ovss.methods.clip_s4 import TINY_S4, CLIPS4Like, smoothed
+from ovss.methods.clip_s4 import TINY_S4, CLIPS4Like, CLIPS4Options, smoothed
 from ovss.methods.models.backbone import load_backbone
 from ovss.methods.models.clip_s4 import (
     EncoderSpec,
     PixelEncoder,
-    S4Weights,
+    S4Parts,
     cluster,
     dump_weights,
     load_weights,
     segment_means,
     top_prototypes,
 )
+from ovss.methods.models.text import encode_queries
+from ovss.methods.registry import check_options
+
+from .with_words import WithWords
 
 WORDS = Vocabulary.from_names(["grass", "sky", "star, heart"], templates="simple")
 
@@ -34,10 +38,10 @@ def unit(seed: int, *shape: int, dim: int = -1) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=dim)
 
 
-def random_weights(dim: int = 128, pool: int | None = 40, seed: int = 0, **about: Any) -> S4Weights:
+def random_weights(dim: int = 128, pool: int | None = 40, seed: int = 0, **about: Any) -> S4Parts:
     torch.manual_seed(seed)
     encoder = PixelEncoder(EncoderSpec("small", width=4, bins=(1, 2)), dim).eval()
-    return S4Weights(encoder, None if pool is None else unit(seed, pool, dim), 4, **about)
+    return S4Parts(encoder, None if pool is None else unit(seed, pool, dim), 4, **about)
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +221,8 @@ def windows(count: int, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("classifier", ["prototype", "text"])
 def test_scores_are_cosines_with_prototypes_or_texts(tiny: Backbone, classifier: Any) -> None:
     weights = random_weights()
-    method = CLIPS4Like(tiny, classifier=classifier, encoder=weights)
-    method.encode(WORDS)
+    method = WithWords.of(CLIPS4Like(tiny, CLIPS4Options(classifier=classifier), encoder=weights), WORDS)
+    texts = encode_queries(tiny, WORDS, torch.device("cpu"))
     pixels = windows(2, 32, 48)
     scores = method.score_windows(pixels)
     assert scores.shape == (2, 4, 8, 12) and scores.dtype == torch.float32
@@ -226,18 +230,17 @@ def test_scores_are_cosines_with_prototypes_or_texts(tiny: Backbone, classifier:
     with torch.no_grad():
         z = weights.encoder((pixels / 255 - mean) / std)
     assert weights.pool is not None
-    targets = top_prototypes(method.text, weights.pool, 4) if classifier == "prototype" else method.text
+    targets = top_prototypes(texts, weights.pool, 4) if classifier == "prototype" else texts
     assert torch.allclose(scores, torch.einsum("qd,bdhw->bqhw", targets, z), atol=1e-5)
-    smooth = CLIPS4Like(tiny, classifier=classifier, smooth=2, encoder=weights)
-    smooth.encode(WORDS)
+    options = CLIPS4Options(classifier=classifier, smooth=2)
+    smooth = WithWords.of(CLIPS4Like(tiny, options, encoder=weights), WORDS)
     assert torch.allclose(
         smooth.score_windows(pixels), torch.einsum("qd,bdhw->bqhw", targets, smoothed(z, 2)), atol=1e-4
     )
 
 
 def test_windows_off_the_grid_are_filled_and_covered(tiny: Backbone) -> None:
-    method = CLIPS4Like(tiny, encoder=random_weights())
-    method.encode(WORDS)
+    method = WithWords.of(CLIPS4Like(tiny, encoder=random_weights()), WORDS)
     pixels = windows(1, 33, 46)
     assert method.cover(33, 46) == Box(0, 0, 36, 48)
     filled = F.pad(pixels.float(), (0, 2, 0, 3), mode="replicate").to(torch.uint8)
@@ -266,18 +269,18 @@ def test_messages(tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="embeds in 128 dimensions, the backbone in 64"):
         CLIPS4Like(other_backbone(64), encoder=random_weights())
     with pytest.raises(UserError, match="was trained with another CLIP than CLIP"):
-        CLIPS4Like(other_backbone(), encoder=str(TINY_S4))
+        CLIPS4Like(other_backbone(), CLIPS4Options(encoder=str(TINY_S4)))
     with pytest.raises(UserError, match=r"stores no pool.*classifier=text"):
         CLIPS4Like(tiny, encoder=random_weights(pool=None))
-    CLIPS4Like(tiny, classifier="text", encoder=random_weights(pool=None))
-    with pytest.raises(UserError, match="classifier is 'words'; allowed are prototype, text"):
-        CLIPS4Like(tiny, classifier="words", encoder=random_weights())  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="smooth is -1"):
-        CLIPS4Like(tiny, smooth=-1, encoder=random_weights())
+    CLIPS4Like(tiny, CLIPS4Options(classifier="text"), encoder=random_weights(pool=None))
+    with pytest.raises(UserError, match="classifier is 'words': allowed is prototype or text"):
+        check_options(CLIPS4Like, {"classifier": "words"})
+    with pytest.raises(UserError, match="smooth is -1: allowed is a whole number from 0"):
+        check_options(CLIPS4Like, {"smooth": -1})
 
 
 @pytest.mark.parametrize("options", [{}, {"classifier": "text", "smooth": 3}], ids=str)
 def test_embedded_weights_keep_the_contract(tiny: Backbone, options: dict[str, Any]) -> None:
-    results = list(check_method(lambda: CLIPS4Like(tiny, **options)))
+    results = list(check_method(lambda: CLIPS4Like(tiny, CLIPS4Options(**options))))
     assert [r.name for r in results] == list(CHECKS)
     assert {r.name: r.detail for r in results if not r.passed} == {}

@@ -17,13 +17,14 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from ovss.harness.runs.conformity import CHECKS, check_method
-from ovss.methods import Backbone, UserError, Vocabulary, WindowGeometry, load_backbone
+from ovss.methods import Backbone, Picture, UserError, Vocabulary, WindowGeometry, create_method, load_backbone
 from ovss.methods.blocks.early_fusion import fuse_layers, fused_attention
 from ovss.methods.cliper import CLIPer
 from ovss.methods.models.vit import read_vision
 
 from ..agreement import assert_best
 from .cliper_reference import DETAILS, MEAN, STD, fused_step, layers_of, reference
+from .with_words import WithWords
 
 # Of the largest value.  From the reference in double precision, the method and the reference itself are equally far,
 # 3e-6 to 6e-5: such is the rounding of peaky attention and sharp probabilities.  Every detail moves 5e-4 or more.
@@ -77,14 +78,23 @@ def vocabulary(owners: tuple[int, ...] = OWNERS, background: int | None = 0) -> 
     return Vocabulary(WORDS[: max(owners) + 1], queries, owners, ("a {}.",), background)
 
 
-def make_method(model: open_clip.CLIP, text: Tensor | None = None, **options: Any) -> CLIPer:
-    """CLIPer with the given rows as embeddings of its nine texts."""
-    rows = make_text(model.visual.proj.shape[1]) if text is None else text
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ovss.methods.blocks.clip_method.encode_queries", lambda *args: rows)
-        method = CLIPer(Backbone.from_module(model, TOKENIZER), **{"logit_scale": 50.0, **options})
-        method.encode(vocabulary())
+def cliper(backbone: Backbone, **options: Any) -> CLIPer:
+    method = create_method("cliper", backbone, **options)
+    assert isinstance(method, CLIPer)
     return method
+
+
+def with_rows(method: CLIPer, rows: Tensor, words: Vocabulary) -> WithWords:
+    """The given rows as embeddings of the texts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ovss.methods.blocks.clip_method.encode_queries", lambda *args, **named: rows)
+        return WithWords.of(method, words)
+
+
+def make_method(model: open_clip.CLIP, **options: Any) -> WithWords:
+    """CLIPer with made-up embeddings of its nine texts."""
+    method = cliper(Backbone.from_module(model, TOKENIZER), **{"logit_scale": 50.0, **options})
+    return with_rows(method, make_text(model.visual.proj.shape[1]), vocabulary())
 
 
 def wanted(model: open_clip.CLIP, image: Tensor, **options: Any) -> Tensor:
@@ -259,7 +269,7 @@ def test_number_of_windows(height: int, width: int, window: int, count: int) -> 
 def test_generic_row_is_the_mean_of_the_foreground() -> None:
     method = make_method(make_model())
     text = make_text(24)
-    torch.testing.assert_close(method._texts, torch.cat([text, F.normalize(text[SPLIT[0]].mean(0), dim=0)[None]]))
+    torch.testing.assert_close(method.text, torch.cat([text, F.normalize(text[SPLIT[0]].mean(0), dim=0)[None]]))
 
 
 # --- properties -------------------------------------------------------------------------------------------------------
@@ -274,25 +284,19 @@ def test_batch_equals_singles_to_the_bit(options: dict[str, Any]) -> None:
 
 
 def test_vocabularies_that_share_a_pass() -> None:
-    """Fields of twins are those of separate runs, bit for bit."""
+    """Fields of one look are those of separate runs, bit for bit."""
     backbone = Backbone.from_module(make_model(), TOKENIZER)
     lists = (["background", "cat", "sofa, couch"], ["dog", "a red car", "tree", "road, street", "moon"])
-
-    def make(names: list[str], of: CLIPer | None = None) -> CLIPer:
-        method = of.twin() if of else CLIPer(backbone, window_px=64, stride_px=32)
-        assert isinstance(method, CLIPer)
-        method.encode(Vocabulary.from_names(names, templates=["a {}."], background=0 if of is None else None))
-        return method
-
-    first = make(lists[0])
-    pair = [first, make(lists[1], first)]
+    pair = [Vocabulary.from_names(n, templates=["a {}."], background=b) for n, b in zip(lists, (0, None), strict=True)]
+    method = cliper(backbone, window_px=64, stride_px=32)
     image, geometry = make_image(*LARGE), WindowGeometry(112, 80)
-    for field, names in zip(first.segment_with(pair, image, geometry, 2), lists, strict=True):
-        alone = CLIPer(backbone, window_px=64, stride_px=32)
-        alone.encode(Vocabulary.from_names(names, templates=["a {}."], background=0 if names is lists[0] else None))
-        assert torch.equal(field.scores, alone.segment(image, geometry, 2).scores)
-        assert field.activated
-    assert pair[0].text.shape[0] == 4 and pair[1].text.shape[0] == 6
+    seen = method.encode_image(Picture.of(image), geometry)
+    for words, rows, planes in zip(pair, (5, 7), (4, 6), strict=True):
+        said = method.encode_text(words)
+        field, alone = method.score(seen, said), cliper(backbone, window_px=64, stride_px=32)
+        assert torch.equal(field.scores, alone.segment(image, words, geometry).scores)
+        assert field.activated and field.scores.shape[1] == planes
+        assert len(said.text) == rows  # and the mean over the foreground
 
 
 def test_order_of_texts_does_not_matter() -> None:
@@ -301,18 +305,17 @@ def test_order_of_texts_does_not_matter() -> None:
     text, scores = make_text(24), make_method(make_model()).score_windows(image)
     order = torch.randperm(len(OWNERS), generator=torch.Generator().manual_seed(2)).tolist()
     renamed = {0: 0, 1: 3, 2: 1, 3: 2, 4: 2, 5: 4, 6: 5}
-    method = CLIPer(Backbone.from_module(model, TOKENIZER), logit_scale=50.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ovss.methods.blocks.clip_method.encode_queries", lambda *args: text[order])
-        method.encode(vocabulary(tuple(renamed[OWNERS[k]] for k in order)))
+    method = with_rows(
+        cliper(Backbone.from_module(model, TOKENIZER), logit_scale=50.0),
+        text[order],
+        vocabulary(tuple(renamed[OWNERS[k]] for k in order)),
+    )
     torch.testing.assert_close(method.score_windows(image), scores[:, order], atol=2e-6, rtol=0)
 
 
 def one_class(model: open_clip.CLIP, owners: tuple[int, ...], background: int | None) -> Tensor:
-    method = CLIPer(Backbone.from_module(model, TOKENIZER), logit_scale=50.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ovss.methods.blocks.clip_method.encode_queries", lambda *args: make_text(24)[: len(owners)])
-        method.encode(vocabulary(owners, background))
+    made = cliper(Backbone.from_module(model, TOKENIZER), logit_scale=50.0)
+    method = with_rows(made, make_text(24)[: len(owners)], vocabulary(owners, background))
     return method.score_windows(make_image(*SMALL)[None])[0]
 
 
@@ -342,32 +345,32 @@ def test_half_precision_stays_near(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"variant": "v3"}, "variant is 'v3'; allowed are v1, v2"),
-        ({"attention": "vq"}, "allowed are fused, qq, kk, vv, qk, identity"),
+        ({"variant": "v3"}, "variant is 'v3': allowed is v1 or v2"),
+        ({"attention": "vq"}, "allowed is fused, qq, kk, vv, qk or identity"),
         ({"attention_threshold": 1.0}, "attention_threshold is 1.0"),
         ({"attention_threshold": -0.1}, "attention_threshold is -0.1"),
         ({"attention_threshold": math.nan}, "attention_threshold is nan"),
         ({"logit_scale": 0.0}, "logit_scale is 0.0"),
         ({"logit_scale": math.inf}, "logit_scale is inf"),
-        ({"select_layer": 0}, "-5 to -1 are allowed"),
+        ({"select_layer": 0}, "select_layer is 0: allowed is a whole number to -1"),
         ({"select_layer": -6}, "-5 to -1 are allowed"),
         ({"variant": "v1", "window_px": 224}, "window_px is 224 and select_layer -1, allowed are 0 and -1"),
         ({"variant": "v1", "select_layer": -2}, "variant=v2 has both"),
         ({"window_px": 225}, "multiples of the patch, 16 px"),
-        ({"window_px": -224}, "multiples of the patch"),
+        ({"window_px": -224}, "window_px is -224: allowed is a whole number from 0"),
         ({"window_px": 224, "stride_px": 100}, "multiples of the patch"),
-        ({"window_px": 224, "stride_px": 0}, "multiples of the patch"),
+        ({"window_px": 224, "stride_px": 0}, "stride_px is 0: allowed is a whole number above 0"),
         ({"window_px": 224, "stride_px": 240}, "no larger than the window"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says.replace("(", r"\(")):
-        CLIPer(Backbone.from_module(make_model(), TOKENIZER), **options)
+        cliper(Backbone.from_module(make_model(), TOKENIZER), **options)
 
 
 def test_a_backbone_of_one_block_is_refused() -> None:
     with pytest.raises(UserError, match="one block"):
-        CLIPer(Backbone.from_module(make_model(layers=1), TOKENIZER))
+        cliper(Backbone.from_module(make_model(layers=1), TOKENIZER))
 
 
 def test_provenance_tells_options_apart() -> None:
@@ -383,9 +386,9 @@ def test_provenance_tells_options_apart() -> None:
         "attention": "qq",
     }
     backbone = Backbone.from_module(make_model(), TOKENIZER)
-    plain = CLIPer(backbone).provenance
+    plain = cliper(backbone).provenance
     for name, value in values.items():
-        assert CLIPer(backbone, **{name: value}).provenance == {**plain, name: value}
+        assert cliper(backbone, **{name: value}).provenance == {**plain, name: value}
 
 
 @pytest.mark.parametrize(
@@ -401,14 +404,14 @@ def test_provenance_tells_options_apart() -> None:
     ],
 )
 def test_published_name_is_that_of_the_configuration(options: dict[str, Any], name: str | None) -> None:
-    assert CLIPer(Backbone.from_module(make_model(), TOKENIZER), **options).described.published == name
+    assert cliper(Backbone.from_module(make_model(), TOKENIZER), **options).described.published == name
 
 
 FACTORIES: dict[str, Callable[[], CLIPer]] = {
-    "tiny-clip": lambda: CLIPer(load_backbone("tiny-clip")),
-    "tiny-clip, windows": lambda: CLIPer(load_backbone("tiny-clip"), window_px=64, stride_px=32),
-    "tiny-clip, v1": lambda: CLIPer(load_backbone("tiny-clip"), variant="v1"),
-    "random": lambda: CLIPer(Backbone.from_module(make_model(), TOKENIZER)),
+    "tiny-clip": lambda: cliper(load_backbone("tiny-clip")),
+    "tiny-clip, windows": lambda: cliper(load_backbone("tiny-clip"), window_px=64, stride_px=32),
+    "tiny-clip, v1": lambda: cliper(load_backbone("tiny-clip"), variant="v1"),
+    "random": lambda: cliper(Backbone.from_module(make_model(), TOKENIZER)),
 }
 
 

@@ -12,20 +12,21 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from ovss.harness.report.published import WEIGHTS
-from ovss.harness.runs import conformity
 from ovss.methods import UserError, Vocabulary
-from ovss.methods.groupvit import IMAGENET_MEAN, IMAGENET_STD, GroupViT
+from ovss.methods.groupvit import IMAGENET_MEAN, IMAGENET_STD, GroupViT, GroupViTOptions
 from ovss.methods.models.groupvit_checkpoint import (
-    GroupViTWeights,
+    GroupViTParts,
     build_model,
     from_original,
     load_groupvit,
     original_name,
     tensor_shapes,
 )
+from ovss.methods.registry import check_options
 
 from .group_parts import SMALL_GROUPVIT, groupvit_parts, to_original
 from .test_segclip import make_windows, scores_of
+from .with_words import WithWords
 
 NAMES = ["cat", "dog", "sofa", "tree", "car", "sky", "boat"]
 TEMPLATES = ["a photo of a {}.", "{} there", "it is one {} of very many others"]
@@ -145,14 +146,12 @@ class Formulas:
         return F.normalize(torch.stack([self.text(t.format(name)) for t in TEMPLATES]).mean(0), dim=0)
 
 
-def make_method(weights: Any, **options: Any) -> GroupViT:
-    method = GroupViT(weights=weights, **options)
-    method.encode(Vocabulary.from_names(NAMES, templates=TEMPLATES))
-    return method
+def make_method(weights: Any, **options: Any) -> WithWords:
+    return WithWords.of(GroupViT(weights=weights, **options), Vocabulary.from_names(NAMES, templates=TEMPLATES))
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[GroupViT, Formulas]:
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[WithWords, Formulas]:
     """The released size, through a file in the original's format."""
     state = to_original(groupvit_parts(full=True).state)
     path = tmp_path_factory.mktemp("original") / "group_vit.pth"
@@ -166,7 +165,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[GroupViT, Formulas]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", [224, 448])
-def test_scores_of_the_released_size(full: tuple[GroupViT, Formulas], side: int) -> None:
+def test_scores_of_the_released_size(full: tuple[WithWords, Formulas], side: int) -> None:
     method, formulas = full
     assert method.group_count == 8
     window = make_windows(1, side, side)[0]
@@ -181,7 +180,7 @@ def test_scores_of_the_released_size(full: tuple[GroupViT, Formulas], side: int)
 
 
 @torch.no_grad()
-def test_texts_of_the_released_size(full: tuple[GroupViT, Formulas]) -> None:
+def test_texts_of_the_released_size(full: tuple[WithWords, Formulas]) -> None:
     method, formulas = full
     for row, name in list(zip(method.text, NAMES, strict=True))[:2]:
         assert (row - formulas.query(name)).abs().max() < 1e-5
@@ -263,13 +262,13 @@ def test_a_folder_is_read_back(tmp_path: Path) -> None:
 def test_the_catalogue_finds_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVSS_WEIGHTS", str(tmp_path))
     write_folder(tmp_path / "groupvit-gcc-redcaps", dict(groupvit_parts().state))
-    assert GroupViT(checkpoint="groupvit-gcc-redcaps").group_count == 3
+    assert GroupViT(GroupViTOptions(checkpoint="groupvit-gcc-redcaps")).group_count == 3
     monkeypatch.setenv("OVSS_CACHE", str(tmp_path / "none"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
     with pytest.raises(UserError, match="bench weights fetch groupvit-gcc-yfcc"):
         GroupViT()
-    with pytest.raises(UserError, match="checkpoint is 'gcc'"):
-        GroupViT(checkpoint="gcc")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="option checkpoint is 'gcc': allowed is groupvit-gcc-yfcc or"):
+        check_options(GroupViT, {"checkpoint": "gcc"})
 
 
 @pytest.mark.parametrize("place", ["groupvit-gcc-yfcc", "models--nvidia--groupvit-gcc-yfcc/snapshots/0123456789ab"])
@@ -342,16 +341,12 @@ def test_original_files_are_checked_in_their_own_names() -> None:
 # ---- the contract
 
 
-def test_contract() -> None:
-    parts = groupvit_parts()
-    assert [c for c in conformity.check_method(lambda: GroupViT(weights=parts)) if not c.passed] == []
-
-
 def test_background_and_tiny_windows() -> None:
-    method = GroupViT(weights=groupvit_parts(), background_threshold=0.95)
-    method.encode(Vocabulary.from_texts([[], ["cat"], ["dog"]], ["background", "cat", "dog"], "simple", 0))
-    scores = method.score_windows(make_windows(2, 64, 64))
-    assert scores.shape == (2, 3, 64, 64) and method.query_to_class == (1, 2, 0)
+    vocabulary = Vocabulary.from_texts([[], ["cat"], ["dog"]], ["background", "cat", "dog"], "simple", 0)
+    made = GroupViT(GroupViTOptions(background_threshold=0.95), weights=groupvit_parts())
+    method = WithWords.of(made, vocabulary)
+    scores, field = method.score_windows(make_windows(2, 64, 64)), method.segment(make_windows(1, 64, 64)[0])
+    assert scores.shape == (2, 3, 64, 64) and field.query_to_class == (1, 2, 0)
     assert set(scores[:, 2].unique().tolist()) <= {0.0, 1.0}
     assert (scores[:, :2].amax(1) < 0.95)[scores[:, 2] == 1].all()
     with pytest.raises(UserError, match="smaller than one patch"):
@@ -363,5 +358,5 @@ def test_another_configuration_is_another_model() -> None:
     parts = groupvit_parts()
     heads = {"num_attention_heads": 2 * SMALL_GROUPVIT["vision_config"].get("num_attention_heads", 4)}
     config = {**SMALL_GROUPVIT, "vision_config": {**SMALL_GROUPVIT["vision_config"], **heads}}
-    other = GroupViTWeights(config, parts.state)
+    other = GroupViTParts(config, parts.state)
     assert GroupViT(weights=parts).provenance["weights"] != GroupViT(weights=other).provenance["weights"]

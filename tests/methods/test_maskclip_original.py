@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ovss.harness.protocol.protocol import load_protocol
 from ovss.harness.protocol.resize import resized_size
 from ovss.harness.runs.conformity import check_method
-from ovss.methods import Backbone, UserError, Vocabulary, create_method
-from ovss.methods.maskclip_original import MaskCLIPOriginal
+from ovss.methods import Backbone, UserError, Vocabulary, Windows, create_method
 
 from .blocks.test_dense_clip import NAMES, TEMPLATES, error, make_image, make_model, plain_queries
 from .blocks.test_key_smoothing import plain_denoised, plain_smoothed
+from .with_words import WithWords
 
 TOLERANCE = 5e-5
 SIZE = (100, 133)  # neither is a multiple of the patch
@@ -40,12 +40,9 @@ def model(no_gradients: None) -> open_clip.CLIP:
     return model
 
 
-def make(model: nn.Module, **options: object) -> MaskCLIPOriginal:
-    backbone = Backbone.from_module(model, SimpleTokenizer())
-    method = create_method("maskclip-original", backbone=backbone, **options)
-    assert isinstance(method, MaskCLIPOriginal)
-    method.encode(Vocabulary.from_names(NAMES, templates=TEMPLATES))
-    return method
+def make(model: nn.Module, name: str = "maskclip-original", **options: object) -> WithWords:
+    method = create_method(name, backbone=Backbone.from_module(model, SimpleTokenizer()), **options)
+    return WithWords.of(method, Vocabulary.from_names(NAMES, templates=TEMPLATES))
 
 
 def plain_pixels(image: Tensor, imagenet_statistics: bool = True, pad_first: bool = False) -> Tensor:
@@ -109,7 +106,7 @@ def test_full_size() -> None:
     method, image = make(model, key_smoothing=1.0), make_image(*SIZE)
     features, keys, grid = plain_run(plain_tower(model), plain_pixels(image))
     assert grid == (7, 9)
-    found = method.encode_windows(image[None])
+    found = method.encode_windows(Windows.of(image[None]))
     assert found.keys is not None and found.salient is None
     assert error(found.features[0].flatten(0, 1), features) <= TOLERANCE
     assert error(found.keys[0], keys) <= TOLERANCE
@@ -135,10 +132,8 @@ def test_each_difference_can_be_switched_off_and_matters(model: open_clip.CLIP, 
 
 def test_without_the_differences_it_is_the_other_maskclip(model: open_clip.CLIP) -> None:
     image, off = make_image(*SIZE), dict.fromkeys(QUIRKS, False)
-    other = create_method("maskclip", backbone=Backbone.from_module(model, SimpleTokenizer()), positions="size")
-    other.encode(Vocabulary.from_names(NAMES, templates=TEMPLATES))
     for pad in (False, True):
-        other.pad = pad
+        other = make(model, "maskclip", positions="size", pad=pad)
         assert torch.equal(make(model, pad=pad, **off).score_windows(image[None]), other.score_windows(image[None]))
 
 

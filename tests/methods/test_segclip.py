@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ovss.harness.runs import conformity
 from ovss.methods import UserError, Vocabulary
+from ovss.methods.blocks.group_scores import GroupOptions
 from ovss.methods.models.segclip_checkpoint import load_segclip
 from ovss.methods.models.text import encode_queries
 from ovss.methods.segclip import SegCLIP, assign, gather
 
 from .group_parts import segclip_model, segclip_parts, segclip_state
+from .with_words import WithWords
 
 NAMES = ["cat", "dog", "sofa", "tree", "car", "sky", "boat"]
 MEAN = torch.tensor([122.7709383, 116.7460125, 104.09373615])
@@ -117,23 +119,20 @@ def scores_of(unit: Tensor, image: Tensor, soft: Tensor, text: Tensor, scale: fl
     return products[owner.flatten()].T.unflatten(1, size)
 
 
-def make_method(parts: Any, **options: Any) -> SegCLIP:
-    method = SegCLIP(weights=parts, **options)
-    method.encode(Vocabulary.from_names(NAMES, templates="simple"))
-    return method
+def make_method(parts: Any, **options: Any) -> WithWords:
+    return WithWords.of(SegCLIP(weights=parts, **options), Vocabulary.from_names(NAMES, templates="simple"))
 
 
 @pytest.fixture(scope="module")
-def full() -> tuple[SegCLIP, Formulas]:
+def full() -> tuple[WithWords, Formulas]:
     """The released size, by parts; the text side is small and checked elsewhere."""
     parts = segclip_parts(full=True)
-    return SegCLIP(weights=parts), Formulas(segclip_state(parts.backbone.model))
+    return make_method(parts), Formulas(segclip_state(parts.backbone.model))
 
 
 @torch.no_grad()
-def test_scores_of_the_released_size(full: tuple[SegCLIP, Formulas]) -> None:
+def test_scores_of_the_released_size(full: tuple[WithWords, Formulas]) -> None:
     method, formulas = full
-    method.encode(Vocabulary.from_names(NAMES, templates="simple"))
     window = make_windows(1, 224, 224)[0]
     unit, image, soft = formulas.groups(window, before=10)
     wanted = scores_of(unit, image, soft, method.text, 14.0, (224, 224))
@@ -190,8 +189,7 @@ def test_a_centre_without_patches_keeps_itself() -> None:
 def test_text_is_averaged_before_it_is_normalised() -> None:
     parts = segclip_parts()
     templates = ["a photo of a {}.", "{} there", "it is one {} of many others"]
-    method = SegCLIP(weights=parts)
-    method.encode(Vocabulary.from_names(["cat", "blue boat"], templates=templates))
+    method = WithWords.of(SegCLIP(weights=parts), Vocabulary.from_names(["cat", "blue boat"], templates=templates))
     for row, name in zip(method.text, ["cat", "blue boat"], strict=True):
         tokens = parts.backbone.tokenizer([t.format(name) for t in templates])
         with torch.no_grad():
@@ -242,7 +240,7 @@ def test_the_file_is_read_back(tmp_path: Path, model: Any) -> None:
     assert torch.equal(read.score_windows(window), make_method(segclip_parts()).score_windows(window))
     assert read.provenance["weights"]["source"] == "file segclip.bin"
     assert str(read.provenance["weights"]["sha256"]).startswith("file:")
-    assert "grouping_sha256" in read.provenance and read.provenance["background_threshold"] == 0
+    assert "grouping_sha256" in read.provenance and read.provenance["background_threshold"] is None
 
 
 def test_what_only_training_uses_may_be_absent(tmp_path: Path, model: Any) -> None:
@@ -292,10 +290,10 @@ def test_absent_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp
 # ---- the contract
 
 
-@pytest.mark.parametrize("threshold", [None, 0.8])
-def test_contract(threshold: float | None) -> None:
+def test_contract_with_a_threshold() -> None:
     parts = segclip_parts()
-    checks = conformity.check_method(lambda: SegCLIP(weights=parts, background_threshold=threshold))
+    options = GroupOptions(background_threshold=0.8)
+    checks = conformity.check_method(lambda: SegCLIP(options, weights=parts))
     assert [c for c in checks if not c.passed] == []
 
 

@@ -11,11 +11,14 @@ from ovss.harness.decoding.decode import decode
 from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.runs.conformity import check_method
 from ovss.methods import UserError, Vocabulary, WindowGeometry
+from ovss.methods.blocks.dense_clip import DenseClipOptions
+from ovss.methods.core.picture import Picture
 from ovss.methods.maskclip import MaskCLIP
 from ovss.methods.models.checkpoints import file_sha256
 from ovss.methods.models.tcl_checkpoint import TclModel, TclSizes, load_tcl
 from ovss.methods.models.text import encode_queries
-from ovss.methods.tcl import TCL
+from ovss.methods.registry import check_options
+from ovss.methods.tcl import TCL, TCLOptions
 
 from .tcl_parts import (
     DECODER,
@@ -31,6 +34,7 @@ from .tcl_parts import (
     random_tcl,
     tcl_of,
 )
+from .with_words import WithWords
 
 NAMES = ["cat", "sofa", "sky", "a red car", "window"]
 TEMPLATES = ["a photo of many {}.", "art of the {}."]
@@ -57,10 +61,12 @@ def photo(height: int, width: int, seed: int = 0) -> Tensor:
     return (30 + blocks * 180 + 12 * torch.randn(3, height, width, generator=generator)).clamp(0, 255).to(torch.uint8)
 
 
-def encoded(model: TclModel, names: list[str] = NAMES, templates: list[str] = TEMPLATES, **options: float) -> TCL:
-    method = TCL(weights=model, **options)  # type: ignore[arg-type]  # options of several types
-    method.encode(Vocabulary.from_names(names, templates=templates))
-    return method
+def made(model: TclModel, **options: float) -> TCL:
+    return TCL(TCLOptions(**options), weights=model)  # type: ignore[arg-type]  # options of several types
+
+
+def encoded(model: TclModel, names: list[str] = NAMES, templates: list[str] = TEMPLATES, **options: float) -> WithWords:
+    return WithWords.of(made(model, **options), Vocabulary.from_names(names, templates=templates))
 
 
 def doubles(state: State) -> State:
@@ -80,12 +86,11 @@ def test_equals_the_formulas_at_full_size() -> None:
     """Padded on all sides: 75 x 58 px become 5 x 4 patches.  Only the text tower is cut, as other tests cover it."""
     sizes, image = TclSizes(text_layers=2, text_width=128), photo(75, 58)
     state = random_state(sizes)
-    method = encoded(tcl_of(state, sizes))
-    state = doubles(state)
-    queries = plain_queries(state, sizes)
-    assert (method.text - queries).abs().max() <= 1e-6
+    parts, exact = tcl_of(state, sizes), doubles(state)
+    state, queries = exact, plain_queries(exact, sizes)
     for pamr in (True, False):
-        method.pamr = pamr
+        method = encoded(parts, pamr=pamr)
+        assert (method.text - queries).abs().max() <= 1e-6
         scores, reference = method.score_windows(image[None])[0], plain_masks(state, sizes, image, queries, pamr)
         assert scores.shape == (5, 20, 16) and scores.dtype == torch.float32
         assert (scores - reference).abs().max() <= TOLERANCE[pamr]
@@ -98,7 +103,7 @@ def test_equals_the_formulas(state: State, model: TclModel, size: tuple[int, int
     image, exact = photo(*size), doubles(state)
     method = encoded(model, **options)
     reference = plain_masks(exact, SMALL, image, plain_queries(exact, SMALL), **options)  # type: ignore[arg-type]
-    assert (method.score_windows(image[None])[0] - reference).abs().max() <= TOLERANCE[method.pamr]
+    assert (method.score_windows(image[None])[0] - reference).abs().max() <= TOLERANCE[method.options.pamr]
 
 
 def test_every_part_counts(state: State, model: TclModel) -> None:
@@ -114,7 +119,7 @@ def test_every_part_counts(state: State, model: TclModel) -> None:
 
 def test_mean_of_texts_is_taken_before_their_length(model: TclModel) -> None:
     method = encoded(model)
-    other = encode_queries(method.backbone, method.vocabulary, method.device)
+    other = encode_queries(method.backbone, method.words.vocabulary, method.device)
     assert (method.text - other).abs().max() > 1e-4
     assert torch.allclose(method.text.norm(dim=1), torch.ones(len(NAMES)))
 
@@ -151,8 +156,10 @@ def test_pamr_of_a_flat_image_is_the_mean_of_the_neighbours(model: TclModel) -> 
 def test_frozen_branch_is_maskclip(model: TclModel) -> None:
     """With one template, where the two means of texts agree."""
     image, template = photo(48, 64)[None], ["a photo of a {}."]
-    maskclip = MaskCLIP(model.clip, pad=True, positions="size")
-    maskclip.encode(Vocabulary.from_names(NAMES, templates=template))
+    maskclip = WithWords.of(
+        MaskCLIP(model.clip, DenseClipOptions(pad=True, positions="size")),
+        Vocabulary.from_names(NAMES, templates=template),
+    )
     masks = (10 * (maskclip.score_windows(image) - 0.25)).sigmoid()
     masks = F.interpolate(masks, scale_factor=4, mode="bilinear", align_corners=False)
     assert (encoded(model, templates=template, mix=1.0).score_windows(image) - masks).abs().max() <= 1e-6
@@ -165,7 +172,7 @@ def test_padding_is_on_all_sides_and_colourless(model: TclModel) -> None:
     pixels = method.normalised(image[None])
     assert pixels.shape == (1, 3, 80, 64) and pixels[:, :, :2].abs().max() == 0
     assert (pixels - plain_pixels(image)).abs().max() <= 1e-6
-    assert method.positions == "size"
+    assert method.options.positions == "size"
     tokens, grid = plain_trunk(doubles(random_state()), SMALL, plain_pixels(image))
     assert grid == (5, 4) and len(tokens) == 21
 
@@ -183,15 +190,14 @@ def test_chunks_of_texts_do_not_show(model: TclModel) -> None:
 
 
 def test_vocabularies_share_the_embedding(model: TclModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, image = encoded(model), photo(64, 96)
-    second = first.twin()
-    second.encode(Vocabulary.from_names(["tree", "road"], templates=TEMPLATES))
-    geometry = WindowGeometry(64, 32)
-    alone = [method.segment(image, geometry).scores for method in (first, second)]
+    method, image, geometry = made(model), photo(64, 96), WindowGeometry(64, 32)
+    vocabularies = [Vocabulary.from_names(names, templates=TEMPLATES) for names in (NAMES, ["tree", "road"])]
+    alone = [method.segment(image, vocabulary, geometry).scores for vocabulary in vocabularies]
     calls: list[int] = []
-    embed = type(first.masker).embed
-    monkeypatch.setattr(type(first.masker), "embed", lambda *a: (calls.append(1), embed(*a))[1])
-    together = first.segment_with([first, second], image, geometry)
+    embed = type(method.masker).embed
+    monkeypatch.setattr(type(method.masker), "embed", lambda *a: (calls.append(1), embed(*a))[1])
+    seen = method.encode_image(Picture.of(image), geometry)
+    together = [method.score(seen, method.encode_text(vocabulary)) for vocabulary in vocabularies]
     assert len(calls) == len(together[0].boxes) == 2
     assert all(torch.equal(field.scores, scores) for field, scores in zip(together, alone, strict=True))
 
@@ -200,8 +206,8 @@ def test_constant_background_channel_is_a_threshold(model: TclModel) -> None:
     """Averaging windows and resizing leave a constant as it is, so that a plane for it is not needed."""
     method, image = TCL(weights=model), photo(64, 96)
     texts = [[], *([name] for name in NAMES)]
-    method.encode(Vocabulary.from_texts(texts, ["background", *NAMES], TEMPLATES, background=0))
-    field = method.segment(image, WindowGeometry(64, 32))
+    vocabulary = Vocabulary.from_texts(texts, ["background", *NAMES], TEMPLATES, background=0)
+    field = method.segment(image, vocabulary, WindowGeometry(64, 32))
     assert field.activated
     threshold = float(field.scores.amax(dim=1).median())
     rule = DecodeRule(probability_threshold=threshold, background=0, activation="none")
@@ -288,17 +294,16 @@ def test_conformity(model: TclModel) -> None:
 def test_half_precision_is_near(model: TclModel) -> None:
     image = photo(48, 64)[None]
     method = TCL(weights=model, dtype=torch.bfloat16)
-    method.encode(Vocabulary.from_names(NAMES, templates=TEMPLATES))
-    scores = method.score_windows(image)
+    scores = WithWords.of(method, Vocabulary.from_names(NAMES, templates=TEMPLATES)).score_windows(image)
     assert scores.dtype == torch.float32
     assert 0 < (scores - encoded(model).score_windows(image)).abs().max() < 0.1
 
 
 def test_options(model: TclModel) -> None:
     for options in ({"mix": 1.5}, {"pamr_steps": -1}):
-        with pytest.raises(UserError, match=next(iter(options))):
-            TCL(weights=model, **options)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=f"method 'tcl': option {next(iter(options))}"):
+            check_options(TCL, options)
     assert TCL(weights=model).described.published == "TCL (PAMR)"
-    assert TCL(weights=model, pamr=False).described.published == "TCL"
-    assert TCL(weights=model, mix=0.5).described.published is None
+    assert made(model, pamr=False).described.published == "TCL"
+    assert made(model, mix=0.5).described.published is None
     assert TCL(weights=model).activated and not TCL.info.training_free

@@ -24,6 +24,16 @@ class WithWords:
         """Encode the words."""
         return cls(method, method.encode_text(vocabulary))
 
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the method's."""
+        return getattr(self.method, name)
+
+    @property
+    def text(self) -> Tensor:
+        """Embeddings of the queries."""
+        text: Tensor = self.words.text
+        return text
+
     @torch.inference_mode()
     def segment(self, image: Tensor, geometry: WindowGeometry = WindowGeometry()) -> ScoreField:
         """The field of an image, ``(3, H, W)`` uint8."""

@@ -22,6 +22,7 @@ from ovss.harness.mmseg.config import MmsegDataset
 from ovss.harness.mmseg.protocol import MODELS, protocol_of
 from ovss.harness.mmseg.shim import import_mmseg
 from ovss.harness.protocol.words import class_texts
+from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import Clock, Pipeline
 from ovss.harness.runs.sources import load_any, open_any, unused_words
 from ovss.methods import UserError, create_method
@@ -517,7 +518,7 @@ def test_numbers_are_those_of_the_metric(scenes: Path, tmp_path: Path) -> None:
     images = {str(data.files(i)[0]): data.load(i).image for i in data.ids}
     for k in range(len(reference)):
         sample = reference[k]
-        prediction = pipeline.predict(images[sample["img_path"]], Clock())
+        prediction = pipeline.predict(Photo(images[sample["img_path"]]), Clock())
         label = torch.from_numpy(sample["gt_seg_map"])
         metric.process({}, [{"pred_sem_seg": {"data": prediction[None]}, "gt_sem_seg": {"data": label[None].long()}}])
     values = metric.evaluate(size=len(reference))

@@ -24,10 +24,12 @@ from ovss.harness import evaluate, load_protocol
 from ovss.harness.metrics.of_counts import iou, miou, miou_per_image
 from ovss.harness.mmseg.shim import import_mmseg
 from ovss.harness.protocol.resize import resize_image
+from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import Clock, Pipeline
-from ovss.methods import Method, MethodInfo, create_method
+from ovss.methods import Method, MethodInfo, Vocabulary, create_method
 
 from ..datasets.miniatures import MINIATURES, build
+from ..toys import Toy
 
 mmseg = import_mmseg()
 IoUMetric, Loader = mmseg.evaluation.IoUMetric, mmseg.registry.TRANSFORMS.get("LoadAnnotations")
@@ -187,19 +189,18 @@ def test_names_of_derived_data_sets_follow_from_theirs() -> None:
 # --- the same numbers ---------------------------------------------------------------------------------------------
 
 
-class Knowing(Method):
+class Knowing(Toy):
     """Knows a label map for every image, and scores each pixel by it."""
 
     info = MethodInfo("knowing", "Knows the answer", "none")
-    provenance: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, answers: dict[bytes, Tensor]) -> None:
         super().__init__()
         self.answers = answers
 
-    def score_windows(self, windows: Tensor) -> Tensor:
-        known = torch.stack([self.answers[w.numpy().tobytes()] for w in windows])
-        owners = torch.tensor(self.vocabulary.query_to_class)
+    def score_pixels(self, pixels: Tensor, vocabulary: Vocabulary) -> Tensor:
+        known = torch.stack([self.answers[w.numpy().tobytes()] for w in pixels])
+        owners = torch.tensor(vocabulary.query_to_class)
         return (known[:, None] == owners[:, None, None]).float()
 
 
@@ -215,7 +216,7 @@ def assert_equal_scores(method: Method, data: Dataset, theirs: Any) -> dict[str,
     """``evaluate`` and their metric fed with our predictions and their labels; returns theirs."""
     pipeline = Pipeline(method, load_protocol("tiny").setting(data.record.key), data.record)
     items = [theirs[i] for i in range(len(theirs))]
-    predictions = [pipeline.predict(pixels_of(item), Clock()) for item in items]
+    predictions = [pipeline.predict(Photo(pixels_of(item)), Clock()) for item in items]
     labels = [torch.from_numpy(label_of(item)) for item in items]
     found = their_scores(theirs.metainfo, list(zip(predictions, labels, strict=True)))
     ours = evaluate(method, data, "tiny").summary()

@@ -19,6 +19,7 @@ from PIL import Image
 from ovss.datasets import DatasetRecord, open_dataset
 from ovss.harness import evaluate, load_protocol
 from ovss.harness.mmseg.segmentor import OvssSegmentor
+from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import Clock, Pipeline
 from ovss.methods import UserError, create_method
 
@@ -124,7 +125,7 @@ def expected(root: Path, method: str, protocol: str) -> dict[str, NDArray[np.uin
     data = open_dataset(str(root / "made.toml"))
     setting = load_protocol(str(root / f"{protocol}.toml")).setting("made")
     pipeline = Pipeline(create_method(method, backbone="tiny-clip"), setting, data.record)
-    return {i: pipeline.predict(data.load(i).image, Clock()).numpy() for i in data.ids}
+    return {i: pipeline.predict(Photo(data.load(i).image), Clock()).numpy() for i in data.ids}
 
 
 def assert_equal_labels(found: dict[str, NDArray[np.uint8]], wanted: dict[str, NDArray[np.uint8]]) -> None:

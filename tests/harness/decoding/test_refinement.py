@@ -123,7 +123,7 @@ def test_the_guide_sees_the_image_at_its_own_size_and_by_name(monkeypatch: pytes
     guide = Shift()
     image = np.zeros((30, 40, 3), np.uint8)
     clock = Clock()
-    labels = make(monkeypatch, guide, short_side_px=16).predict(image, clock, "photo")
+    labels = make(monkeypatch, guide, short_side_px=16).predict(Photo(image, "photo"), clock)
     assert guide.seen == [((3, 30, 40), "photo")]
     assert clock.seconds["refine"] > 0
     coarse = field_of(guide.maps[0][None], (30, 40), (0, 1, 2))

@@ -12,8 +12,10 @@ from torch import Tensor
 from ovss.datasets import find_record, open_dataset
 from ovss.harness.protocol.protocol import Setting, load_protocol
 from ovss.harness.protocol.resize import resize_image
+from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import Clock, Pipeline
 from ovss.methods import UserError, create_method
+from ovss.methods.core.picture import Picture
 from ovss.methods.models.backbone import Backbone, load_backbone
 
 SIZE = (375, 500)
@@ -64,10 +66,10 @@ def test_labels_equal_the_spec(backbone: Backbone, photo: np.ndarray, protocol: 
     options = how.options_for("cliper") | ({"window_px": 128, "stride_px": 64} if protocol == "cliper-v2" else {})
     method = create_method("cliper", backbone, **options)
     pipeline = Pipeline(method, how, find_record(key))
-    labels = pipeline.predict(photo, Clock(), "photo")
+    labels = pipeline.predict(Photo(photo, "photo"), Clock())
 
     small = resize_image(photo, how.short_side_px, how.long_side_px, how.resize, how.size_multiple_px)
-    field = method.segment(torch.from_numpy(small.copy()).permute(2, 0, 1))
+    field = pipeline.scores(Picture.of(torch.from_numpy(small.copy()).permute(2, 0, 1)))
     owner, background = torch.tensor(field.query_to_class), pipeline.rule.background
     assert background is not None
     foreground = owner != background

@@ -18,11 +18,13 @@ import ovss.harness
 from ovss.datasets import DatasetRecord
 from ovss.harness.cli.name_value import parse_options
 from ovss.harness.protocol.protocol import Setting, load_protocol
+from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import Clock, Pipeline
-from ovss.methods import Method, MethodInfo, create_method, load_backbone
+from ovss.methods import MethodInfo, Vocabulary, create_method, load_backbone
 
 from ...agreement import assert_best
 from ...methods.random_parts import random_parts
+from ...toys import Toy
 
 PROTOCOL = load_protocol("tcl")
 NAMES = ("background", "cat", "sofa", "sky", "red car")
@@ -36,7 +38,7 @@ SIZES = {  # (height, width) of the resized image: windows per axis, top ends an
 }
 
 
-class RandomScores(Method):
+class RandomScores(Toy):
     """Scores of the windows in the order in which they come, whatever they show."""
 
     info = MethodInfo("random", "Random", "nobody, never")
@@ -47,18 +49,14 @@ class RandomScores(Method):
         self.seen: list[Tensor] = []
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        return {"method": "random"}
-
-    @property
     def activated(self) -> bool:
         return self._activated
 
-    def score_windows(self, windows: Tensor) -> Tensor:
-        grid = (len(windows), len(NAMES), *(-(-side // 16) for side in windows.shape[2:]))
+    def score_pixels(self, pixels: Tensor, vocabulary: Vocabulary) -> Tensor:
+        grid = (len(pixels), len(NAMES), *(-(-side // 16) for side in pixels.shape[2:]))
         scores = 0.03 * torch.randn(grid, generator=self._generator)  # as far apart as cosines are
         self.seen += [*((100 * scores).softmax(dim=1) if self._activated else scores)]
-        return torch.stack(self.seen[-len(windows) :])
+        return torch.stack(self.seen[-len(pixels) :])
 
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -101,7 +99,7 @@ def test_windows_are_merged(frame: tuple[int, int], activated: bool) -> None:
     """The image has its size already.  Cosines become probabilities at the patch grid, before they are averaged."""
     assert (starts(frame[0]), starts(frame[1])) == SIZES[frame]
     method = RandomScores(activated)
-    labels = Pipeline(method, setting(), record()).predict(photo(*frame), Clock())
+    labels = Pipeline(method, setting(), record()).predict(Photo(photo(*frame)), Clock())
     boxes = setting().geometry.boxes(*frame)
     assert [(box.top, box.left) for box in boxes] == [(t, left) for t in SIZES[frame][0] for left in SIZES[frame][1]]
     windows = method.seen if activated else [(100 * scores).softmax(dim=0) for scores in method.seen]
@@ -115,7 +113,7 @@ def test_what_is_averaged_shows(activated: bool) -> None:
     """Neither the mean of cosines nor a second softmax gives the same labels."""
     frame = (448, 673)
     method = RandomScores(activated)
-    labels = Pipeline(method, setting(), record()).predict(photo(*frame), Clock())
+    labels = Pipeline(method, setting(), record()).predict(Photo(photo(*frame)), Clock())
     wrong = [(100 * scores).softmax(dim=0) for scores in method.seen] if activated else method.seen
     assert (labels.long() != merge(wrong, frame, frame)[0].argmax(dim=0)).float().mean() > 0.01
 
@@ -133,7 +131,7 @@ def test_what_is_averaged_shows(activated: bool) -> None:
 def test_sizes(size: tuple[int, int], frame: tuple[int, int]) -> None:
     """The short side becomes 448 px unless the long one would pass 2048; labels have the image's own size."""
     method = RandomScores(activated=True)
-    labels = Pipeline(method, setting(), record()).predict(photo(*size), Clock())
+    labels = Pipeline(method, setting(), record()).predict(Photo(photo(*size)), Clock())
     assert labels.shape == size
     assert len(method.seen) == len(starts(frame[0])) * len(starts(frame[1]))
     assert_best(labels, merge(method.seen, frame, size)[0])
@@ -143,12 +141,12 @@ def test_resized_by_opencv_without_antialias() -> None:
     seen: list[Tensor] = []
 
     class Keeps(RandomScores):
-        def score_windows(self, windows: Tensor) -> Tensor:
-            seen.extend(windows)
-            return super().score_windows(windows)
+        def score_pixels(self, pixels: Tensor, vocabulary: Vocabulary) -> Tensor:
+            seen.extend(pixels)
+            return super().score_pixels(pixels, vocabulary)
 
     pixels = photo(600, 600)
-    Pipeline(Keeps(activated=True), setting(), record()).predict(pixels, Clock())
+    Pipeline(Keeps(activated=True), setting(), record()).predict(Photo(pixels), Clock())
     wanted = cv2.resize(pixels, (448, 448), interpolation=cv2.INTER_LINEAR)
     assert torch.equal(seen[0].permute(1, 2, 0), torch.from_numpy(wanted))
 

@@ -378,7 +378,7 @@ def test_a_full_disk_loses_nothing(
         fsync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ovss.methods.core.files.os.fsync", full)
+        patch.setattr("ovss.datasets.writing.os.fsync", full)
         with pytest.raises(UserError, match=r"No space left on device.*make room and run the same command again"):
             work(run, pipeline, ids[:10])
     assert len(list(run.parts_folder.iterdir())) == parts.images_in(run.parts_folder) == fails_at - 1
@@ -397,7 +397,7 @@ def test_a_full_disk_keeps_the_old_summary(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ovss.methods.core.files.os.fsync", full)
+    monkeypatch.setattr("ovss.datasets.writing.os.fsync", full)
     with pytest.raises(UserError, match="No space left"):
         run.merge()
     assert outputs(run) == before

@@ -32,6 +32,7 @@ from ovss.harness.training.loop import train
 from ovss.methods import UserError
 from ovss.methods.clip_s4 import TINY_S4, CLIPS4Like
 from ovss.methods.maskclip_value import MaskCLIPValue
+from ovss.methods.models import vit
 from ovss.methods.models.backbone import load_backbone
 from ovss.methods.models.clip_s4 import EncoderSpec, PixelEncoder, cluster, load_weights, segment_means
 
@@ -76,7 +77,8 @@ def test_pool_is_clip_over_superpixels_and_prototypes_come_from_it(teacher: Mask
     trainer.prepare(scenes())
     assert trainer.pool.shape == (60, 128) and torch.allclose(trainer.pool.norm(dim=1), torch.ones(()), atol=1e-3)
     rgb = torch.from_numpy(make_scene("train", 0).image.copy()).permute(2, 0, 1)[None] / 255
-    features = teacher.encode_windows(rgb * 255).features.permute(0, 3, 1, 2)
+    tokens, grid = vit.run_trunk(teacher.tower, teacher.normalised(rgb * 255))
+    features = teacher.patch_features(tokens, grid).unflatten(1, grid).permute(0, 3, 1, 2)
     centres = (torch.arange(24) + 0.5) * 4  # px; a cell takes the superpixel and the feature of its centre
     big = F.interpolate(features, (24, 24), mode="bilinear", align_corners=False)[0]
     regions = superpixels(rgb, SHORT.superpixels)[0][centres.long()][:, centres.long()]

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from ovss.methods import Backbone, DenseClip, Vocabulary, create_method
+from ovss.methods import Backbone, Vocabulary, Windows, create_method
 from ovss.methods.blocks.dense_clip import gaussian_window
 from ovss.methods.models.vit import position_for, read_vision
+
+from ..with_words import WithWords
 
 TOLERANCE = 1e-5
 Trunk = tuple[list[Tensor], int, int]
@@ -166,7 +168,7 @@ def model(no_gradients: None) -> open_clip.CLIP:
     return make_model()
 
 
-Make = Callable[..., DenseClip]
+Make = Callable[..., WithWords]
 
 
 @pytest.fixture(scope="module")
@@ -174,27 +176,16 @@ def make(model: open_clip.CLIP) -> Make:
     backbone = Backbone.from_module(model, SimpleTokenizer())
     vocabulary = Vocabulary.from_names(NAMES, templates=TEMPLATES)
 
-    def make(name: str, **options: object) -> DenseClip:
-        method = create_method(name, backbone=backbone, **options)
-        assert isinstance(method, DenseClip)
-        method.encode(vocabulary)
-        return method
+    def make(name: str, **options: object) -> WithWords:
+        return WithWords.of(create_method(name, backbone=backbone, **options), vocabulary)
 
     return make
 
 
-def run(method: DenseClip, windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Features ``(B, N, 64)`` and scores ``(B, Q, h, w)`` of one call."""
-    caught: list[Tensor] = []
-    original = method.patch_features
-
-    def spy(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        caught.append(original(tokens, grid))
-        return caught[-1]
-
-    method.patch_features = spy  # type: ignore[method-assign]
-    scores = method.score_windows(windows)
-    return caught[0], scores
+def run(method: WithWords, windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Features ``(B, N, 64)`` and scores ``(B, Q, h, w)``."""
+    seen = method.encode_windows(Windows.of(windows))
+    return seen.features.flatten(1, 2), method.method.score_windows(seen, method.words)
 
 
 def test_the_random_model_is_not_vacuous(model: open_clip.CLIP) -> None:
@@ -256,9 +247,8 @@ def test_layer_scale_and_plain_gelu() -> None:
     model = make_model(quick_gelu=False, layers=3, layer_scale=0.5)
     image = make_image(160, 192)
     for name in ("clip", "clearclip"):
-        method = create_method(name, backbone=Backbone.from_module(model, SimpleTokenizer()))
-        assert isinstance(method, DenseClip)
-        method.encode(Vocabulary.from_names(["cat"], templates="simple"))
+        made = create_method(name, backbone=Backbone.from_module(model, SimpleTokenizer()))
+        method = WithWords.of(made, Vocabulary.from_names(["cat"], templates="simple"))
         features, _ = run(method, image[None])
         assert error(features[0], plain_features(model, plain_trunk(model, normalise(image)), name)) <= TOLERANCE
 

@@ -10,14 +10,18 @@ from torch import Tensor
 from ovss.harness import decode
 from ovss.harness.runs import conformity
 from ovss.methods import MethodInfo, UserError, Vocabulary, WindowGeometry
+from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.blocks.group_scores import (
     GroupMethod,
+    GroupOptions,
     Groups,
     background_column,
-    checked_threshold,
     class_products,
     pixel_owner,
 )
+from ovss.methods.core.options import read_options
+
+from ..with_words import WithWords
 
 
 def make_vocabulary(count: int, background: int | None = None, silent: bool = False) -> Vocabulary:
@@ -31,9 +35,12 @@ class Toy(GroupMethod):
     info = MethodInfo("toy", "Toy", "none", backbone="")
     group_count, logit_scale = 2, 3.0
 
-    def __init__(self, background_threshold: float = 0.0) -> None:
-        super().__init__()
-        self.background_threshold = background_threshold
+    def __init__(self, background_threshold: float | None = None) -> None:
+        super().__init__(GroupOptions(background_threshold=background_threshold))
+
+    def encode_text(self, vocabulary: Vocabulary) -> ClipWords:
+        generator = torch.Generator().manual_seed(1)
+        return ClipWords(vocabulary, F.normalize(torch.randn(len(vocabulary.queries), 4, generator=generator), dim=-1))
 
     def group(self, window: Tensor) -> Groups:
         generator = torch.Generator().manual_seed(int(window.sum()))
@@ -41,15 +48,6 @@ class Toy(GroupMethod):
         owner = torch.zeros(window.shape[1:], dtype=torch.long)
         owner[:, window.shape[2] // 2 :] = 1
         return Groups(unit[:2], unit[2], owner)
-
-    @property
-    def text(self) -> Tensor:
-        generator = torch.Generator().manual_seed(1)
-        return F.normalize(torch.randn(len(self.vocabulary.queries), 4, generator=generator), dim=-1)
-
-    @property
-    def provenance(self) -> dict[str, object]:
-        return {"method": "toy"}
 
 
 def test_five_queries_pass() -> None:
@@ -106,12 +104,10 @@ def test_pixels_take_the_largest_interpolated_group() -> None:
 
 @pytest.mark.parametrize("silent", [True, False])
 def test_background_gets_a_plane_of_its_own(silent: bool) -> None:
-    vocabulary = make_vocabulary(4, background=0, silent=silent)
-    method = Toy(background_threshold=0.2)
-    method.encode(vocabulary)
+    method = WithWords.of(Toy(background_threshold=0.2), make_vocabulary(4, background=0, silent=silent))
     image = torch.arange(3 * 6 * 8).view(3, 6, 8).to(torch.uint8)
-    assert method.query_to_class == ((1, 2, 3, 0) if silent else (0, 1, 2, 3, 0))
     field = method.segment(image).dense()
+    assert field.query_to_class == ((1, 2, 3, 0) if silent else (0, 1, 2, 3, 0))
     queries, rule = field.scores[0, :-1], field.scores[0, -1]
     groups = method.group(image)
     products = class_products(groups.tokens, groups.image, method.text, 3.0)
@@ -123,31 +119,42 @@ def test_background_gets_a_plane_of_its_own(silent: bool) -> None:
 
 def test_without_a_threshold_nothing_is_added() -> None:
     for background, silent in ((None, False), (0, False), (0, True)):
-        method = Toy()
-        method.encode(make_vocabulary(4, background, silent))
-        assert method.query_to_class == method.vocabulary.query_to_class
+        vocabulary = make_vocabulary(4, background, silent)
+        field = Toy().segment(torch.zeros(3, 6, 8, dtype=torch.uint8), vocabulary)
+        assert field.query_to_class == vocabulary.query_to_class
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.2])
-def test_masks_and_their_scores_are_the_dense_field(threshold: float) -> None:
-    """With many classes the field is one mask per group and window; score_windows says the same."""
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.2])
+def test_masks_and_their_scores_are_the_dense_field(threshold: float | None) -> None:
+    """With many classes the field is one mask per group and window, which says the same as a plane per query."""
     image = (torch.arange(3 * 6 * 20) * 7 % 251).view(3, 6, 20).to(torch.uint8)
     geometry = WindowGeometry(6, 4)
-    method = Toy(threshold)
-    method.encode(make_vocabulary(30, background=3, silent=True))
+    method = WithWords.of(Toy(threshold), make_vocabulary(30, background=3, silent=True))
     field = method.segment(image, geometry)
     assert field.mixing is not None
     assert field.scores.shape == (5, 10, 6, 6) and len(field.query_to_class) == 29 + bool(threshold)
     windows = torch.stack([image[:, b.top : b.bottom, b.left : b.right] for b in field.boxes])
-    assert torch.equal(field.dense().scores, method.score_windows(windows))
-    method.encode(make_vocabulary(5))
-    assert method.segment(image, geometry).mixing is None
+    alone = method.score_windows(windows)
+    assert torch.equal(field.dense().scores, alone)
+    assert torch.equal(plain_planes(method, windows), alone)
+    assert method.method.segment(image, make_vocabulary(5), geometry).mixing is None
+
+
+def plain_planes(method: WithWords, windows: Tensor) -> Tensor:
+    """One plane per query, without masks: the formulas, pixel by pixel."""
+    out = []
+    for window in windows:
+        groups = method.group(window)
+        values = class_products(groups.tokens, groups.image, method.text, 3.0)
+        if method.options.background_threshold:
+            values = torch.cat([values, background_column(values, method.options.background_threshold)], dim=1)
+        out.append(values.T[:, groups.owner])
+    return torch.stack(out)
 
 
 def test_the_background_wins_its_pixels() -> None:
     """A class without a text, the last one: it gets the pixels of the group below the threshold, and no others."""
-    method = Toy(0.95)
-    method.encode(make_vocabulary(4, background=3, silent=True))
+    method = WithWords.of(Toy(0.95), make_vocabulary(4, background=3, silent=True))
     image = torch.arange(3 * 6 * 8).view(3, 6, 8).to(torch.uint8)
     groups = method.group(image)
     best = class_products(groups.tokens, groups.image, method.text, 3.0).max(dim=1)
@@ -157,10 +164,9 @@ def test_the_background_wins_its_pixels() -> None:
 
 
 def test_thresholds_are_probabilities() -> None:
-    assert checked_threshold(None) == 0 and checked_threshold(0.35) == 0.35
     for wrong in (-0.1, 1.5):
         with pytest.raises(UserError, match="background_threshold"):
-            checked_threshold(wrong)
+            read_options(GroupOptions, {"background_threshold": wrong}, "toy")
 
 
 def test_contract() -> None:

@@ -212,7 +212,7 @@ def test_unusable_cache_is_no_failure(
     def full(path: Path, content: bytes) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(text, "write_atomically", full)
+    monkeypatch.setattr(text, "write_to_cache", full)
     assert torch.equal(encode_queries(backbone, vocabulary, CPU, cache=tmp_path / "elsewhere"), wanted)
 
 

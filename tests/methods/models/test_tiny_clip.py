@@ -41,8 +41,8 @@ def test_is_a_stock_open_clip_folder() -> None:
 @pytest.mark.parametrize("text", ["zebra crossing", "über 3 µm", "a" * 500, "苹果", "🙂", "sofa-bed, king size"])
 def test_takes_any_text(text: str) -> None:
     method = create_method("maskclip", backbone="tiny-clip")
-    method.encode(Vocabulary.from_names([text, "grass"], separator=None))
-    scores = method.score_windows(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))
+    vocabulary = Vocabulary.from_names([text, "grass"], separator=None)
+    scores = method.segment(torch.zeros(3, 96, 96, dtype=torch.uint8), vocabulary).scores
     assert scores.shape == (1, 2, 12, 12)
     assert torch.isfinite(scores).all()
 

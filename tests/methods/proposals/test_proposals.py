@@ -394,7 +394,7 @@ def test_names_and_options(backbone: Backbone, tmp_path: Path, monkeypatch: pyte
         ("sam", {"most_masks": 0}, "allowed is a whole number from 1"),
     ]
     monkeypatch.setattr("ovss.methods.models.vit.run_trunk", None)
-    monkeypatch.setattr("ovss.methods.proposals.clusters.find_weights", None)
+    monkeypatch.setattr("ovss.methods.proposals.clusters.open_model", None)
     monkeypatch.setattr("ovss.methods.proposals.sam.find_weights", None)
     for name, options, allowed in wrong:
         option, value = next(iter(options.items()))

@@ -1,22 +1,16 @@
-"""One way to write a file, held by two packages that do not import each other."""
+"""A file gets its name when it is whole; what the dead left is removed."""
 
 import errno
-import inspect
 import os
 import stat
 import threading
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from ovss.datasets import writing as of_datasets
-from ovss.methods import UserError
-from ovss.methods.core import files as of_methods
+from ovss.datasets import writing as files
 
-SHARED = ("atomic_file", "put_in_place", "_sync", "write_atomically", "clean_temporaries", "_is_left", "_host")
-BOTH = pytest.mark.parametrize("files", [of_methods, of_datasets], ids=["methods", "datasets"])
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -24,15 +18,7 @@ def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_both_packages_hold_the_same_functions() -> None:
-    for name in SHARED:
-        assert inspect.getsource(getattr(of_methods, name)) == inspect.getsource(getattr(of_datasets, name))
-    assert of_methods._TEMPORARY == of_datasets._TEMPORARY
-    assert of_methods._LEFT_SECONDS == of_datasets._LEFT_SECONDS
-
-
-@BOTH
-def test_content_takes_the_name_at_the_end(tmp_path: Path, files: ModuleType) -> None:
+def test_content_takes_the_name_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "new/below/file.bin"
     with files.atomic_file(path) as file:
         file.write(b"first")
@@ -44,11 +30,8 @@ def test_content_takes_the_name_at_the_end(tmp_path: Path, files: ModuleType) ->
     assert path.read_bytes() == b"second" and names(path.parent) == ["file.bin"]
 
 
-@BOTH
 @pytest.mark.parametrize("fails", ["block", "os.open", "os.fsync", "os.replace"])
-def test_a_failure_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: ModuleType, fails: str
-) -> None:
+def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     path = tmp_path / "file"
     files.write_atomically(path, b"old")
 
@@ -69,17 +52,13 @@ def test_a_failure_leaves_what_was_there(
     assert path.read_bytes() == b"old" and names(tmp_path) == ["file"]
 
 
-@BOTH
-def test_an_interruption_leaves_nothing(tmp_path: Path, files: ModuleType) -> None:
+def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), files.atomic_file(tmp_path / "file"):
         raise KeyboardInterrupt
     assert names(tmp_path) == []
 
 
-@BOTH
-def test_the_folder_reaches_the_disk_after_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: ModuleType
-) -> None:
+def test_the_folder_reaches_the_disk_after_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this order: the bytes, the name, the folder.  A system that cannot sync folders is no failure."""
     order: list[str] = []
     replace = os.replace
@@ -101,10 +80,7 @@ def test_the_folder_reaches_the_disk_after_the_name(
     assert order[3:] == ["name"]
 
 
-@BOTH
-def test_the_umask_decides_and_is_never_touched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: ModuleType
-) -> None:
+def test_the_umask_decides_and_is_never_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = os.umask(0o027)
     try:
         with monkeypatch.context() as patch:
@@ -115,8 +91,7 @@ def test_the_umask_decides_and_is_never_touched(
         os.umask(old)
 
 
-@BOTH
-def test_writers_of_one_name_do_not_meet(tmp_path: Path, files: ModuleType) -> None:
+def test_writers_of_one_name_do_not_meet(tmp_path: Path) -> None:
     contents = [bytes([65 + k]) * 50_000 for k in range(8)]
     writers = [threading.Thread(target=files.write_atomically, args=(tmp_path / "file", c)) for c in contents]
     for writer in writers:
@@ -126,8 +101,7 @@ def test_writers_of_one_name_do_not_meet(tmp_path: Path, files: ModuleType) -> N
     assert (tmp_path / "file").read_bytes() in contents and names(tmp_path) == ["file"]
 
 
-@BOTH
-def test_long_names_and_what_is_no_file(tmp_path: Path, files: ModuleType) -> None:
+def test_long_names_and_what_is_no_file(tmp_path: Path) -> None:
     files.write_atomically(tmp_path / ("ä" * 127), b"x")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
@@ -137,8 +111,7 @@ def test_long_names_and_what_is_no_file(tmp_path: Path, files: ModuleType) -> No
     assert names(tmp_path) == ["folder", "pipe", "ä" * 127]
 
 
-@BOTH
-def test_temporaries_of_the_dead_are_removed(tmp_path: Path, files: ModuleType) -> None:
+def test_temporaries_of_the_dead_are_removed(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -161,19 +134,3 @@ def test_temporaries_of_the_dead_are_removed(tmp_path: Path, files: ModuleType) 
     files.clean_temporaries(tmp_path)
     assert names(tmp_path) == sorted(made[k] for k in ("mine", "of another machine", "not ours", "user's"))
     files.clean_temporaries(tmp_path / "absent")
-
-
-def test_a_file_that_was_asked_for_is_told_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"could not be written: .*run the same command again"):
-        of_methods.store(tmp_path / "file/below", b"x")
-
-
-def test_the_cache_is_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OVSS_CACHE", str(tmp_path))
-    of_methods.clean_cache()
-    left = tmp_path / f"text/.a.safetensors.{'9' * 30}-{of_methods._host()}{'5' * 12}.tmp"
-    left.parent.mkdir()
-    left.write_bytes(b"half")
-    of_methods.clean_cache()
-    assert names(tmp_path / "text") == []

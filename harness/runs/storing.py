@@ -1,0 +1,37 @@
+"""Files that a user asked for, and the cache folder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ...datasets.writing import atomic_file, clean_temporaries
+from ...methods import UserError
+from ...methods.core.files import cache_folder
+
+
+@contextmanager
+def stored_file(path: Path) -> Iterator[BinaryIO]:
+    """``atomic_file`` for files that a user asked for: what goes wrong becomes a ``UserError`` with the fix."""
+    try:
+        with atomic_file(path) as file:
+            yield file
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}.  Nothing that was written before is lost: make "
+            "room and run the same command again"
+        ) from error
+
+
+def store(path: Path, content: bytes) -> None:
+    """``stored_file`` with all of its content.  Raises ``UserError``."""
+    with stored_file(path) as file:
+        file.write(content)
+
+
+def clean_cache() -> None:
+    """``clean_temporaries`` for the cache folder and the folders in it."""
+    folder = cache_folder()
+    with suppress(OSError):
+        for below in [folder, *(p for p in folder.iterdir() if p.is_dir())]:
+            clean_temporaries(below)
