@@ -1,7 +1,6 @@
 """What is known at once is said at once: checks of a command line before torch, models or data take their time.
 
-The first checks import neither torch nor open_clip; ``check_method`` imports torch, for the signatures of methods, and
-still comes before any weights are read.
+The checks import neither torch nor open_clip, but for ``check_method``: it imports torch, for the records of options.
 """
 
 import os
@@ -34,7 +33,7 @@ def check_run(
 ) -> None:
     """Raise ``UserError`` or ``DataError`` for whatever is wrong with ``bench run`` and can be seen now."""
     names = names_of(methods)
-    chosen = parse_options(options, "--option")
+    parse_options(options, "--option")
     for method in names:
         check_request(method, backbone, weights, device)
     if picture is not None:
@@ -42,11 +41,6 @@ def check_run(
     check_results(results)
     for name in names_of(datasets):
         check_data(name, protocol, data_root, parse_options(changes, "--set"))
-
-    from ..use.pairs import check_methods, options_of  # with torch
-
-    for method, own in options_of(check_methods(names), chosen).items():
-        check_method(method, device, own)
 
 
 def check_request(method: str, backbone: str | None, weights: Path | None, device: str) -> None:

@@ -7,9 +7,9 @@ from ...datasets import list_datasets
 from ...methods import MethodInfo, UserError, list_methods
 from ...methods.core.errors import did_you_mean
 from ...methods.models.weights import licences
-from ...methods.names import built_in_info
 from ..protocol.protocol import list_protocols, load_protocol
 from ..show.tables import print_json, print_table
+from ..use.pairs import method_info
 
 
 def list_command(what: str, as_json: bool) -> None:
@@ -34,7 +34,10 @@ def _methods() -> list[dict[str, Any]]:
 
 
 def _method_row(name: str) -> dict[str, Any]:
-    info = built_in_info(name) or _plugin_info(name)
+    try:
+        info = method_info(name)
+    except UserError as error:  # one broken plug-in must not hide the other methods
+        info = MethodInfo(name, title=f"broken: {error}", paper="", trained_on="", backbone="")
     return {
         "method": name,
         "title": info.title,
@@ -44,15 +47,6 @@ def _method_row(name: str) -> dict[str, Any]:
         "further weights": "; ".join(f"{weights}: {text}" for weights, text in licences(name).items()) or "none",
         "paper": info.paper,
     }
-
-
-def _plugin_info(name: str) -> MethodInfo:
-    from ...methods import find_method  # here: plug-ins need torch, the catalogues do not
-
-    try:
-        return find_method(name).info
-    except UserError as error:  # one broken plug-in must not hide the other methods
-        return MethodInfo(name, title=f"broken: {error}", paper="", trained_on="", backbone="")
 
 
 def _datasets() -> list[dict[str, Any]]:

@@ -86,6 +86,11 @@ def code_version() -> str:
     return " ".join([*parts, f"src:{source_hash()[:8]}"])
 
 
+def package_versions() -> dict[str, str | None]:
+    """Installed versions of what can move a number."""
+    return {name: package_version(name) for name in _PACKAGES}
+
+
 def package_version(name: str) -> str | None:
     """Installed version of a distribution, or None."""
     try:
@@ -101,7 +106,7 @@ def environment(device: str) -> dict[str, Any]:
     from ..decoding.decode import decoder_name
 
     return {
-        "packages": {name: package_version(name) for name in _PACKAGES},
+        "packages": package_versions(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),

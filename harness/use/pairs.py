@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...methods import UserError, find_method
+from ...methods import MethodInfo, UserError
 from ...methods.core.errors import did_you_mean
 from ...methods.core.options import options_type
 from ...methods.models.backbone_names import TINY_CLIP
+from ...methods.names import built_in_info
 from ..runs.plan import RunSpec
 from ..runs.sources import PREFIX, load_any, open_any, unused_words
 from ..show.telling import Say, unsaid
@@ -62,6 +63,16 @@ def every_pair(
     ]
 
 
+def method_info(name: str) -> MethodInfo:
+    """What tables say about a method; torch is imported only for methods of others.  Raises ``UserError``."""
+    info = built_in_info(name)
+    if info is None:
+        from ...methods import find_method
+
+        info = find_method(name).info
+    return info
+
+
 def check_methods(names: Sequence[str]) -> list[str]:
     """The names.  Raises ``UserError`` when there is none, or one stands there twice."""
     doubled = sorted({n for n in names if names.count(n) > 1})
@@ -102,6 +113,8 @@ def _takers(methods: Sequence[str], name: str) -> list[str]:
 
 
 def _takes(method: str, option: str) -> bool:
+    from ...methods import find_method  # with torch
+
     kind = options_type(find_method(method))
     return option in kind.model_fields or kind.model_config.get("extra") == "allow"
 
@@ -112,7 +125,7 @@ def _parts_of(
     """Backbone and weights of each method.  The only method gets them as they are."""
     if len(methods) == 1 or (backbone is None and weights is None):
         return dict.fromkeys(methods, (backbone, weights))
-    takers = [m for m in methods if find_method(m).info.backbone]
+    takers = [m for m in methods if method_info(m).backbone]
     if not takers:
         raise UserError(
             f"none of the methods {', '.join(methods)} takes a backbone: leave out --backbone and --weights"
@@ -122,7 +135,7 @@ def _parts_of(
 
 def _named(method: str, key: str, backbone: str | None, weights: Path | None) -> dict[str, str | None]:
     """Backbone and weights as a plan keeps them: the embedded CLIP is the default on our own scenes."""
-    tiny = backbone is None and weights is None and key == "shapes" and bool(find_method(method).info.backbone)
+    tiny = backbone is None and weights is None and key == "shapes" and bool(method_info(method).backbone)
     return {"backbone": TINY_CLIP if tiny else backbone, "weights": str(weights.resolve()) if weights else None}
 
 

@@ -31,9 +31,9 @@ class Backbone:
     """An ``open_clip`` model in float32 on the CPU, with its tokenizer.
 
     ``name`` is open_clip's model name (or the class name of a module made by the caller), ``source`` says where the
-    weights came from, ``mean`` and ``std`` normalise RGB in [0, 1].  ``activation_evidence`` says how it is known that
-    the weights were trained with the model's activation; "" if nothing tells but the name that the user gave.
-    ``licences`` has the name of the weights and their licence.
+    weights came from and ``file`` is what they were read from, ``mean`` and ``std`` normalise RGB in [0, 1].
+    ``activation_evidence`` says how it is known that the weights were trained with the model's activation; "" if
+    nothing tells but the name that the user gave.  ``licences`` has the name of the weights and their licence.
     """
 
     model: Any
@@ -43,6 +43,7 @@ class Backbone:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     file_sha256: str | None = None
+    file: Path | None = None
     activation_evidence: str = ""
     licences: Mapping[str, str] = field(default_factory=dict)
     _towers: dict[tuple[torch.device, torch.dtype], VisionTransformer] = field(default_factory=dict, repr=False)
@@ -147,6 +148,7 @@ def load_backbone(name: str, weights: Path | None = None, allow_download: bool =
         source if weights is None or not read.model else f"{source}, OpenAI's {read.model}.pt",
         *statistics,
         file_sha256=read.sha256,
+        file=read.file,
         activation_evidence=_check_activation(model, model_name, tag, read),
         licences=_licence(model_name, tag, read),
     )
@@ -179,7 +181,7 @@ def _load_tiny_clip() -> Backbone:
     tokenizer = SimpleTokenizer(str(TINY_CLIP_FOLDER / "bpe.txt.gz"), context_length=context)
     statistics = _statistics(config["preprocess_cfg"])
     evidence = "configuration beside the weights"
-    return Backbone(model, tokenizer, TINY_CLIP, "embedded", *statistics, read.sha256, activation_evidence=evidence)
+    return Backbone(model, tokenizer, TINY_CLIP, "embedded", *statistics, read.sha256, read.file, evidence)
 
 
 def _cached_weights(model_name: str, tag: str, allow_download: bool) -> tuple[Path, str]:

@@ -26,6 +26,8 @@ ANSWERS = {
     "protocol show sclip": "source: ",
     "protocol diff sclip unified": "unified",
     "list protocols": "summary",
+    "run -m clip -d shapes --limit 1": "images/s",
+    "run -m clip,maskclip -d shapes --limit 1 --workers 2": "maskclip",
     "list methods": "default backbone",
     "list datasets": "background",
     "data list": "camvid",
