@@ -223,7 +223,7 @@ def test_mask_prompts_and_half_precision_move_scores() -> None:
     ],
 )
 def test_senseless_options_are_refused(monkeypatch: pytest.MonkeyPatch, option: str, value: object, told: str) -> None:
-    monkeypatch.setattr("ovss.methods.ovseg.find_weights", None)
+    monkeypatch.setattr("ovss.methods.ovseg.open_model", None)
     with pytest.raises(UserError, match=re.escape(f"method 'ovseg': option {option} is {value!r}: {told}")):
         create_method("ovseg", **{option: value})
 
