@@ -12,7 +12,7 @@ models/clip_dinoiser/clip_dinoiser.py).  Every row of the paper's ablation is a 
 """
 
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +100,7 @@ class CLIPDINOiser(DenseClip):
     )
     last_block = LastBlock((), residual=True, ffn=True)
     options: CLIPDINOiserOptions
+    models = ("heads", "dino", "found")
 
     def __init__(
         self,
@@ -146,12 +147,6 @@ class CLIPDINOiser(DenseClip):
             return found
         small = open_model(load_dino, "dino-vits8-300ep", None, self.device, self.dtype)
         return open_model(load_found, "found-head", found, small)
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """See ``Method.provenance``."""
-        parts = {"heads": self.heads, "dino": self.dino, "found": self.found}
-        return {**super().provenance, **{n: part.provenance for n, part in parts.items() if part is not None}}
 
     @property
     def described(self) -> MethodInfo:

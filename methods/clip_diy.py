@@ -11,7 +11,6 @@ src/clip_conv.py, eval_clipconv.py).
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -74,6 +73,7 @@ class CLIPDIY(ClipMethod[SeenCrops]):
     )
 
     options: CLIPDIYOptions
+    models = ("found",)
 
     def __init__(
         self,
@@ -90,11 +90,6 @@ class CLIPDIY(ClipMethod[SeenCrops]):
     def _load_found(self) -> Found:
         small = open_model(load_dino, "dino-vits8-300ep", self.options.dino, self.device, self.dtype)
         return open_model(load_found, "found-head", self.options.found, small)
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """See ``Method.provenance``."""
-        return {**super().provenance, "found": self.found.provenance}
 
     def encode_image(self, picture: Picture, geometry: WindowGeometry) -> SeenCrops:  # noqa: ARG002
         """See ``Method.encode_image``."""

@@ -18,7 +18,7 @@ weights; that the pool holds CLIP's features over superpixels; that unknown prot
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,7 @@ class CLIPS4Like(WindowMethod[Tensor, ClipWords], ClipMethod[SeenWindows[Tensor]
     )
 
     options: CLIPS4Options
+    models = ("trained",)
 
     def __init__(
         self,
@@ -108,11 +109,6 @@ class CLIPS4Like(WindowMethod[Tensor, ClipWords], ClipMethod[SeenWindows[Tensor]
             )
         if self.options.classifier == "prototype" and self.trained.pool is None:
             raise UserError(f"{self.trained.source} stores no pool of CLIP segment features: use classifier=text")
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """See ``Method.provenance``."""
-        return {**super().provenance, "encoder": self.trained.provenance}
 
     @property
     def described(self) -> MethodInfo:

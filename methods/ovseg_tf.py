@@ -149,6 +149,7 @@ class OVSegTF(ClipMethod[SeenMasks]):
         paper="after Liang et al., CVPR 2023, arXiv:2210.04150",
     )
     options: OVSegTFOptions
+    models = ("proposer",)
 
     def __init__(
         self,
@@ -174,11 +175,6 @@ class OVSegTF(ClipMethod[SeenMasks]):
         self.crop_batch = asked.crop_batch or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
         self.crop_px = asked.crop_px or self.tower.stored_side * patch
         self.fast_depth = asked.fast_depth or default_depth(self.tower)
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """See ``Method.provenance``."""
-        return {**super().provenance, "proposer": self.proposer.provenance}
 
     @property
     def note(self) -> str:

@@ -2,14 +2,14 @@
 
     z = A up(v) W_o,   A = softmax of E where E >= 0,   E = gamma (S - beta mean(S)),   S = cosines of DINO's patches
 
-One matrix for all heads, without the class token, without skip connection and MLP.  Scores live on DINO's grid, to
-which v is resized (bilinear).  Windows are padded evenly to multiples of 56 px, and DINO sees them padded.  A mean of S
-above 1 / beta leaves a row nothing: the public code then gives NaN, here a place keeps itself alone.
+One matrix for all heads, no class token, skip connection or MLP.  Scores live on DINO's grid, to which v is resized.
+Windows are padded evenly to multiples of 56 px, for DINO too.  Where the mean of S is above 1 / beta, nothing is left of
+a row: the public code gives NaN, here a place keeps itself alone.
 
 Lan et al., ECCV 2024, arXiv:2408.04883, in the form of the public code (mc-lan/ProxyCLIP, open_clip/transformer.py).
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,7 @@ class ProxyCLIP(DenseClip):
     last_block = LastBlock((), residual=False, ffn=False)
     options: ProxyCLIPOptions
     multiple_px = 56
+    models = ("dino",)
 
     def __init__(
         self,
@@ -62,20 +63,14 @@ class ProxyCLIP(DenseClip):
         super().__init__(backbone, options, device, dtype)
         self.dino = dino or open_model(load_dino, "dino-vitb8", self.options.dino, self.device, dtype)
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """See ``Method.provenance``."""
-        return {**super().provenance, "dino": self.dino.provenance}
-
     def encode_windows(self, windows: Windows) -> SeenPatches:
         """Patch features on DINO's grid."""
         tokens, grid = self.trunk(windows)
         key = ("dino tokens", self.dino, self.statistics, self.padding_key(windows))
         similar, proxy_grid = windows.once(key, lambda: self.dino.patches(self.shown(windows.pixels)))
-        block = self.tower.blocks[-1]
+        block, pull = self.tower.blocks[-1], (self.options.beta, self.options.gamma)
         values = vit.values(block, tokens[:, 1:]).transpose(1, 2).unflatten(2, grid)
         values = F.interpolate(values, proxy_grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
-        beta, gamma = self.options.beta, self.options.gamma
-        mixed = [similarity_matrix(s, beta, gamma)[0].to(v) @ v for s, v in zip(similar, values, strict=True)]
+        mixed = [similarity_matrix(s, *pull)[0].to(v) @ v for s, v in zip(similar, values, strict=True)]
         features = vit.project(self.tower, vit.project_out(block, torch.stack(mixed)))
         return SeenPatches(F.normalize(features, dim=-1).unflatten(1, proxy_grid))

@@ -1,6 +1,7 @@
 """``bench list``: the catalogues."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from ...datasets import list_datasets
@@ -8,25 +9,57 @@ from ...methods import MethodInfo, UserError, list_methods
 from ...methods.core.errors import did_you_mean
 from ...methods.models.weights import licences
 from ..protocol.protocol import list_protocols, load_protocol
-from ..show.tables import print_json, print_table
+from ..show.tables import print_json, print_line, print_table
 from ..use.pairs import method_info
 
 
-def list_command(what: str, as_json: bool) -> None:
-    """Print one catalogue."""
+def list_command(what: str, name: str | None, as_json: bool) -> None:
+    """Print one catalogue, or one entry of it with its options."""
     tables: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "methods": _methods,
+        "proposers": _proposers,
         "datasets": _datasets,
         "protocols": _protocols,
         "backbones": _backbones,
     }
     if what not in tables:
         raise UserError(f"cannot list {what!r}{did_you_mean(what, tables)}")
+    if name is not None:
+        _list_one(what, name, as_json)
+        return
     rows = tables[what]()
     if as_json:
         print_json(rows)
     else:
         print_table("", list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _list_one(what: str, name: str, as_json: bool) -> None:
+    """A method or a proposer: what it is, and a table of its options."""
+    from ...methods import find_method
+    from ...methods.core.options import describe_options, options_type
+    from ...methods.proposals import find_proposer
+
+    if what not in ("methods", "proposers"):
+        raise UserError(f"bench list {what} takes no name: methods and proposers do")
+    found: type = find_method(name) if what == "methods" else find_proposer(name)
+    about = _method_row(name) if what == "methods" else {"proposer": name, "what": (found.__doc__ or "").split("\n")[0]}
+    options = [asdict(row) for row in describe_options(options_type(found))]
+    if as_json:
+        print_json({**about, "options": options})
+        return
+    for key, value in about.items():
+        print_line(f"{key}: {value}")
+    if options:
+        print_table("options", ("option", "allowed", "default", "meaning"), [list(row.values()) for row in options])
+    else:
+        print_line("no options")
+
+
+def _proposers() -> list[dict[str, Any]]:
+    from ...methods.proposals import find_proposer, list_proposers
+
+    return [{"proposer": n, "what": (find_proposer(n).__doc__ or "").split("\n")[0]} for n in list_proposers()]
 
 
 def _methods() -> list[dict[str, Any]]:

@@ -163,12 +163,14 @@ def segment(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, datasets, protocols or backbones.")], json: Json = False
+    what: Annotated[str, typer.Argument(help="methods, proposers, datasets, protocols or backbones.")],
+    name: Annotated[str | None, typer.Argument(help="One method or proposer, with its options.")] = None,
+    json: Json = False,
 ) -> None:
-    """List methods, data sets, protocols or backbones."""
+    """List methods, mask proposers, data sets, protocols or backbones, or one of the first two with its options."""
     from .list import list_command
 
-    list_command(what, as_json=json)
+    list_command(what, name, as_json=json)
 
 
 @app.command()

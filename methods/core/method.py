@@ -62,6 +62,8 @@ class Method(ABC, Generic[Seen, Said]):
 
     info: ClassVar[MethodInfo]
     options: Options
+    models: ClassVar[tuple[str, ...]] = ()
+    """Attributes that are models beside CLIP, or None; their ``provenance`` is part of the method's."""
     loaded: tuple[LoadedWeights, ...] = ()
     """Checkpoints that it found while it was made by ``create_method``, the backbone's apart."""
     device = torch.device("cpu")
@@ -96,7 +98,9 @@ class Method(ABC, Generic[Seen, Said]):
     @property
     def provenance(self) -> dict[str, Any]:
         """Everything about weights, precision, device and options that can move a number (JSON values)."""
-        return {"method": self.info.name, **self.options.provenance}
+        models = {name: getattr(self, name) for name in self.models}
+        own = {name: model.provenance for name, model in models.items() if model is not None}
+        return {"method": self.info.name, **self.options.provenance, **own}
 
     @property
     def prompt_tokenizer(self) -> Tokenizer | None:

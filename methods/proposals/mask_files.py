@@ -21,7 +21,7 @@ from .base import Proposals, Proposer, ProposerParts
 
 
 class MaskFiles(Proposer):
-    """See the module docstring.  The folder is the proposer's "weights"."""
+    """Masks that were made before, one file per image, in the folder that is named as weights."""
 
     name = "files"
     soft = True  # they may be

@@ -252,7 +252,7 @@ def test_it_says_that_it_is_ours(tiny: Backbone) -> None:
     method = CLIPS4Like(tiny, encoder=random_weights())
     assert "not CLIP-S4" in method.note and tiny.note in method.note
     assert method.info.published is None and not method.info.training_free
-    assert {"classifier", "smooth", "encoder"} <= method.provenance.keys()
+    assert {"classifier", "smooth", "trained"} <= method.provenance.keys()
 
 
 def other_backbone(dim: int = 128) -> Backbone:

@@ -1,0 +1,97 @@
+"""ProxyCLIP against outputs of the original program (tests/data/oracles), and what belongs to it here."""
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ovss.harness.decoding.refinement import on_grid
+from ovss.methods import Backbone, Picture, UserError, Vocabulary, WindowGeometry, create_method
+from ovss.methods.blocks.clip_method import ClipWords
+from ovss.methods.models import dino as dino_module
+from ovss.methods.models.dino import Dino
+from ovss.methods.proxyclip import ProxyCLIP, ProxyCLIPOptions
+
+ORACLE = Path(__file__).parents[1] / "data" / "oracles" / "proxyclip.safetensors"
+MEAN, STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
+TOLERANCE = 2e-5
+VOCABULARY = Vocabulary.from_texts([["a", "b", "c"], ["d"], ["e"], ["f"]], ["0", "1", "2", "3"], ["{}"])
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[str, Tensor]:
+    return {k: t.float() if t.is_floating_point() else t for k, t in load_file(ORACLE).items()}
+
+
+def part(oracle: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {k.removeprefix(f"{name}."): t for k, t in oracle.items() if k.startswith(f"{name}.")}
+
+
+@pytest.fixture(scope="module")
+def backbone(oracle: dict[str, Tensor]) -> Backbone:
+    vision = {"image_size": 224, "layers": 2, "width": 128, "head_width": 64, "patch_size": 16}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
+    model = open_clip.CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval()
+    missing, unexpected = model.load_state_dict(part(oracle, "clip"), strict=False)
+    assert not unexpected and not [name for name in missing if name.startswith("visual")]
+    mean, std = (tuple(v / 255 for v in values) for values in (MEAN, STD))
+    return Backbone(model, SimpleTokenizer(context_length=16), "tiny", "oracle", mean, std)  # type: ignore[arg-type]
+
+
+def error(got: Tensor, wanted: Tensor) -> float:
+    return float((got - wanted).abs().max() / wanted.abs().max())
+
+
+def test_scores_of_a_window(oracle: dict[str, Tensor], backbone: Backbone) -> None:
+    method = ProxyCLIP(backbone, dino=Dino(part(oracle, "dino")))
+    seen = method.encode_image(Picture.of(oracle["window.image"].permute(2, 0, 1)), WindowGeometry())
+    found = method.score(seen, ClipWords(VOCABULARY, oracle["text"]))
+    assert error(found.scores[0], oracle["window0.scores"]) <= TOLERANCE
+    for wrong in ({"beta": 1.1}, {"gamma": 3.3}):
+        other = ProxyCLIP(backbone, ProxyCLIPOptions(**wrong), dino=method.dino)
+        picture = Picture.of(oracle["window.image"].permute(2, 0, 1))
+        field = other.score(other.encode_image(picture, WindowGeometry()), ClipWords(VOCABULARY, oracle["text"]))
+        assert error(field.scores[0], oracle["window0.scores"]) > 20 * TOLERANCE, wrong
+
+
+def test_an_image_in_windows(oracle: dict[str, Tensor], backbone: Backbone) -> None:
+    """Windows of 100 x 112 px are padded to 112: 6 px above and below, with the mean colour, for DINO too."""
+    method = ProxyCLIP(backbone, dino=Dino(part(oracle, "dino")))
+    picture = Picture.of(oracle["slide.image"].permute(2, 0, 1))
+    seen = method.encode_image(picture, WindowGeometry(112, 56))
+    field = method.score(seen, ClipWords(VOCABULARY, oracle["text"]))
+    assert field.covers[0] == (-6, 0, 106, 112)
+    assert error(on_grid(field, (75, 135)), oracle["slide.logits"]) <= TOLERANCE
+
+
+def test_dino_looks_once_for_all_on_its_tower(oracle: dict[str, Tensor], backbone: Backbone) -> None:
+    dino, picture = Dino(part(oracle, "dino")), Picture.of(oracle["window.image"].permute(2, 0, 1))
+    calls: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        tokens = Dino.tokens
+        patch.setattr(dino_module.Dino, "tokens", lambda *given: (calls.append(1), tokens(*given))[1])
+        for options in ({}, {"beta": 0.9}):
+            ProxyCLIP(backbone, ProxyCLIPOptions(**options), dino=dino).encode_image(picture, WindowGeometry())
+    assert calls == [1]
+
+
+def test_a_flat_window_keeps_its_own_values(oracle: dict[str, Tensor], backbone: Backbone) -> None:
+    """The mean of S is above 1 / beta: the original masks every entry, and gives NaN."""
+    method = ProxyCLIP(backbone, ProxyCLIPOptions(beta=50.0), dino=Dino(part(oracle, "dino")))
+    field = method.segment(torch.full((3, 112, 112), 127, dtype=torch.uint8), VOCABULARY)
+    assert field.scores.isfinite().all()
+
+
+def test_absent_weights_and_provenance(oracle: dict[str, Tensor], backbone: Backbone) -> None:
+    with pytest.raises(UserError, match="bench weights fetch dino-vitb8"):
+        create_method("proxyclip", backbone)
+    with pytest.raises(UserError, match=r"there is no option 'pad'"):
+        create_method("proxyclip", backbone, pad=False)
+    told = ProxyCLIP(backbone, dino=Dino(part(oracle, "dino"))).provenance
+    assert (told["beta"], told["gamma"]) == (1.2, 3.0) and told["dino"]["sha256"].startswith("state:")
