@@ -2,9 +2,8 @@
 
     z = A up(v) W_o,   A = softmax of E where E >= 0,   E = gamma (S - beta mean(S)),   S = cosines of DINO's patches
 
-One matrix for all heads, no class token, skip connection or MLP.  Scores live on DINO's grid, to which v is resized.
-Windows are padded evenly to multiples of 56 px, for DINO too.  Where the mean of S is above 1 / beta, nothing is left of
-a row: the public code gives NaN, here a place keeps itself alone.
+One matrix for all heads, no class token, skip connection or MLP.  Scores live on DINO's grid.  Windows are padded to
+multiples of 56 px.  Where nothing is left of a row the public code gives NaN; here a place keeps itself.
 
 Lan et al., ECCV 2024, arXiv:2408.04883, in the form of the public code (mc-lan/ProxyCLIP, open_clip/transformer.py).
 """
