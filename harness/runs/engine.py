@@ -87,21 +87,24 @@ class _Todo:
 
 
 def _score_image(todo: list[_Todo], image_id: str, device: str, warm: bool) -> None:
-    clocks, memo = [Clock() for _ in todo], Memo()
-    samples: list[Sample] = []
-    for t, clock in zip(todo, clocks, strict=True):
-        with memo.charged_to(clock.bill):
-            # mypy cannot infer a lambda whose default binds the loop's value
-            samples.append(clock.time("load", lambda d=t.lane.data: d.load(image_id, memo.once)))  # type: ignore[misc]
-    _check_content(todo, samples)
-    try:
-        photo = Photo(samples[0].image, image_id, memo)
-        zipped = zip([t.lane.pipeline for t in todo], samples, clocks, strict=True)
-        scored = [p.compare(p.predict(photo, clock), sample, clock) for p, sample, clock in zipped]
-    except UserError as error:
-        raise UserError(f"image {image_id}: {error}") from error
+    clocks = [Clock() for _ in todo]
+    with Memo() as memo:
+        samples = [_load(t, image_id, clock, memo) for t, clock in zip(todo, clocks, strict=True)]
+        _check_content(todo, samples)
+        try:
+            photo = Photo(samples[0].image, image_id, memo)
+            zipped = zip([t.lane.pipeline for t in todo], samples, clocks, strict=True)
+            scored = [p.compare(p.predict(photo, clock), sample, clock) for p, sample, clock in zipped]
+        except UserError as error:
+            raise UserError(f"image {image_id}: {error}") from error
     for t, result, clock, sample in zip(todo, scored, clocks, samples, strict=True):
         t.buffer.append(ImageResult(image_id, result, clock.seconds, peak_bytes(device), warm, sample.digest))
+
+
+def _load(todo: _Todo, image_id: str, clock: Clock, memo: Memo) -> Sample:
+    """What other lanes have read already is taken from ``memo``, and on the bill."""
+    with memo.charged_to(clock.bill):
+        return clock.time("load", lambda: todo.lane.data.load(image_id, memo.once))
 
 
 def _check_content(todo: Sequence[_Todo], samples: Sequence[Sample]) -> None:

@@ -12,7 +12,7 @@ from ...datasets import DatasetRecord, Sample
 from ...methods import ScoreField, UserError
 from ...methods.core.foreign import foreign_code
 from ...methods.core.method import Method, Words
-from ...methods.core.picture import Bill, Picture
+from ...methods.core.picture import Bill, Memo, Picture
 from ...methods.refine.guide import Affinity, Guide
 from ...methods.refine.load_guide import load_guide
 from ..decoding.decode import decode
@@ -125,7 +125,9 @@ class Pipeline:
 
     def score(self, sample: Sample, clock: Clock) -> Scored:
         """Counts of one sample."""
-        return self.compare(self.predict(Photo(sample.image, sample.id), clock), sample, clock)
+        with Memo() as memo:
+            labels = self.predict(Photo(sample.image, sample.id, memo), clock)
+        return self.compare(labels, sample, clock)
 
     def compare(self, labels: Tensor, sample: Sample, clock: Clock) -> Scored:
         """Counts of a label map of one sample."""

@@ -53,6 +53,16 @@ class Memo:
         self._open = _Open()
         self._bill = Bill()
 
+    def __enter__(self) -> "Memo":
+        """For the time that the image is worked on; after it all values are forgotten.
+
+        A value may hold its picture, which holds this: without it they would stay until the garbage is collected.
+        """
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._entries.clear()
+
     @contextmanager
     def charged_to(self, bill: Bill) -> Iterator[None]:
         """Whose asking it is for the time being."""

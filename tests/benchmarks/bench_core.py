@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from ovss.harness.decoding.decode import decode
 from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.metrics.counting import count
 from ovss.harness.mmseg.shim import import_mmseg
-from ovss.methods import Backbone, Box, ScoreField, Vocabulary, WindowGeometry
+from ovss.methods import Backbone, Box, Picture, ScoreField, Vocabulary, WindowGeometry, Windows
+from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.models.text import encode_queries
 from ovss.methods.sclip import SCLIP
 
@@ -180,6 +181,7 @@ class Scene:
     """An ADE-size image, resized to short side 336, and SCLIP with 150 classes."""
 
     method: SCLIP
+    words: ClipWords
     image: Tensor
     geometry: WindowGeometry = WindowGeometry(224, 112)  # noqa: RUF009 - it is frozen
     size: tuple[int, int] = (512, 683)
@@ -188,18 +190,21 @@ class Scene:
     def make(cls) -> "Scene":
         method = SCLIP(backbone())
         names = [f"thing number {n}" for n in range(150)]
-        method.encode(Vocabulary.from_names(names, templates=["a photo of a {}."]))
+        words = method.encode_text(Vocabulary.from_names(names, templates=["a photo of a {}."]))
         # Random weights give almost equal texts; spread out, classes have winners as with trained ones.
         generator = torch.Generator().manual_seed(6)
-        spread = torch.randn(150, method._text.shape[1], generator=generator)  # type: ignore[union-attr]
-        method._text = F.normalize(spread, dim=-1)
+        spread = torch.randn(words.text.shape, generator=generator)
+        words = replace(words, text=F.normalize(spread, dim=-1))
         image = torch.stack([blocky((336, 448), 256, 20, seed=s) for s in range(3)])
         noise = torch.randint(-20, 20, image.shape, generator=generator)
-        return cls(method, (image + noise).clamp(0, 255).byte())
+        return cls(method, words, (image + noise).clamp(0, 255).byte())
 
     def ours(self) -> Tensor:
-        field = self.method.segment(self.image, self.geometry)
-        return decode(field, self.size, DecodeRule(LOGIT_SCALE))
+        return decode(self.field(), self.size, DecodeRule(LOGIT_SCALE))
+
+    def field(self) -> ScoreField:
+        """What the method says, from the pixels on."""
+        return self.method.score(self.method.encode_image(Picture.of(self.image), self.geometry), self.words)
 
     @torch.inference_mode()
     def plain(self) -> Tensor:
@@ -208,7 +213,11 @@ class Scene:
         total, visits = torch.zeros(1, 150, height, width), torch.zeros(1, 1, height, width)
         for box in self.geometry.boxes(height, width):
             window = self.image[None, :, box.top : box.bottom, box.left : box.right]
-            scores = F.interpolate(self.method.score_windows(window), window.shape[2:], mode="bilinear")
+            scores = F.interpolate(
+                self.method.score_windows(self.method.encode_windows(Windows.of(window)), self.words),
+                window.shape[2:],
+                mode="bilinear",
+            )
             total += F.pad(scores, (box.left, width - box.right, box.top, height - box.bottom))
             visits[:, :, box.top : box.bottom, box.left : box.right] += 1
         scores = F.interpolate(total / visits, self.size, mode="bilinear")
@@ -216,8 +225,8 @@ class Scene:
 
     def parts(self) -> str:
         """Where the time of our side goes, in ms."""
-        field = self.method.segment(self.image, self.geometry)
-        model = cpu_seconds(lambda: self.method.segment(self.image, self.geometry))
+        field = self.field()
+        model = cpu_seconds(self.field)
         tail = cpu_seconds(lambda: decode(field, self.size, DecodeRule(LOGIT_SCALE)))
         peer = cpu_seconds(self.plain)
         return f"ours: model {1e3 * model:.0f} ms, decode {1e3 * tail:.0f} ms; plain loop {1e3 * peer:.0f} ms"

@@ -1,12 +1,15 @@
 """``bench list``: one method or proposer with its options, as the records have them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from ovss.methods import find_method, list_methods
 from ovss.methods.core.options import describe_options, options_type
 from ovss.methods.proposals import find_proposer, list_proposers
 
-from .conftest import Command
+Command = Callable[..., Any]
 
 
 @pytest.mark.parametrize("name", ["cliper", "ovseg-tf", "clip-dinoiser"])

@@ -1,7 +1,10 @@
 """The memo of a picture: each value once, and nobody seems faster than it is alone."""
 
+import gc
 import random
+import weakref
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,6 +106,19 @@ def test_seconds_are_those_of_being_alone(watch: Watch, seed: int) -> None:
     alone = [seconds(Memo(), keys) for keys in asked]
     together = Memo()
     assert [seconds(together, keys) for keys in asked] == alone
+
+
+def test_values_that_hold_their_picture_are_forgotten_with_the_image() -> None:
+    gc.disable()
+    try:
+        with Memo() as memo:
+            picture = Picture(IMAGE, IMAGE, "x", memo)
+            held = picture.once("seen", lambda: SimpleNamespace(picture=picture, tokens=torch.zeros(4)))
+            gone = weakref.ref(held.tokens)
+        del picture, held
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_what_raises_is_not_kept(watch: Watch) -> None:
