@@ -92,6 +92,7 @@ class GroupViT(GroupMethod):
         model.to(self.device).float()
         self.logit_scale = float(model.logit_scale.detach().exp().clamp(max=100))
         self.vision, self.projection = model.vision_model.to(dtype), model.visual_projection
+        self.size_multiple_px = self.vision.embeddings.patch_embeddings.projection.kernel_size[0]
         self.group_count = model.config.vision_config.num_output_groups[-1]
         self._text_side = _text_side(model, weights)
         self._mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1) * 255

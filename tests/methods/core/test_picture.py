@@ -108,14 +108,15 @@ def test_seconds_are_those_of_being_alone(watch: Watch, seed: int) -> None:
     assert [seconds(together, keys) for keys in asked] == alone
 
 
+def look(picture: Picture) -> SimpleNamespace:
+    return picture.once("seen", lambda: SimpleNamespace(picture=picture, tokens=torch.zeros(4)))
+
+
 def test_values_that_hold_their_picture_are_forgotten_with_the_image() -> None:
     gc.disable()
     try:
         with Memo() as memo:
-            picture = Picture(IMAGE, IMAGE, "x", memo)
-            held = picture.once("seen", lambda: SimpleNamespace(picture=picture, tokens=torch.zeros(4)))
-            gone = weakref.ref(held.tokens)
-        del picture, held
+            gone = weakref.ref(look(Picture(IMAGE, IMAGE, "x", memo)).tokens)
         assert gone() is None
     finally:
         gc.enable()
