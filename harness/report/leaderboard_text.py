@@ -38,17 +38,18 @@ def markdown(rows: Sequence[Row], grids: Sequence[Grid]) -> str:
         columns = sorted({r.column for r in here})
         changed = ["", f"Changed by hand: {markdown_code(here[0].changed)}."] if here[0].changed else []
         parts += ["", f"## Protocol {markdown_code(protocol)}", *changed]
-        for grid in grids:
-            if grid.columns[0] in columns:
-                parts += ["", *_grid(grid, notes)]
+        told = None
+        for grid in (g for g in grids if g.columns[0] in columns):
+            parts += ["", *([] if told == grid.columns else _over(grid)), *grid_markdown(grid, notes)]
+            told = grid.columns  # once for both kinds
         for column in columns:
             parts += ["", *_markdown_column([r for r in here if r.column == column], notes)]
     return "\n".join([*parts, *footnotes(notes)]) + "\n"
 
 
-def _grid(grid: Grid, notes: Notes) -> list[str]:
+def _over(grid: Grid) -> list[str]:
     where = f"Protocol hash `{grid.columns[0][3][:8]}`, speed and memory on {markdown_text(grid.device)}."
-    return [f"{where}  {head(grid)}", "", *grid_markdown(grid, notes)]
+    return [f"{where}  {head(grid)}", ""]
 
 
 def _section(row: Row) -> str:
