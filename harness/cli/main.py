@@ -217,12 +217,19 @@ def ceiling(
 def leaderboard(
     results: Results = Path("results"),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RESULTS/LEADERBOARD.md.")] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="Only these methods: A,B.")] = "",
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Only these data sets: A,B.")] = "",
+    protocol: Annotated[str, typer.Option(help="Only these protocols, by name or hash: A,B.")] = "",
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Only methods with all images of all data sets.")
+    ] = False,
+    sort: Annotated[str, typer.Option(help="rank, mean, method, images/s, or a data set.")] = "rank",
     json: Json = False,
 ) -> None:
-    """Write tables of all runs: Markdown, with CSV, JSON and LaTeX beside it."""
-    from .report import leaderboard_command
+    """Write tables of all runs: Markdown, with CSV, JSON and LaTeX beside it; of a part only with --output."""
+    from .report import leaderboard_command, only_of
 
-    leaderboard_command(results, output or results / "LEADERBOARD.md", as_json=json)
+    leaderboard_command(results, output, only_of(method, dataset, protocol, complete), sort, as_json=json)
 
 
 @app.command()

@@ -19,17 +19,22 @@ from ..protocol.protocol import changes_of
 from ..runs.plan import Plan
 from ..runs.run import Finished, list_runs
 from ..runs.storing import store
+from .grid import Grid, grids
 from .leaderboard_text import latex, markdown
 from .published import reported
-from .rows import Row, newest_runs
+from .rows import Only, Row, newest_runs
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """``rows``: one per finished run, newest first.  ``skipped``: why a run folder could not be read, each."""
+    """``rows``: one per finished run, newest first.  ``skipped``: why a run folder could not be read, each.
+
+    ``grids``: methods by data sets, see ``Grid``.
+    """
 
     rows: tuple[Row, ...]
     skipped: tuple[str, ...] = ()
+    grids: tuple[Grid, ...] = ()
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -39,7 +44,7 @@ class Leaderboard:
     @cached_property
     def markdown(self) -> str:
         """The tables as Markdown; of several runs of one line and column the newest is shown."""
-        return markdown(self.rows)
+        return markdown(self.rows, self.grids)
 
     def write(self, output: Path) -> None:
         """Write ``output`` (Markdown), and the rows as .csv, .json and .tex beside it."""
@@ -49,20 +54,28 @@ class Leaderboard:
         store(output.with_suffix(".tex"), latex(self.rows).encode())
 
 
-def leaderboard(results: Path = Path("results"), output: Path | None = None) -> Leaderboard:
+def leaderboard(
+    results: Path = Path("results"), output: Path | None = None, only: Only = Only(), sort: str = "rank"
+) -> Leaderboard:
     """Every finished run below ``results``, its metrics computed now from its counts; written where ``output`` says.
 
     Of several runs that differ in code or device only, all stay: the tables show the newest one, exports show all.
-    A run that is damaged or of an older version is skipped, and said so.
+    A run that is damaged or of an older version is skipped, and said so.  ``only`` leaves runs out before anything is
+    compared; ``sort`` is the order of the grids, one of ``grid.SORTS`` or a data set.
 
-    Raises ``UserError`` when there is no finished run.
+    Raises ``UserError`` when there is no finished run, or none that was asked for.
     """
     runs, skipped = _readable(results)
     if not runs:
         why = "".join(f"\n  {reason}" for reason in skipped)
         raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`{why}")
     rows = sorted((_row(run) for run in runs), key=lambda row: (row.finished, row.run), reverse=True)
-    found = Leaderboard(_with_comparisons(rows, {run.name: run for run in runs}), tuple(skipped))
+    rows = only.of(rows)
+    if not rows:
+        raise UserError(f"none of {len(runs)} finished runs is what was asked for: `bench leaderboard` shows them all")
+    by_name = {run.name: run for run in runs}
+    compared = _with_comparisons(rows, by_name)
+    found = Leaderboard(compared, tuple(skipped), grids(compared, lambda row: by_name[row.run].result, sort))
     if output is not None:
         found.write(output)
     return found

@@ -8,31 +8,48 @@ from ...datasets import list_datasets
 from ..metrics.bootstrap import MIN_UNITS, why_no_interval
 from ..show.escaping import latex_text, markdown_code, markdown_text, plain_text
 from ..show.tables import with_interval
+from .grid import Grid
+from .grid_text import Notes, footnotes, grid_markdown, head, numbered, reference
 from .rows import Row, newest_runs
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The leaderboard as Markdown."""
+def markdown(rows: Sequence[Row], grids: Sequence[Grid]) -> str:
+    """The leaderboard as Markdown: for every protocol its grids, then a table for each data set; notes at the end."""
     parts = [
         "# Leaderboard",
         "",
-        "Written by `bench leaderboard`; do not edit.  mIoU in percent with its 95 % bootstrap interval over images; "
+        "Written by `bench leaderboard`; do not edit.  mIoU in percent; best **bold**, second <ins>underlined</ins>.  "
+        "*Rank* is by Borda points (one for each method beaten on a data set, half for a tie; equal points share a "
+        "rank), its 95 % interval from a paired bootstrap over the images of every data set.  Partial runs are marked "
+        "and have no mean and no rank.  Training-free methods and trained ones stand apart.",
+        "",
+        "Below the grids, each data set: mIoU with its 95 % bootstrap interval over images; "
         "*to the best* is the paired difference on the same images.  "
         "Methods of one *group* cannot be told apart from the best of the group (paired bootstrap, Holm-corrected).  "
         "*Units* are what the bootstrap draws: images, or blocks of dependent ones; "
         f"below {MIN_UNITS} there is no interval and no group.  "
         "*Reported* values are those of the named source, under its own protocol, not ours.  "
-        "Training-free methods and trained ones stand apart; groups and differences are over both.",
+        "Groups and differences are over training-free methods and trained ones.",
     ]
     newest = newest_runs(rows)
+    notes = numbered(newest)
     for protocol in sorted({_section(r) for r in newest}):
         here = [r for r in newest if _section(r) == protocol]
         columns = sorted({r.column for r in here})
-        changed = [f"Changed by hand: {markdown_code(here[0].changed)}.", ""] if here[0].changed else []
-        parts += ["", f"## Protocol {markdown_code(protocol)}", "", *changed, *_matrix(here, columns)]
+        changed = ["", f"Changed by hand: {markdown_code(here[0].changed)}."] if here[0].changed else []
+        parts += ["", f"## Protocol {markdown_code(protocol)}", *changed]
+        told = None
+        for grid in (g for g in grids if g.columns[0] in columns):
+            parts += ["", *([] if told == grid.columns else _over(grid)), *grid_markdown(grid, notes)]
+            told = grid.columns  # once for both kinds
         for column in columns:
-            parts += ["", *_markdown_column([r for r in here if r.column == column])]
-    return "\n".join(parts) + "\n"
+            parts += ["", *_markdown_column([r for r in here if r.column == column], notes)]
+    return "\n".join([*parts, *footnotes(notes)]) + "\n"
+
+
+def _over(grid: Grid) -> list[str]:
+    where = f"Protocol hash `{grid.columns[0][3][:8]}`, speed and memory on {markdown_text(grid.device)}."
+    return [f"{where}  {head(grid)}", ""]
 
 
 def _section(row: Row) -> str:
@@ -40,35 +57,9 @@ def _section(row: Row) -> str:
     return f"{row.protocol} {row.protocol_hash[:8]}" if row.protocol.endswith("*") else str(row.protocol)
 
 
-def _matrix(rows: list[Row], columns: list[tuple[str, ...]]) -> list[str]:
-    """Methods by data sets, mIoU only; each heading carries the protocol hash of its column."""
-    entries = sorted({r.line for r in rows})
-    found = {(r.line, r.column): r for r in rows}
-    names = [f"{markdown_text(c[1])} {markdown_text(c[2])} `{c[3][:8]}`" for c in columns]
-    lines = ["| method | backbone | " + " | ".join(names) + " |", "|---" * (2 + len(columns)) + "|"]
-    for entry in entries:
-        cells = [_cell(found.get((entry, c))) for c in columns]
-        method, backbone, precision = (markdown_text(entry[k]) for k in (0, 1, 3))
-        weights = markdown_code(entry[2].partition(":")[2][:8], in_table=True)
-        lines.append(f"| {method} | {backbone} {weights} {precision} | " + " | ".join(cells) + " |")
-    notes = sorted({r.note for r in rows if r.note})
-    said = [markdown_text(f"With {_whose(rows, note)}: {note}.") for note in notes]
-    return lines + [line for text in said for line in ("", f"*{text}*")]
-
-
-def _whose(rows: list[Row], note: str) -> str:
-    return ", ".join(sorted({r.backbone for r in rows if r.note == note}))
-
-
 def _rank(row: Row) -> tuple[float, str]:
     """Best first; runs without a value last."""
     return (math.inf if row.miou is None else -row.miou, row.method)
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    return with_interval(row.miou, row.bounds) + ("" if row.complete else " (partial)")
 
 
 def _behind(row: Row) -> str:
@@ -78,7 +69,7 @@ def _behind(row: Row) -> str:
     return with_interval(row.behind, None if low is None or high is None else (low, high))
 
 
-def _markdown_column(rows: list[Row]) -> list[str]:
+def _markdown_column(rows: list[Row], notes: Notes) -> list[str]:
     rows = sorted(rows, key=_rank)
     first = rows[0]
     partial = "" if first.complete else " **(partial)**"
@@ -90,11 +81,7 @@ def _markdown_column(rows: list[Row]) -> list[str]:
         "",
     ]
     for heading, free in (("Training-free", True), ("Trained", False)):
-        lines += _table(heading, [r for r in rows if r.training_free == free])
-    for note in sorted({r.note for r in rows if r.note}):
-        whose = [r.method for r in rows if r.note == note]
-        text = note if len(whose) == len(rows) else f"{', '.join(whose)}: {note}"
-        lines += ["", f"*{markdown_text(text)}*"]
+        lines += _table(heading, [r for r in rows if r.training_free == free], notes)
     lines += [
         "",
         "<details><summary>Provenance</summary>",
@@ -114,7 +101,7 @@ def _images(row: Row) -> str:
     return f"{row.images} images, {row.units} unit{'' if row.units == 1 else 's'}"
 
 
-def _table(heading: str, rows: list[Row]) -> list[str]:
+def _table(heading: str, rows: list[Row], notes: Notes) -> list[str]:
     """Rows of one kind, best first; nothing if there are none."""
     if not rows:
         return []
@@ -129,7 +116,7 @@ def _table(heading: str, rows: list[Row]) -> list[str]:
         told = "" if r.reported is None else f"{r.reported:.1f} ({markdown_text(str(r.reported_source))})"
         cells = [
             markdown_text(r.method),
-            with_interval(r.miou, r.bounds),
+            with_interval(r.miou, r.bounds) + reference(r, notes),
             _behind(r),
             "" if r.group is None else str(r.group),
             told,

@@ -84,6 +84,44 @@ def newest_runs(rows: Iterable[Row]) -> list[Row]:
     return list(seen.values())
 
 
+class Only(BaseModel):
+    """Which rows are shown: of these methods (with or without their options), data sets, and protocols (name or the
+    beginning of a hash); empty means all.  ``complete``: runs over every image, of methods that have such runs on every
+    data set of the protocol.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ()
+    complete: bool = False
+
+    def of(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows that are asked for, in their order."""
+        found = [row for row in rows if self._wants(row)]
+        if not self.complete:
+            return found
+        columns: dict[str, set[tuple[str, ...]]] = {}
+        lines: dict[tuple[str, tuple[str, ...]], set[tuple[str, ...]]] = {}
+        for row in found:
+            columns.setdefault(row.protocol_hash, set()).add(row.column)
+            lines.setdefault((row.protocol_hash, row.line), set()).add(row.column)
+        return [r for r in found if lines[r.protocol_hash, r.line] == columns[r.protocol_hash]]
+
+    def _wants(self, row: Row) -> bool:
+        return (
+            (not self.methods or bool({row.method, row.method.partition(" (")[0]} & set(self.methods)))
+            and (not self.datasets or row.dataset in self.datasets)
+            and (not self.protocols or any(_is_protocol(row, name) for name in self.protocols))
+            and (row.complete or not self.complete)
+        )
+
+
+def _is_protocol(row: Row, name: str) -> bool:
+    return row.protocol == name or (len(name) >= 6 and row.protocol_hash.startswith(name))
+
+
 def read_rows(path: Path) -> tuple[Row, ...]:
     """Rows of a ``LEADERBOARD.json``.  Raises ``UserError`` when it is absent, damaged or of another version."""
     fix = "`bench leaderboard` writes it again from the runs"
