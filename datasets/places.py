@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .dataset import FolderDataset
 from .errors import DataError
+from .invalid import explain
 from .record import PREPARED, DatasetRecord
 from .toml import read_toml
 
@@ -52,8 +53,7 @@ def user_config() -> UserConfig:
     try:
         return UserConfig.model_validate(read_toml(path, f"configuration {path}"))
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise DataError(f"configuration {path} is not usable:\n" + "\n".join(lines)) from error
+        raise DataError(f"configuration {path} is not usable:\n{explain(error, 'configuration')}") from error
 
 
 def data_roots(key: str, data_root: Path | None = None) -> list[Path]:

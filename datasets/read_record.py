@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from .errors import DataError
+from .invalid import explain
 from .lists import class_lines
 from .record import DatasetRecord
 from .text import read_text
 from .toml import read_toml
 
-_SHOWN = 20
 """Findings of a record that are listed."""
 
 
@@ -34,8 +34,7 @@ def read_record(path: Path) -> DatasetRecord:
     try:
         return DatasetRecord.model_validate(fields)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()[:_SHOWN]]
-        raise DataError(f"data set file {path} is not usable:\n" + "\n".join(lines)) from error
+        raise DataError(f"data set file {path} is not usable:\n{explain(error, 'record')}") from error
 
 
 def read_table(path: Path, source: str, target: str, asked_by: Path) -> dict[int, int]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import DataError
+from ..invalid import explain
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ def read_options(job: Job, kind: type[O]) -> O:
     try:
         return kind.model_validate(dict(job.options))
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors()]
-        raise DataError("the options of the recipe are not usable:\n" + "\n".join(lines)) from error
+        raise DataError(f"the options of the recipe are not usable:\n{explain(error, 'options')}") from error
 
 
 def optional_module(name: str, package: str) -> Any:

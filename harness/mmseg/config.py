@@ -19,10 +19,11 @@ from pydantic import ValidationError
 from ...datasets import DataError, DatasetRecord, find_record
 from ...datasets.dataset import FolderDataset
 from ...datasets.errors import Problem
+from ...datasets.invalid import explain
 from ...datasets.text import read_text
 from ...methods import UserError
 from ..runs.sources import PREFIX
-from .protocol import MODELS, explained, read_config, type_name
+from .protocol import MODELS, read_config, type_name
 
 _DATASETS = {
     "PascalVOC20Dataset": ("voc20", ".png", True),
@@ -159,7 +160,9 @@ def _record(config: Path, loaded: Any, listed: Any) -> DatasetRecord:
             split="test",
         )
     except ValidationError as error:
-        raise UserError(f"mmseg config {config}: its data set cannot be used: {explained(error)}") from error
+        raise UserError(
+            f"mmseg config {config}: its data set cannot be used: {explain(error, 'config', '; ', '')}"
+        ) from error
 
 
 def _ignore_index(loaded: Any, listed: Any) -> int:

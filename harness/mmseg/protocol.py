@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ...datasets.invalid import explain
 from ...methods import UserError
 from ..protocol.files import name_of
 from ..protocol.protocol import Protocol, load_protocol
@@ -64,7 +65,7 @@ def protocol_of(config: Path) -> Protocol:
             sources={**(known.sources if known else {}), **dict.fromkeys(taken, config.name)},
         )
     except ValidationError as error:
-        raise UserError(f"mmseg config {config} gives no protocol: {explained(error)}") from error
+        raise UserError(f"mmseg config {config} gives no protocol: {explain(error, 'protocol', '; ', '')}") from error
 
 
 def _sizes(config: Path, loaded: Any) -> dict[str, Any]:
@@ -134,8 +135,3 @@ def read_config(config: Path) -> Any:
         fix = ".  Put the folder of the modules that it imports on PYTHONPATH" if isinstance(error, ImportError) else ""
         fix = ".  Write paths for `mmseg::` in _base_" if "pkg_resources" in str(error) else fix
         raise UserError(f"mmseg config {config} cannot be read: {type(error).__name__}: {error}{fix}") from error
-
-
-def explained(error: ValidationError) -> str:
-    """What pydantic found, in one line."""
-    return "; ".join(": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ...datasets import DatasetRecord, find_record, read_record
+from ...datasets.invalid import explain
 from ...datasets.loader import Pixels
 from ...methods import UserError
 from ...methods.core.picture import Picture
@@ -163,5 +164,4 @@ def _record(dataset: str | DatasetRecord | Sequence[str] | Mapping[str, Any]) ->
     try:
         return DatasetRecord.model_validate({"key": "mmseg", "title": "", "images": "", "labels": "", **fields})
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'dataset'}: {e['msg']}" for e in error.errors()]
-        raise UserError("dataset of OvssSegmentor is not usable:\n" + "\n".join(lines)) from error
+        raise UserError(f"dataset of OvssSegmentor is not usable:\n{explain(error, 'dataset')}") from error

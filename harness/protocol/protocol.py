@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...datasets import DatasetRecord
+from ...datasets.invalid import message_of
 from ...methods import UserError, WindowGeometry
 from ...methods.core.errors import did_you_mean
 from ...methods.refine.names import Fusion, GuideName, Noise
@@ -156,8 +157,7 @@ class Setting(BaseModel):
     def options_for(self, method: str) -> dict[str, Any]:
         """Options that a method is made with under this protocol.
 
-        ``logit_scale`` and ``method_options``, as far as it has such options, and all of its ``options_of``.
-        Raises ``UserError`` when there is no such method.
+        ``logit_scale`` and ``method_options`` as far as it has them, and its ``options_of``.  Raises ``UserError``.
         """
         from ...methods import find_method  # here: a protocol can be read and judged without torch
         from ...methods.core.options import options_type
@@ -278,7 +278,7 @@ def _validated(fields: dict[str, Any], what: str) -> Protocol:
         for e in error.errors():
             place = ".".join(map(str, e["loc"])) or "protocol"
             known = (Protocol if place in fields else Setting).model_fields  # a table of values, or the file itself
-            says = f"no such field{did_you_mean(place, known)}" if e["type"] == "extra_forbidden" else e["msg"]
+            says = f"no such field{did_you_mean(place, known)}" if e["type"] == "extra_forbidden" else message_of(e)
             if isinstance(e["input"], int | float | str) and e["type"] not in ("extra_forbidden", "value_error"):
                 says += f", not {str(e['input'])[:60]!r}"
             lines.append(f"  {place}: {says}")

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ...datasets.invalid import explain
 from ...methods import UserError
 
 TABLE = Path(__file__).parent / "published.csv"
@@ -114,8 +115,7 @@ def read_table(path: Path = TABLE) -> tuple[Reported, ...]:
             try:
                 row = Reported.model_validate(fields)
             except ValidationError as error:
-                where = ", ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
-                raise UserError(f"{path.name}, row {number}: {where}") from error
+                raise UserError(f"{path.name}, row {number}: {explain(error, 'row', ', ', '')}") from error
             if row.dataset not in (*DATASETS.values(), *OTHERS):
                 raise UserError(f"{path.name}, row {number}: dataset is {row.dataset!r}, which is none of its names")
             key = (row.method, row.backbone, row.dataset, *row.group)

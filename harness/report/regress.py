@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...datasets import Dataset, open_dataset
+from ...datasets.invalid import explain
 from ...methods import Backbone, UserError, create_method, find_method, list_methods, load_backbone
 from ...methods.models.backbone import TINY_CLIP
 from ..protocol.protocol import Protocol, load_protocol
@@ -85,7 +86,7 @@ def read_cases(folder: Path) -> list[Case]:
             "with --baselines"
         ) from None
     except (tomllib.TOMLDecodeError, KeyError, ValidationError) as error:
-        raise UserError(f"{path} is not a list of cases: {error}") from error
+        raise UserError(f"{path} is not a list of cases: {explain(error, 'case', '; ', '')}") from error
 
 
 def offline_methods() -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from ...datasets.invalid import explain
 from ...methods import UserError
 
 SCHEMA = 1
@@ -130,7 +131,9 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.  {fix}") from error
     except (ValueError, ValidationError, RecursionError) as error:
-        raise UserError(f"{path} holds no rows that this version understands: {error}.  {fix}") from error
+        raise UserError(
+            f"{path} holds no rows that this version understands: {explain(error, 'rows', '; ', '')}.  {fix}"
+        ) from error
     versions = sorted({row.schema_version for row in rows} - {SCHEMA})
     if versions:
         raise UserError(f"{path} has rows of version {versions[0]}, this version of ovss-bench reads {SCHEMA}.  {fix}")

@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...datasets import clusters_of
+from ...datasets.invalid import explain
 from ...methods import UserError
 from .parts import Parts
 from .plan import SCHEMA, Plan, check_schema
@@ -83,7 +84,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(value)
     except ValidationError as error:
-        raise UserError(f"{path} is no manifest that this version understands: {error}") from error
+        raise UserError(
+            f"{path} is no manifest that this version understands:\n{explain(error, 'manifest')}"
+        ) from error
 
 
 def make_manifest(folder: str, plan: Plan, parts: Parts, counts: bytes, metrics: bytes) -> Manifest:

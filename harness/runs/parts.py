@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ...datasets.invalid import explain
 from ...methods import UserError
 from ..metrics.counts import Counts
 from ..metrics.of_confusion import SparseConfusion
@@ -175,7 +176,9 @@ def _read_part(path: Path, plan: Plan) -> tuple[pd.DataFrame, Stamp]:
         table = pq.read_table(io.BytesIO(content))
         stamp = Stamp.model_validate_json((table.schema.metadata or {})[_STAMP])
     except (pa.ArrowException, KeyError, ValidationError) as error:
-        raise UserError(f"{path} is no part that ovss-bench wrote ({error}).  Move it out of the folder") from error
+        raise UserError(
+            f"{path} is no part that ovss-bench wrote ({explain(error, 'stamp', '; ', '')}).  Move it out of the folder"
+        ) from error
     if stamp.plan != plan.digest:
         raise UserError(f"{path} belongs to another run ({stamp.plan[:10]}): move it out of the folder")
     frame = table.to_pandas()

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...datasets import Dataset, DatasetRecord
 from ...datasets.catalog import label_of
+from ...datasets.invalid import explain
 from ...methods import UserError
 from ..protocol.protocol import Protocol, Setting
 from .provenance import foreign_hash, plugin_version, source_hash
@@ -134,7 +135,7 @@ def read_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate(value)
     except ValidationError as error:
-        raise UserError(f"{path} is no plan that this version understands: {error}") from error
+        raise UserError(f"{path} is no plan that this version understands:\n{explain(error, 'plan')}") from error
 
 
 def check_schema(value: Mapping[str, Any], path: Path) -> None:
