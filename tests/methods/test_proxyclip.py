@@ -48,16 +48,19 @@ def error(got: Tensor, wanted: Tensor) -> float:
     return float((got - wanted).abs().max() / wanted.abs().max())
 
 
-def test_scores_of_a_window(oracle: dict[str, Tensor], backbone: Backbone) -> None:
-    method = ProxyCLIP(backbone, dino=Dino(part(oracle, "dino")))
+@pytest.mark.parametrize(("case", "options"), [("window0", {}), ("window1", {"beta": 0.9, "gamma": 5.0})])
+def test_scores_of_a_window(
+    oracle: dict[str, Tensor], backbone: Backbone, case: str, options: dict[str, float]
+) -> None:
+    method = ProxyCLIP(backbone, ProxyCLIPOptions(**options), dino=Dino(part(oracle, "dino")))
     seen = method.encode_image(Picture.of(oracle["window.image"].permute(2, 0, 1)), WindowGeometry())
     found = method.score(seen, ClipWords(VOCABULARY, oracle["text"]))
-    assert error(found.scores[0], oracle["window0.scores"]) <= TOLERANCE
+    assert error(found.scores[0], oracle[f"{case}.scores"]) <= TOLERANCE
     for wrong in ({"beta": 1.1}, {"gamma": 3.3}):
         other = ProxyCLIP(backbone, ProxyCLIPOptions(**wrong), dino=method.dino)
         picture = Picture.of(oracle["window.image"].permute(2, 0, 1))
         field = other.score(other.encode_image(picture, WindowGeometry()), ClipWords(VOCABULARY, oracle["text"]))
-        assert error(field.scores[0], oracle["window0.scores"]) > 20 * TOLERANCE, wrong
+        assert error(field.scores[0], oracle[f"{case}.scores"]) > 20 * TOLERANCE, wrong
 
 
 def test_an_image_in_windows(oracle: dict[str, Tensor], backbone: Backbone) -> None:
