@@ -109,6 +109,8 @@ def protocol(base: dict[str, Any] | None = None, **tables: dict[str, Any]) -> Pr
     )
 
 
+FEW_MASKS = {"ovseg-tf": {"scale": 500.0, "min_size": 300}}
+"""As many crops as a test has time for."""
 WINDOWS = {"short_side_px": 56, "window_px": 48, "stride_px": 31}
 
 
@@ -158,7 +160,7 @@ def undisturbed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
 @pytest.mark.parametrize("method", offline_methods())
 def test_every_method(home: Path, tmp_path: Path, method: str) -> None:
     scale = {"logit_scale": 40.0}  # a method that takes the scale must be given one, see below
-    spec = {"method": method, "protocol": protocol({**WINDOWS, **scale}, things20=scale)}
+    spec = {"method": method, "protocol": protocol({**WINDOWS, **scale, "options_of": FEW_MASKS}, things20=scale)}
     shared = lanes_for(tmp_path / "shared", home, THREE, **spec)
     apart = alone(tmp_path / "alone", home, **spec)
     assert score(shared) == apart
@@ -250,7 +252,7 @@ def test_what_is_done_once_counts_for_each(home: Path, tmp_path: Path) -> None:
     frames = [lane.run.parts().frame for lane in lanes]
     for stage in ("resize", "segment"):
         first, *others = (frame[f"{stage}_seconds"] for frame in frames)
-        assert (first > 0).all() and all((other > 0.5 * first).all() for other in others)  # exactly: test_timing
+        assert all((seconds > 0).all() for seconds in (first, *others))  # how much: test_timing, to the second
     assert all((frame[f"{stage}_seconds"] >= 0).all() for frame in frames for stage in STAGES)
 
 
@@ -387,10 +389,9 @@ def test_settings_that_have_nothing_in_common_but_the_image(home: Path, tmp_path
 DENSE = ("clip", "maskclip", "sclip", "naclip", "clearclip")
 
 
-def pairs(results: Path, home: Path, methods: Sequence[str], **spec: Any) -> list[Lane]:
-    """Every method on two data sets in one pass."""
+def pairs(results: Path, home: Path, methods: Sequence[str], keys: Sequence[str], **spec: Any) -> list[Lane]:
+    """Every method on every data set in one pass."""
     values = {"backbone": "tiny-clip", "protocol": protocol(WINDOWS), **spec}
-    keys = THREE[:2]
     specs = [RunSpec(dataset=str(home / f"{key}.toml"), method=m, **values) for m in methods for key in keys]
     return lanes_of(results, specs)
 
@@ -399,20 +400,21 @@ def pairs(results: Path, home: Path, methods: Sequence[str], **spec: Any) -> lis
 def test_many_methods_in_one_pass(home: Path, tmp_path: Path, refine: str) -> None:
     """The same bytes as a run of each pair; the trunk once per image, a guide once per image."""
     spec = {"protocol": protocol({**WINDOWS, "refine": refine})}
-    lanes = pairs(tmp_path / "together", home, DENSE, **spec)
+    methods = DENSE[-2:] if refine == "tiny-sd" else DENSE  # a guide is slow
+    lanes = pairs(tmp_path / "together", home, methods, THREE[:2], **spec)
     guides = {id(lane.pipeline.guide): lane.pipeline.guide for lane in lanes}
     with counted_calls(vit, "run_trunk") as trunks, counted_calls(type(guides.popitem()[1]), "observe") as looks:
         found = score(lanes)
     assert len(trunks) == len(SIZES)
     assert len(looks) == (len(SIZES) if refine == "tiny-sd" else 0)
-    apart = [one for m in DENSE for one in alone(tmp_path / "alone", home, THREE[:2], method=m, **spec)]
+    apart = [one for m in methods for one in alone(tmp_path / "alone", home, THREE[:2], method=m, **spec)]
     assert found == apart and len({counts for counts, _ in found}) == len(lanes)
 
 
 def test_methods_of_every_kind_in_one_pass(home: Path, tmp_path: Path) -> None:
-    methods = offline_methods()
-    lanes = pairs(tmp_path / "together", home, methods)
-    apart = [one for m in methods for one in alone(tmp_path / "alone", home, THREE[:2], method=m)]
+    methods, spec = offline_methods(), {"protocol": protocol({**WINDOWS, "options_of": FEW_MASKS})}
+    lanes = pairs(tmp_path / "together", home, methods, THREE[:1], **spec)
+    apart = [one for m in methods for one in alone(tmp_path / "alone", home, THREE[:1], method=m, **spec)]
     assert score(lanes) == apart
 
 
