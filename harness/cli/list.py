@@ -12,6 +12,9 @@ from ..protocol.protocol import list_protocols, load_protocol
 from ..show.tables import print_json, print_line, print_table
 from ..use.pairs import method_info
 
+_LONG = ("trained on", "further weights", "paper")
+"""What is told of one method, and not in the table of all."""
+
 
 def list_command(what: str, name: str | None, as_json: bool) -> None:
     """Print one catalogue, or one entry of it with its options."""
@@ -30,8 +33,11 @@ def list_command(what: str, name: str | None, as_json: bool) -> None:
     rows = tables[what]()
     if as_json:
         print_json(rows)
-    else:
-        print_table("", list(rows[0]), [list(row.values()) for row in rows])
+        return
+    shown = [name for name in rows[0] if name not in _LONG]
+    print_table("", shown, [[row[name] for name in shown] for row in rows])
+    if len(shown) < len(rows[0]):
+        print_line(f"{', '.join(k for k in rows[0] if k in _LONG)} and options: bench list {what} NAME")
 
 
 def _list_one(what: str, name: str, as_json: bool) -> None:
