@@ -64,12 +64,11 @@ class ProxyCLIP(DenseClip):
 
     def encode_windows(self, windows: Windows) -> SeenPatches:
         """Patch features on DINO's grid."""
-        tokens, grid = self.trunk(windows)
+        tokens, clip_grid = self.trunk(windows)
         key = ("dino tokens", self.dino, self.statistics, self.padding_key(windows))
-        similar, proxy_grid = windows.once(key, lambda: self.dino.patches(self.shown(windows.pixels)))
+        similar, grid = windows.once(key, lambda: self.dino.patches(self.shown(windows.pixels)))
         block, pull = self.tower.blocks[-1], (self.options.beta, self.options.gamma)
-        values = vit.values(block, tokens[:, 1:]).transpose(1, 2).unflatten(2, grid)
-        values = F.interpolate(values, proxy_grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
-        mixed = [similarity_matrix(s, *pull)[0].to(v) @ v for s, v in zip(similar, values, strict=True)]
-        features = vit.project(self.tower, vit.project_out(block, torch.stack(mixed)))
-        return SeenPatches(F.normalize(features, dim=-1).unflatten(1, proxy_grid))
+        values = vit.values(block, tokens[:, 1:]).transpose(1, 2).unflatten(2, clip_grid)
+        values = F.interpolate(values, grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+        mix = torch.stack([similarity_matrix(s, *pull)[0].to(v) @ v for s, v in zip(similar, values, strict=True)])
+        return SeenPatches(F.normalize(vit.project(self.tower, vit.project_out(block, mix)), dim=-1).unflatten(1, grid))

@@ -31,7 +31,10 @@ from ovss.harness.runs.run import COUNTS, METRICS, Run
 from ovss.methods import Backbone, MethodInfo, UserError, Vocabulary, load_backbone, registry
 from ovss.methods.blocks.dense_clip import DenseClip
 from ovss.methods.models import vit
+from ovss.methods.models.weights import find_entry
+from ovss.methods.refine import load_guide as guides
 
+from ...methods.models.test_dino import random_state, save
 from ...toys import Toy
 
 SIZES = ((67, 51), (64, 64), (90, 43), (48, 81), (72, 72))
@@ -396,7 +399,23 @@ def pairs(results: Path, home: Path, methods: Sequence[str], keys: Sequence[str]
     return lanes_of(results, specs)
 
 
-@pytest.mark.parametrize("refine", ["none", "pamr", "tiny-sd"])
+@pytest.fixture
+def dino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A small DINO with random weights where the guide's checkpoint is looked for."""
+    (tmp_path / "mirror").mkdir()
+    monkeypatch.setenv("OVSS_WEIGHTS", str(tmp_path / "mirror"))
+    monkeypatch.setattr("ovss.methods.models.weights.check_entry", lambda found: None)
+    save(tmp_path / "mirror", random_state(128, 2, 16, 3), find_entry("dino-vitb16").files[0].name)
+    caches = (guides.load_guide, guides._patch_similarity)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.usefixtures("dino")
+@pytest.mark.parametrize("refine", ["none", "pamr", "tiny-sd", "dino-b16"])
 def test_many_methods_in_one_pass(home: Path, tmp_path: Path, refine: str) -> None:
     """The same bytes as a run of each pair; the trunk once per image, a guide once per image."""
     spec = {"protocol": protocol({**WINDOWS, "refine": refine})}
@@ -406,7 +425,7 @@ def test_many_methods_in_one_pass(home: Path, tmp_path: Path, refine: str) -> No
     with counted_calls(vit, "run_trunk") as trunks, counted_calls(type(guides.popitem()[1]), "observe") as looks:
         found = score(lanes)
     assert len(trunks) == len(SIZES)
-    assert len(looks) == (len(SIZES) if refine == "tiny-sd" else 0)
+    assert len(looks) == (len(SIZES) if refine in ("tiny-sd", "dino-b16") else 0)
     apart = [one for m in methods for one in alone(tmp_path / "alone", home, THREE[:2], method=m, **spec)]
     assert found == apart and len({counts for counts, _ in found}) == len(lanes)
 
