@@ -21,7 +21,7 @@ def scenes() -> Dataset:
     """Drawn once for all methods: that takes as long as a model."""
     data = open_dataset("shapes")
     drawn = cache(data.load)
-    data.load = lambda image_id, seen=None: drawn(image_id)  # type: ignore[method-assign]
+    data.load = lambda image_id, once=None: drawn(image_id)  # type: ignore[method-assign]
     return data
 
 
