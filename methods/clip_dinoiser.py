@@ -12,7 +12,7 @@ models/clip_dinoiser/clip_dinoiser.py).  Every row of the paper's ablation is a 
 """
 
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from .blocks.clip_method import ClipWords
-from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
+from .blocks.dense_clip import DenseClip, EndPaddedOptions, LastBlock, SeenPatches
 from .blocks.key_smoothing import SCALE, KeyNorm, projected_keys, smooth_by_keys
 from .core.errors import UserError
 from .core.info import MethodInfo
@@ -33,21 +33,12 @@ from .models.dinoiser_heads import DinoiserHeads, load_heads
 from .models.found import Found, load_found
 from .models.open_model import open_model
 
-Part = TypeVar("Part", DinoiserHeads, Dino, Found)
 TINY_HEADS = TINY_CLIP_FOLDER / "dinoiser_heads.safetensors"
 
 
-class CLIPDINOiserOptions(DenseClipOptions):
+class CLIPDINOiserOptions(EndPaddedOptions):
     """Options of ``CLIPDINOiser``."""
 
-    pad: Literal["end"] | bool = Field(
-        "end",
-        description="windows that are no multiple of the patch: end pads with black below and to the right and "
-        "stretches the grid over the window, false drops the rest, true pads evenly with the mean colour and cuts",
-    )
-    positions: Literal["factor", "size"] = Field(
-        "size", description="how the position embedding is interpolated: by the target size or by a scale factor"
-    )
     pooling: Literal["none", "clip_keys", "dino_q", "dino_k", "dino_v", "trained"] = Field(
         "trained",
         description="A: g, cosines of that slice of DINO ViT-B/16, probabilities smoothed by CLIP's keys (the paper's "

@@ -12,7 +12,6 @@ mmseg/models/backbones/vit.py, mmseg/models/decode_heads/maskclip_head.py).
 """
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from .blocks.clip_method import ClipWords
-from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
+from .blocks.dense_clip import DenseClip, EndPaddedOptions, LastBlock, SeenPatches
 from .blocks.key_smoothing import SCALE, KeyNorm, denoise_prompts, projected_keys, smooth_by_keys
 from .core.info import MethodInfo
 from .core.picture import Windows
@@ -32,19 +31,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class MaskCLIPOriginalOptions(DenseClipOptions):
+class MaskCLIPOriginalOptions(EndPaddedOptions):
     """Options of ``MaskCLIPOriginal``; the first three are the differences, in the image tower alone."""
 
-    pad: Literal["end"] | bool = Field(
-        "end",
-        description="windows that are no multiple of the patch: end is the original's, zeros after the normalisation "
-        "below and to the right, the grid stretched over the window; false drops the rest, true pads evenly and cuts",
-    )
-    positions: Literal["factor", "size"] = Field(
-        "size",
-        description="how the position embedding is interpolated: by target size, as in the released code, or "
-        "by a scale factor",
-    )
     exact_gelu: bool = Field(True, description="the exact GELU in place of the backbone's activation")
     small_eps: bool = Field(True, description="LayerNorms with an epsilon of 1e-6 in place of the backbone's")
     imagenet_statistics: bool = Field(True, description="images normalised by ImageNet's mean and deviation")

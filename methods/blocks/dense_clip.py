@@ -73,6 +73,15 @@ class DenseClipOptions(Options):
     )
 
 
+class EndPaddedOptions(DenseClipOptions):
+    """As MaskCLIP and CLIP-DINOiser were released: padding below and to the right, positions by target size."""
+
+    pad: Literal["end"] | bool = Field("end", description=DenseClipOptions.model_fields["pad"].description)
+    positions: Literal["factor", "size"] = Field(
+        "size", description=DenseClipOptions.model_fields["positions"].description
+    )
+
+
 class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[SeenPatches]]):
     """Patch-text cosine similarities of a CLIP ViT whose last block is ``last_block``."""
 
