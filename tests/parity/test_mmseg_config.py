@@ -502,7 +502,7 @@ def scenes(tmp_path: Path, write: Write) -> Path:
     fields = f"img_suffix='.png', reduce_zero_label=True, metainfo=dict(classes={SCENES.record.classes!r})"
     words = ("lawn, grass", *SCENES.record.classes[1:])
     config = write(fields=fields, model="slide_crop=64, slide_stride=40, logit_scale=60, pamr_steps=0", words=words)
-    config.write_text(config.read_text().replace("336", "84"))
+    config.write_text(config.read_text().replace("(2048, 336)", "(2048, 84)"))
     return config
 
 
