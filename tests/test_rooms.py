@@ -18,6 +18,7 @@ FLOORS = (
     ("harness.protocol",),
     ("harness.runs",),
     ("harness.report", "harness.training", "harness.mmseg"),
+    ("harness.site",),
     ("harness.use",),
     ("harness.cli",),
 )

@@ -10,7 +10,6 @@ from .ending import run_to_end
 from .groups import data_app, protocol_app, train_app, weights_app
 from .options import (
     Backbone,
-    Data,
     DataRoot,
     Datasets,
     Device,
@@ -27,6 +26,8 @@ from .options import (
     Set,
     Weights,
 )
+from .verbs_of_checks import checks_app
+from .verbs_of_results import results_app
 
 app = typer.Typer(
     name="bench",
@@ -45,12 +46,6 @@ def everywhere(
 ) -> None:
     """Compare training-free CLIP segmenters: one command per number, the same protocol for every method."""
     # ``run_to_end`` takes the flag off the line wherever it stands; here it is declared for --help
-
-
-app.add_typer(data_app, name="data")
-app.add_typer(protocol_app, name="protocol")
-app.add_typer(weights_app, name="weights")
-app.add_typer(train_app, name="train")
 
 
 @app.command()
@@ -161,110 +156,12 @@ def segment(
     segment_command(request, target, as_json=json)
 
 
-@app.command("list")
-def list_(
-    what: Annotated[str, typer.Argument(help="methods, proposers, datasets, protocols or backbones.")],
-    name: Annotated[str | None, typer.Argument(help="One method or proposer, with its options.")] = None,
-    json: Json = False,
-) -> None:
-    """List methods, mask proposers, data sets, protocols or backbones, or one of the first two with its options."""
-    from .list import list_command
-
-    list_command(what, name, as_json=json)
-
-
-@app.command()
-def show(
-    run: Annotated[str, typer.Argument(help="Run folder, or its name (a unique beginning will do).")],
-    results: Results = Path("results"),
-    json: Json = False,
-) -> None:
-    """Per-class table and provenance of a run."""
-    from .show import show_command
-
-    show_command(run, results, as_json=json)
-
-
-@app.command()
-def compare(
-    first: Annotated[str, typer.Argument(help="Run folder or name.")],
-    second: Annotated[str, typer.Argument(help="Run folder or name.")],
-    results: Results = Path("results"),
-    json: Json = False,
-) -> None:
-    """Paired difference of two runs on the same images, with interval and p value."""
-    from .compare import compare_command
-
-    compare_command(first, second, results, as_json=json)
-
-
-@app.command()
-def ceiling(
-    dataset: Data,
-    patch_px: Annotated[int, typer.Option(min=1, help="Side of a patch in px.")] = 16,
-    short_side_px: Annotated[int, typer.Option(min=0, help="Resize to this short side first (0: no).")] = 448,
-    data_root: DataRoot = None,
-    limit: Limit = None,
-    json: Json = False,
-) -> None:
-    """The mIoU of a perfect classifier of patches: how much of a score resolution can cost."""
-    from .ceiling import ceiling_command
-
-    ceiling_command(dataset, patch_px, short_side_px, data_root, limit, as_json=json)
-
-
-@app.command()
-def leaderboard(
-    results: Results = Path("results"),
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RESULTS/LEADERBOARD.md.")] = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="Only these methods: A,B.")] = "",
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Only these data sets: A,B.")] = "",
-    protocol: Annotated[str, typer.Option(help="Only these protocols, by name or hash: A,B.")] = "",
-    complete: Annotated[
-        bool, typer.Option("--complete", help="Only methods with all images of all data sets.")
-    ] = False,
-    sort: Annotated[str, typer.Option(help="rank, mean, method, images/s, or a data set.")] = "rank",
-    json: Json = False,
-) -> None:
-    """Write tables of all runs: Markdown, with CSV, JSON and LaTeX beside it; of a part only with --output."""
-    from .report import leaderboard_command, only_of
-
-    leaderboard_command(results, output, only_of(method, dataset, protocol, complete), sort, as_json=json)
-
-
-@app.command()
-def regress(
-    baselines: Annotated[Path, typer.Option(help="Folder of committed baselines.")] = Path("results/baselines"),
-    update: Annotated[bool, typer.Option(help="Write new baselines instead of comparing.")] = False,
-    json: Json = False,
-) -> None:
-    """Run every offline-capable method on small fixed subsets and compare with the committed counts."""
-    from .report import regress_command
-
-    regress_command(baselines, update, as_json=json)
-
-
-@app.command("test")
-def test_(
-    method: Method,
-    backbone: Annotated[str, typer.Option(help="Backbone to test with.")] = "tiny-clip",
-    weights: Weights = None,
-    device: Device = "cpu",
-    option: Option = None,
-    json: Json = False,
-) -> None:
-    """Check that a method keeps the contract: shapes, determinism, batches, vocabularies, untouched parts."""
-    from .conformity import test_command
-
-    test_command(method, backbone, weights, device, option or [], as_json=json)
-
-
-@app.command()
-def doctor(results: Results = Path("results"), json: Json = False) -> None:
-    """What is installed, which weights are present, where data are looked for, and whether there is a GPU."""
-    from .doctor import doctor_command
-
-    doctor_command(results, as_json=json)
+app.add_typer(results_app)
+app.add_typer(checks_app)
+app.add_typer(data_app, name="data")
+app.add_typer(protocol_app, name="protocol")
+app.add_typer(weights_app, name="weights")
+app.add_typer(train_app, name="train")
 
 
 def main() -> None:
