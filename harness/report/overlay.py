@@ -12,6 +12,7 @@ from ...datasets.loader import Pixels
 from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
 from ..runs.storing import stored_file
+from ..show.colours import class_colours
 from ..show.escaping import plain_text
 
 _GREY = (128, 128, 128)
@@ -21,17 +22,6 @@ _PLAIN_PX = 600
 _STRIP_ROWS = 256
 _TEXT_MOST = 60
 """Characters of a name that a legend shows: a longer one would widen the picture."""
-
-
-def class_colours(count: int) -> list[tuple[int, int, int]]:
-    """``count`` clearly different colours: hues by the golden ratio, three levels of brightness in turn."""
-    import colorsys
-
-    out = []
-    for k in range(count):
-        rgb = colorsys.hsv_to_rgb(k * 0.618034 % 1, 0.55 + 0.35 * (k % 2), (1.0, 0.8, 0.62)[k % 3])
-        out.append((int(rgb[0] * 255), int(rgb[1] * 255), int(rgb[2] * 255)))
-    return out
 
 
 def paint(labels: NDArray[np.integer], colours: Sequence[tuple[int, int, int]]) -> Pixels:

@@ -20,12 +20,14 @@ from ...datasets import Dataset, Sample
 from ...methods import UserError
 from ...methods.core.picture import Memo
 from . import parts
+from .label_files import colours_of, label_path, write_label_map
 from .parts import ImageResult, Stamp
 from .photo import Photo
 from .pipeline import Clock, Pipeline
 from .plan import build_pipelines
 from .provenance import peak_bytes
 from .run import Run
+from .scored import Scored
 from .workers import prepare, stopped, worker_context
 
 WARM_UP_IMAGES = 2
@@ -35,11 +37,15 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Lane:
-    """A run with what it needs.  Several lanes over the same images are worked on in one pass."""
+    """A run with what it needs.  Several lanes over the same images are worked on in one pass.
+
+    ``labels``: the folder that label maps are written to (None: to none).
+    """
 
     run: Run
     pipeline: Pipeline
     data: Dataset
+    labels: Path | None = None
 
 
 def work_through(lanes: Sequence[Lane], ids: Iterable[str], device: str, advance: Advance, workers: int = 1) -> None:
@@ -93,12 +99,18 @@ def _score_image(todo: list[_Todo], image_id: str, device: str, warm: bool) -> N
         _check_content(todo, samples)
         try:
             photo = Photo(samples[0].image, image_id, memo)
-            zipped = zip([t.lane.pipeline for t in todo], samples, clocks, strict=True)
-            scored = [p.compare(p.predict(photo, clock), sample, clock) for p, sample, clock in zipped]
+            scored = [_scored(t.lane, photo, s, c) for t, s, c in zip(todo, samples, clocks, strict=True)]
         except UserError as error:
             raise UserError(f"image {image_id}: {error}") from error
     for t, result, clock, sample in zip(todo, scored, clocks, samples, strict=True):
         t.buffer.append(ImageResult(image_id, result, clock.seconds, peak_bytes(device), warm, sample.digest))
+
+
+def _scored(lane: Lane, photo: Photo, sample: Sample, clock: Clock) -> Scored:
+    labels = lane.pipeline.predict(photo, clock)
+    if lane.labels is not None:
+        write_label_map(label_path(lane.labels, sample.id), labels.cpu().numpy(), colours_of(lane.data.record))
+    return lane.pipeline.compare(labels, sample, clock)
 
 
 def _load(todo: _Todo, image_id: str, clock: Clock, memo: Memo) -> Sample:
@@ -119,9 +131,16 @@ def _check_content(todo: Sequence[_Todo], samples: Sequence[Sample]) -> None:
             )
 
 
-def work_in_processes(runs: Sequence[Run], wanted: tuple[str, ...], workers: int, advance: Advance) -> None:
+def work_in_processes(
+    runs: Sequence[Run],
+    wanted: tuple[str, ...],
+    workers: int,
+    advance: Advance,
+    labels: Sequence[Path | None],
+) -> None:
     """Score ``wanted`` for every run, which share their images, in ``workers`` processes.
 
+    ``labels``: where the label maps of each run go.
     Raises ``UserError`` of the first process that fails; the others finish the image they are at.
     """
 
@@ -135,7 +154,9 @@ def work_in_processes(runs: Sequence[Run], wanted: tuple[str, ...], workers: int
     pool = ProcessPoolExecutor(workers, context, initializer=prepare, initargs=(stop, dict(os.environ)))
     folders = [str(run.folder) for run in runs]
     try:
-        tasks = [pool.submit(_work_share, folders, wanted[k::workers], threads, workers) for k in range(workers)]
+        tasks = [
+            pool.submit(_work_share, folders, labels, wanted[k::workers], threads, workers) for k in range(workers)
+        ]
         pending: set[Future[None]] = set(tasks)
         done_before = 0
         while pending:
@@ -155,12 +176,14 @@ def work_in_processes(runs: Sequence[Run], wanted: tuple[str, ...], workers: int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _work_share(folders: list[str], ids: tuple[str, ...], threads: int, workers: int) -> None:
+def _work_share(
+    folders: list[str], labels: Sequence[Path | None], ids: tuple[str, ...], threads: int, workers: int
+) -> None:
     torch.set_num_threads(threads)
     runs = [Run(Path(folder)) for folder in folders]
     specs = [run.plan().spec for run in runs]
     opened = {(spec.dataset, spec.data_root): spec.open_data() for spec in specs}
     data = [opened[spec.dataset, spec.data_root] for spec in specs]
-    lanes = [Lane(*lane) for lane in zip(runs, build_pipelines(specs, data), data, strict=True)]
+    lanes = [Lane(*lane) for lane in zip(runs, build_pipelines(specs, data), data, labels, strict=True)]
     asked = takewhile(lambda _: not stopped(), ids)
     work_through(lanes, asked, specs[0].device, lambda count: None, workers)

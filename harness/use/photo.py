@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from ...datasets.loader import Pixels, read_image
 from ...methods import create_method
 from ..protocol.protocol import Protocol, lint_setting
-from ..report.overlay import class_colours, photo_sheet, save_png
+from ..report.overlay import photo_sheet, save_png
 from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
 from ..runs.provenance import code_version, environment, source_hash
 from ..runs.storing import clean_cache
+from ..show.colours import class_colours
 from ..show.telling import Say, each_once, unsaid
 from .photo_request import Classes, PhotoRequest, photo_request
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,13 @@ from ...methods import UserError
 from ...methods.core.files import cache_folder
 from ..protocol.protocol import Setting, lint_setting
 from ..runs import answered
+from ..runs.label_files import describe_labels, label_path
 from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Finished, Run
 from ..runs.storing import clean_cache
 from ..runs.workers import start_early
 from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
+from .label_maps import save_labels
 
 if TYPE_CHECKING:  # what is finished is answered without torch
     from ..runs.engine import Lane
@@ -30,6 +33,7 @@ def run(
     say: Say = unsaid,
     allow_download: bool = False,
     picture: Path | None = None,
+    labels: Path | None = None,
 ) -> list[Finished]:
     """Score what is missing of every run, and return all of them, finished, in the order of ``pairs``.
 
@@ -37,7 +41,8 @@ def run(
     Several pairs (``every_pair`` makes them) share one pass, so their data sets must have the same images.  The results
     are over the first ``limit`` images (default: all).  ``workers`` processes do the work; with more than one, a script
     needs ``if __name__ == "__main__"``.  ``progress`` and ``say`` are told how far it is and what looks wrong.
-    ``picture`` is a PNG to write, with some images, labels and results of the first run.
+    ``picture`` is a PNG to write, with some images, labels and results of the first run.  Below ``labels`` every label
+    map is written, ``LABELS/RUN/<image id>.png``.
 
     Whatever interrupts it, an exception of ``progress`` included: what was finished is kept, and the same call goes on.
 
@@ -47,7 +52,7 @@ def run(
     _check_call(asked, limit, workers)
     say = each_once(say)
     clean_cache()
-    if not (fresh or allow_download or picture):
+    if not (fresh or allow_download or picture or labels):
         known = _answered(asked, results, limit, progress, say)
         if known is not None:
             return known
@@ -57,6 +62,8 @@ def run(
     data = _open(asked)
     wanted = data[0].ids[:limit]
     lanes, plans = _plan(asked, data, wanted, results, allow_download, progress, say)
+    if labels is not None:
+        lanes = [_with_labels(lane, plan, labels) for lane, plan in zip(lanes, plans, strict=True)]
     if fresh or not all(lane.run.answers(plan, wanted) for lane, plan in zip(lanes, plans, strict=True)):
         _work(lanes, plans, wanted, workers, fresh, progress)
     if picture is not None:
@@ -65,7 +72,19 @@ def run(
         write_contact_sheet(picture, lanes[0].pipeline, [data[0].load(i) for i in wanted[:6]])
     for lane, plan in zip(lanes, plans, strict=True):
         answered.remember(plan, lane.pipeline, lane.data)
-    return [lane.run.finished(wanted) for lane in lanes]
+    found = [lane.run.finished(wanted) for lane in lanes]
+    for one in found if labels is not None else ():
+        save_labels(one, labels)
+    return found
+
+
+def _with_labels(lane: "Lane", plan: Plan, labels: Path) -> "Lane":
+    """The lane, writing its label maps.  Raises ``UserError`` if they cannot be, or a folder is another run's."""
+    folder = labels / plan.name
+    for image_id in lane.data.ids:
+        label_path(folder, image_id)
+    describe_labels(folder, plan)
+    return replace(lane, labels=folder)
 
 
 def _check_call(specs: list[RunSpec], limit: int | None, workers: int) -> None:
@@ -227,6 +246,7 @@ def _score_missing(
     keys = dict.fromkeys(lane.data.record.key for lane in lanes)
     advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", sum(map(len, missing)))
     if workers > 1 and len(union) > 1:
-        work_in_processes([lane.run for lane in lanes], union, min(workers, len(union)), advance)
+        folders = [lane.labels for lane in lanes]
+        work_in_processes([lane.run for lane in lanes], union, min(workers, len(union)), advance, folders)
     else:
         work_through(lanes, union, plans[0].spec.device, advance)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovss.harness.report.overlay import class_colours, overlay
+from ovss.harness.report.overlay import overlay
+from ovss.harness.show.colours import class_colours
 
 Command = Callable[..., Any]
 TINY = ("--backbone", "tiny-clip")

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ovss.harness.report.overlay import add_legend, class_colours, overlay, paint
+from ovss.harness.report.overlay import add_legend, overlay, paint
+from ovss.harness.show.colours import class_colours
 
 
 def test_colours_differ() -> None:
