@@ -29,16 +29,21 @@ def check_run(
     changes: list[str],
     options: list[str],
     picture: Path | None,
-    results: Path,
+    folders: dict[str, Path | None],
 ) -> None:
-    """Raise ``UserError`` or ``DataError`` for whatever is wrong with ``bench run`` and can be seen now."""
+    """Raise ``UserError`` or ``DataError`` for whatever is wrong with ``bench run`` and can be seen now.
+
+    ``folders`` are to be written to, by the flags that name them.
+    """
     names = names_of(methods)
     parse_options(options, "--option")
     for method in names:
         check_request(method, backbone, weights, device)
     if picture is not None:
         check_png(picture, "--picture", make_folder=True)
-    check_results(results)
+    for flag, folder in folders.items():
+        if folder is not None:
+            check_folder(folder, flag)
     for name in names_of(datasets):
         check_data(name, protocol, data_root, parse_options(changes, "--set"))
 
@@ -96,13 +101,13 @@ def check_png(path: Path, flag: str, make_folder: bool = False) -> None:
         raise UserError(f"{flag} {path}: the folder {folder} cannot be written.  Choose another place")
 
 
-def check_results(results: Path) -> None:
-    """Refuse a folder for results that cannot be made.  One that is there may hold the answer, also read-only."""
-    place = _nearest(results)
+def check_folder(folder: Path, flag: str = "--results") -> None:
+    """Refuse a folder that cannot be made.  One that is there may hold the answer, also read-only."""
+    place = _nearest(folder)
     if not place.is_dir():
-        raise UserError(f"--results {results}: {place} is no folder.  Choose another place")
-    if place != results and not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"--results {results} cannot be made: {place} cannot be written.  Choose another place")
+        raise UserError(f"{flag} {folder}: {place} is no folder.  Choose another place")
+    if place != folder and not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {folder} cannot be made: {place} cannot be written.  Choose another place")
 
 
 def _nearest(path: Path) -> Path:

@@ -67,6 +67,9 @@ def run(
     option: OptionOfMethod = None,
     allow_download: Download = False,
     picture: Annotated[Path | None, typer.Option(help="Write a PNG of some images with labels and results.")] = None,
+    save_labels: Annotated[
+        Path | None, typer.Option(help="Folder for every label map, RUN/IMAGE.png, with the data set's palette.")
+    ] = None,
     results: Results = Path("results"),
     json: Json = False,
 ) -> None:
@@ -85,7 +88,7 @@ def run(
         changes=changes,
         options=option or [],
         picture=picture,
-        results=results,
+        folders={"--results": results, "--save-labels": save_labels},
     )
     from .run import run_command
 
@@ -106,6 +109,7 @@ def run(
         options=option or [],
         allow_download=allow_download,
         picture=picture,
+        labels=save_labels,
         results=results,
         as_json=json,
     )

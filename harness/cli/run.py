@@ -32,6 +32,7 @@ def run_command(
     options: list[str],
     allow_download: bool,
     picture: Path | None,
+    labels: Path | None,
     results: Path,
     as_json: bool,
     **asked: Any,
@@ -47,11 +48,11 @@ def run_command(
     )
     try:
         with bars() as progress:
-            found = run(pairs, results, limit, workers, fresh, progress, print_warning, allow_download, picture)
+            found = run(pairs, results, limit, workers, fresh, progress, print_warning, allow_download, picture, labels)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was finished is kept, run the same command again to go on\n")
         sys.exit(130)
-    reports = [_report(one) for one in found]
+    reports = [_report(one) | ({"labels": str(labels / one.name)} if labels else {}) for one in found]
     if as_json:
         print_json(reports[0] if len(reports) == 1 else reports)
     else:
@@ -97,7 +98,9 @@ def _print_reports(reports: list[dict[str, Any]], picture: Path | None) -> None:
     if len(reports) > 1 and any(r["shared_with"] for r in reports):
         print_line("one pass over the images for all: encoding them, done once, is in the seconds of each")
     for number, report in enumerate(reports):
-        print_line(f"run {report['run_dir']}" + (f", picture {picture}" if picture and not number else ""))
+        files = [f"picture {picture}"] if picture and not number else []
+        files += [f"label maps {report['labels']}"] if "labels" in report else []
+        print_line(", ".join([f"run {report['run_dir']}", *files]))
     for note in dict.fromkeys(r["note"] for r in reports if r["note"]):
         print_line(f"note: {note}")
 

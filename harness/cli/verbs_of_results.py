@@ -24,15 +24,15 @@ def show(
 
 @results_app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="Run folder or name.")],
-    second: Annotated[str, typer.Argument(help="Run folder or name.")],
+    runs: Annotated[list[str], typer.Argument(help="Run folders or names: the first is compared with the others.")],
+    every: Annotated[bool, typer.Option("--all", help="Every class, and every entry of a list.")] = False,
     results: Results = Path("results"),
     json: Json = False,
 ) -> None:
-    """Paired difference of two runs on the same images, with interval and p value."""
+    """How runs on the same images differ: mIoU, classes and images, with intervals and p values."""
     from .compare import compare_command
 
-    compare_command(first, second, results, as_json=json)
+    compare_command(runs, results, every, as_json=json)
 
 
 @results_app.command()

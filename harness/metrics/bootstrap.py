@@ -6,6 +6,7 @@ the same draws, and p = (1 + #{b: |delta_b - delta| >= |delta|}) / (B + 1).  Not
 prompts, seeds or annotators.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ few units it is too sure: it never looks beyond the worst and the best of them, 
 ``sqrt((n - 1) / n)`` (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 14; Hesterberg,
 What Teachers Should Know About the Bootstrap, 2015).  What it covers with few units: docs/protocols.md."""
 REPLICATES = 2000
+_LEVEL = 0.05
 SEED = 20240229
 
 
@@ -79,11 +81,13 @@ def replicate_miou(counts: Counts, weights: NDArray[np.int64], averaging: Averag
 
     Products run in float64, which is exact below 2^53 pixels.
     """
-    drawn = [
-        (weights.astype(np.float64) @ a.astype(np.float64)).astype(np.int64)
-        for a in (counts.tp, counts.gt, counts.pred)
-    ]
-    return miou(Counts(*drawn), averaging)
+    return miou(_drawn(counts, weights), averaging)
+
+
+def _drawn(counts: Counts, weights: NDArray[np.int64]) -> Counts:
+    """Summed counts of every replicate, ``(B, C)``."""
+    parts = (counts.tp, counts.gt, counts.pred)
+    return Counts(*((weights.astype(np.float64) @ a.astype(np.float64)).astype(np.int64) for a in parts))
 
 
 def miou_interval(
@@ -121,6 +125,29 @@ def paired_difference(
     deltas = replicate_miou(units_a, weights, averaging) - replicate_miou(units_b, weights, averaging)
     beyond = int((np.abs(deltas - estimate) >= abs(estimate)).sum())
     return Difference(estimate, _percentiles(deltas), (1 + beyond) / (replicates + 1), units)
+
+
+def class_differences(
+    a: Counts,
+    b: Counts,
+    clusters: NDArray[np.int64] | None = None,
+    replicates: int = REPLICATES,
+    seed: int = SEED,
+) -> tuple[Float, Float | None]:
+    """IoU of A minus that of B for every class, ``(C,)``, and its 95 % bounds, ``(2, C)``; NaN where one has no IoU.
+
+    Below ``MIN_UNITS`` there are no bounds.
+    """
+    estimate = iou(a.total()) - iou(b.total())
+    units = [cluster_counts(counts, clusters) for counts in (a, b)]
+    if len(units[0].tp) < MIN_UNITS:
+        return estimate, None
+    weights = draw_weights(len(units[0].tp), replicates, seed)
+    deltas = iou(_drawn(units[0], weights)) - iou(_drawn(units[1], weights))
+    bounds = np.full((2, len(estimate)), np.nan)
+    known = ~np.isnan(deltas).all(axis=0)
+    bounds[:, known] = np.nanpercentile(deltas[:, known], [2.5, 97.5], axis=0)
+    return estimate, bounds
 
 
 def delta_standard_error(a: Counts, b: Counts | None = None) -> float:
@@ -165,7 +192,8 @@ def indistinct_groups(
         number += 1
         leader = left[0]
         found = {name: paired_difference(runs[leader], runs[name], clusters, averaging).p_value for name in left[1:]}
-        different = _holm({name: p for name, p in found.items() if p is not None})
+        adjusted = holm({name: p for name, p in found.items() if p is not None})
+        different = {name for name, p in adjusted.items() if p <= _LEVEL}
         members = [leader]
         for name in left[1:]:
             if name in different:
@@ -176,13 +204,17 @@ def indistinct_groups(
     return groups
 
 
-def _holm(p_values: dict[str, float], level: float = 0.05) -> set[str]:
-    """Names whose p value is significant after Holm's correction."""
-    found: set[str] = set()
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """P values adjusted for their number (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979).
+
+    >>> holm({"a": 0.02, "b": 0.01, "c": 0.5})
+    {'b': 0.03, 'a': 0.04, 'c': 0.5}
+    """
+    found: dict[str, float] = {}
+    highest = 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        if p > level / (len(p_values) - rank):
-            break
-        found.add(name)
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p))
+        found[name] = highest
     return found
 
 

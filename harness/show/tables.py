@@ -63,6 +63,36 @@ def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
     return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
+def rounded(value: float | None, interval: Sequence[float] | None, sign: bool = False) -> str:
+    """A value with its interval, both to two digits of half the interval's width, and two decimals without one.
+
+    >>> rounded(41.234, (40.104, 42.312)), rounded(0.0444, (0.001, 0.08), sign=True), rounded(-3.14159, None)
+    ('41.2 [40.1, 42.3]', '+0.044 [+0.001, +0.080]', '-3.14')
+    """
+    if value is None or math.isnan(value):
+        return "none"
+    digits, form = decimals(interval), "+" if sign else ""
+    shown = [f"{round(v, digits) + 0.0:{form}.{digits}f}" for v in (value, *(interval or ()))]  # + 0.0: no "-0"
+    return shown[0] + (f" [{shown[1]}, {shown[2]}]" if interval else "")
+
+
+def decimals(interval: Sequence[float] | None) -> int:
+    """How many decimals are worth showing: two digits of half the interval's width, two without one."""
+    half = (interval[1] - interval[0]) / 2 if interval else 0.0
+    return min(max(1 - math.floor(math.log10(half)), 0), 4) if half > 0 else 2
+
+
+def p_text(p_value: float | None) -> str:
+    """``0.012``, ``< 0.001``, or nothing.
+
+    >>> p_text(0.01234), p_text(0.0005), p_text(None)
+    ('0.012', '< 0.001', '')
+    """
+    if p_value is None:
+        return ""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 def images_and_units(images: object, units: int) -> str:
     """``23, 2 units``: how many images a number is from, and how many units its interval."""
     return f"{images}, {units} unit{'' if units == 1 else 's'}"
@@ -75,7 +105,7 @@ def megabytes(size: int) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text.partition(" [")[0])
+        float(text.partition(" [")[0].removeprefix("< "))
     except ValueError:
         return text in ("", "absent", "none")
     return True

@@ -96,6 +96,6 @@ def test_results_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     (tmp_path / "here").mkdir()
     monkeypatch.setattr(early.os, "access", lambda path, mode: False)
-    early.check_results(tmp_path / "here")  # read-only, it may hold the answer
+    early.check_folder(tmp_path / "here")  # read-only, it may hold the answer
     with pytest.raises(UserError, match="cannot be made"):
-        early.check_results(tmp_path / "gone/results")
+        early.check_folder(tmp_path / "gone/results")

@@ -293,11 +293,17 @@ def test_show_compare_and_leaderboard(bench: Command, tmp_path: Path) -> None:
     assert "absent" in plain.out or None not in runs["maskclip"]["per_class"].values()
 
     compared = bench("compare", "shapes-maskclip-tiny", "shapes-clip", "--json").json()
-    assert compared["difference"] == pytest.approx(runs["maskclip"]["miou"] - runs["clip"]["miou"])
-    assert compared["images"] == compared["units"] == 12 and compared["same_protocol"] is True
-    assert 0 < compared["p_value"] <= 1
-    assert compared["interval"][0] <= compared["difference"] <= compared["interval"][1]
-    assert bench("compare", "shapes-maskclip-tiny", "shapes-clip").code == 0
+    assert compared["images"] == compared["units"] == 12
+    (pair,) = compared["differences"]
+    assert pair["difference"] == pytest.approx(runs["maskclip"]["miou"] - runs["clip"]["miou"])
+    assert pair["same_protocol"] is True and 0 < pair["p_value"] <= 1
+    assert pair["interval"][0] <= pair["difference"] <= pair["interval"][1]
+    shown = bench("compare", "shapes-maskclip-tiny", "shapes-clip")
+    assert shown.code == 0 and "A is better than B on these images (p < 0.001)" in shown.out
+    assert (
+        max(map(len, shown.out.splitlines())) <= 120
+        and "more: --all)" not in bench("compare", "shapes-maskclip-tiny", "shapes-clip", "--all").out
+    )
 
     rows = bench("leaderboard", "--json").json()
     assert {r["method"]: r["miou"] for r in rows} == pytest.approx({m: r["miou"] for m, r in runs.items()})

@@ -34,7 +34,7 @@ ANSWERS = {
     "data list --json": '"dataset"',
     "leaderboard": "images/s",
     "show shapes-clip-tiny": "provenance",
-    "compare shapes-clip-tiny shapes-maskclip-tiny": "difference",
+    "compare shapes-clip-tiny shapes-maskclip-tiny": "A minus it",
 }
 
 

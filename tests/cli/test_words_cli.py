@@ -127,7 +127,8 @@ def test_few_units_are_told_everywhere(bench: Command, tmp_path: Path) -> None:
     compared = bench("compare", "own-clip-tiny", "own-maskclip-tiny")
     assert compared.code == 0 and f"{reason}; so there is no p value" in compared.out
     value = bench("compare", "own-clip-tiny", "own-maskclip-tiny", "--json").json()
-    assert (value["images"], value["units"], value["interval"], value["p_value"]) == (12, 2, None, None)
+    (pair,) = value["differences"]
+    assert (value["images"], value["units"], pair["interval"], pair["p_value"]) == (12, 2, None, None)
     rows = bench("leaderboard", "--json").json()
     assert all((r["units"], r["low"], r["group"], r["behind_low"]) == (2, None, None, None) for r in rows)
     assert sorted(r["behind"] == 0 for r in rows) == [False, True]  # the difference itself is told

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ovss.harness.metrics.bootstrap import _holm, delta_standard_error, indistinct_groups, miou_interval
+from ovss.harness.metrics.bootstrap import delta_standard_error, holm, indistinct_groups, miou_interval
 from ovss.harness.metrics.counting import Counts
 
 
@@ -24,7 +24,14 @@ from ovss.harness.metrics.counting import Counts
 )
 def test_holm_steps_down(p_values: list[float], different: list[int]) -> None:
     """Holm (1979): the k-th smallest of m is compared with 0.05 / (m - k + 1), until one is larger."""
-    assert _holm({str(k): p for k, p in enumerate(p_values)}) == {str(k) for k in different}
+    adjusted = holm({str(k): p for k, p in enumerate(p_values)})
+    assert {name for name, p in adjusted.items() if p <= 0.05} == {str(k) for k in different}
+
+
+def test_adjusted_p_values_by_hand() -> None:
+    """Times 3, 2 and 1 from the smallest; never below one before, never above 1."""
+    assert holm({"a": 0.03, "b": 0.001, "c": 0.02}) == {"b": pytest.approx(0.003), "c": 0.04, "a": 0.04}
+    assert holm({"a": 0.6, "b": 0.9}) == {"a": 1.0, "b": 1.0}
 
 
 @pytest.mark.parametrize(
