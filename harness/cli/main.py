@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,39 +76,29 @@ def run(
     """Score methods on data sets; stops and resumes, every number with its provenance."""
     from .early import check_run
 
-    changes = [*(change or []), *([f"refine={refine}"] if refine else [])]
-    check_run(
-        methods=method,
-        datasets=dataset,
-        protocol=protocol,
-        backbone=backbone,
-        weights=weights,
-        data_root=data_root,
-        device=device,
-        changes=changes,
-        options=option or [],
-        picture=picture,
-        folders={"--results": results, "--save-labels": save_labels},
-    )
+    chosen: dict[str, Any] = {
+        "methods": method,
+        "datasets": dataset,
+        "protocol": protocol,
+        "backbone": backbone,
+        "weights": weights,
+        "data_root": data_root,
+        "device": device,
+        "changes": [*(change or []), *([f"refine={refine}"] if refine else [])],
+        "options": option or [],
+        "picture": picture,
+    }
+    check_run(**chosen, folders={"--results": results, "--save-labels": save_labels})
     from .run import run_command
 
     run_command(
-        methods=method,
-        datasets=dataset,
-        protocol=protocol,
-        backbone=backbone,
-        weights=weights,
-        data_root=data_root,
-        device=device,
+        **chosen,
         limit=limit,
         workers=workers,
         fresh=fresh,
         boundary=boundary,
         confusion=confusion,
-        changes=changes,
-        options=option or [],
         allow_download=allow_download,
-        picture=picture,
         labels=save_labels,
         results=results,
         as_json=json,

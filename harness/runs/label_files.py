@@ -14,12 +14,10 @@ from PIL import Image
 
 from ...datasets import DatasetRecord
 from ...methods import UserError
-from ..show.colours import Colour, class_colours
+from ..show.colours import GREY, Colour, class_colours
 from .plan import Plan
 from .storing import store, stored_file
 
-GREY: Colour = (128, 128, 128)
-"""Pixels of no class, and ignored ones."""
 ABOUT = "labels.json"
 
 

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Colour = tuple[int, int, int]
+GREY: Colour = (128, 128, 128)
+"""Pixels of no class, and ignored ones."""
 
 _LEVELS = 20
 """Values per channel among which colours are looked for."""
-_AVOIDED = ((0, 0, 0), (255, 255, 255), (128, 128, 128))
+_AVOIDED = ((0, 0, 0), (255, 255, 255), GREY)
 """Frames and text, borders and paper, ignored pixels."""
 _LIGHTNESS, _CHROMA = (30.0, 88.0), 25.0
 """Darker, lighter and greyer colours are hard to tell apart over a photo."""

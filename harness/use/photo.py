@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...datasets.loader import Pixels, read_image
 from ...methods import create_method
 from ..protocol.protocol import Protocol, lint_setting
-from ..report.overlay import photo_sheet, save_png
+from ..report.sheets import photo_sheet, save_png
 from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
 from ..runs.provenance import code_version, environment, source_hash

@@ -67,7 +67,7 @@ def run(
     if fresh or not all(lane.run.answers(plan, wanted) for lane, plan in zip(lanes, plans, strict=True)):
         _work(lanes, plans, wanted, workers, fresh, progress)
     if picture is not None:
-        from ..report.overlay import write_contact_sheet
+        from ..report.sheets import write_contact_sheet
 
         write_contact_sheet(picture, lanes[0].pipeline, [data[0].load(i) for i in wanted[:6]])
     for lane, plan in zip(lanes, plans, strict=True):

@@ -159,6 +159,7 @@ def test_a_full_disk_leaves_no_half_picture(
 def test_the_picture_is_the_overlay_at_any_size(tmp_path: Path) -> None:
     """Strips join without a seam: against the formula over the whole picture at once."""
     from ovss.harness.report import overlay as module
+    from ovss.harness.report.sheets import photo_sheet
 
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (600, 40, 3), np.uint8)
@@ -171,12 +172,12 @@ def test_the_picture_is_the_overlay_at_any_size(tmp_path: Path) -> None:
     edges[1:] |= labels[1:] != labels[:-1]
     wanted[edges] = 255
     assert np.array_equal(overlay(image, labels, colours), wanted)
-    sheet = module.photo_sheet(image, labels, ["a", "b", "c"], colours, [0.2, 0.3, 0.5])
+    sheet = photo_sheet(image, labels, ["a", "b", "c"], colours, [0.2, 0.3, 0.5])
     assert np.array_equal(np.asarray(sheet)[:600, :40], wanted)
 
 
 def test_the_legend_grows_with_the_picture() -> None:
-    from ovss.harness.report.overlay import add_legend
+    from ovss.harness.report.sheets import add_legend
 
     names = ["grass", "sky"]
     small, large = (add_legend(np.zeros((side, side, 3), np.uint8), names, class_colours(2)) for side in (600, 2400))

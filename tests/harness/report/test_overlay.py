@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ovss.harness.report.overlay import add_legend, overlay, paint
+from ovss.harness.report.overlay import overlay, paint
+from ovss.harness.report.sheets import add_legend
 from ovss.harness.show.colours import class_colours
 
 
