@@ -13,13 +13,23 @@ results_app = typer.Typer()
 @results_app.command()
 def show(
     run: Annotated[str, typer.Argument(help="Run folder, or its name (a unique beginning will do).")],
+    worst: Annotated[
+        int, typer.Option(min=0, help="List the N images with the lowest IoU, and draw them with labels and result.")
+    ] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG of the worst (default: RESULTS/RUN-worst.png).")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of `bench run --save-labels`, else they are predicted again.")
+    ] = None,
+    confusion: Annotated[bool, typer.Option("--confusion", help="Which class was taken for which.")] = False,
     results: Results = Path("results"),
     json: Json = False,
 ) -> None:
-    """Per-class table and provenance of a run."""
+    """Per-class table and provenance of a run, its worst images, what it took for what."""
     from .show import show_command
 
-    show_command(run, results, as_json=json)
+    show_command(run, results, worst, output, labels, confusion, as_json=json)
 
 
 @results_app.command()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +12,15 @@ from PIL import Image, ImageDraw, ImageFont
 from ...datasets import DatasetRecord, Sample
 from ...datasets.loader import Pixels
 from ..metrics.counts import Counts
-from ..metrics.of_counts import miou_per_image
+from ..metrics.result import EvalResult
 from ..runs.label_files import colours_of
-from ..runs.photo import Photo
-from ..runs.pipeline import Clock, Pipeline
 from ..runs.storing import stored_file
 from ..show.colours import Colour
 from ..show.escaping import plain_text
 from .overlay import overlay, overlay_strips, paint
+
+if TYPE_CHECKING:  # a legend needs no torch
+    from ..runs.pipeline import Pipeline
 
 _LINE_PX, _SWATCH_PX, _MARGIN_PX, _FONT_PX = 18, 12, 8, 10
 _PLAIN_PX = 600
@@ -82,11 +84,12 @@ def result_panels(
 
 
 def image_iou(record: DatasetRecord, sample: Sample, labels: NDArray[np.integer]) -> float:
-    """mIoU of one image in percent, over the classes that are labelled in it; NaN where none is."""
+    """mIoU of one image in percent, as ``EvalResult.per_image`` has it."""
     scored, classes = sample.label != record.ignore_index, len(record.classes)
     truth, said = sample.label[scored].astype(np.int64), labels[scored].astype(np.int64)
     sums = (np.bincount(values, minlength=classes)[:classes] for values in (truth[truth == said], truth, said))
-    return 100 * float(miou_per_image(Counts(*sums)))
+    counts = Counts(*(values[None] for values in sums))
+    return float(EvalResult(record, (sample.id,), counts, np.zeros(1, np.int64), 1).per_image[0])
 
 
 def results_sheet(
@@ -103,8 +106,11 @@ def results_sheet(
     return panel_sheet(rows, [record.classes[k] for k in used], [colours[k] for k in used])
 
 
-def write_contact_sheet(path: Path, pipeline: Pipeline, samples: Sequence[Sample]) -> None:
+def write_contact_sheet(path: Path, pipeline: "Pipeline", samples: Sequence[Sample]) -> None:
     """Write a PNG with a row per sample: image, labels, result; and a legend."""
+    from ..runs.photo import Photo
+    from ..runs.pipeline import Clock
+
     maps = [pipeline.predict(Photo(sample.image, sample.id), Clock()).cpu().numpy() for sample in samples]
     name = pipeline.method.info.name
     shown = [(sample, [(name, labels)]) for sample, labels in zip(samples, maps, strict=True)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...methods import UserError
 from ..metrics.bootstrap import class_differences, holm, miou_interval, paired_difference
 from ..metrics.counts import Counts
-from ..metrics.of_counts import Averaging, iou, miou, miou_per_image
+from ..metrics.of_counts import iou, miou
 from ..protocol.protocol import diff_settings
 from ..runs.plan import Plan
 from ..runs.run import Finished, Run, find_run
@@ -202,7 +202,7 @@ def _difference(
         interval=(100 * found.interval.low, 100 * found.interval.high) if found.interval else None,
         p_value=found.p_value,
         classes=_classes(one.plan.record.classes, counts, clusters),
-        images=_images(counts, ids, "mmseg" if len(one.plan.record.classes) == 2 else "labelled"),
+        images=_images(runs, ids),
         changes=_changes(one.plan, other.plan),
     )
 
@@ -238,9 +238,9 @@ def _bounds(values: NDArray[np.float64]) -> Bounds:
     return 100 * float(values[0]), 100 * float(values[1])
 
 
-def _images(counts: tuple[Counts, Counts], ids: Sequence[str], averaging: Averaging) -> tuple[ImageDifference, ...]:
+def _images(runs: Sequence[Finished], ids: Sequence[str]) -> tuple[ImageDifference, ...]:
     """Largest difference, of either sign, first."""
-    first, second = (100 * miou_per_image(c, averaging) for c in counts)
+    first, second = (run.result.per_image[np.isin(run.result.ids, ids)] for run in runs)
     size = np.nan_to_num(np.abs(first - second))
     order = [k for k in np.argsort(-size, kind="stable")[:_IMAGES] if size[k] > 0]
     return tuple(ImageDifference(ids[k], float(first[k]), float(second[k])) for k in order)
