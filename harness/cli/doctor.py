@@ -3,18 +3,20 @@
 import importlib
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ...methods.core.files import cache_folder
 from ...methods.models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, list_backbones
 from ..runs.provenance import code_version, package_version
 from ..runs.run import list_runs
-from ..show.tables import print_json, print_table
+from ..show.tables import print_json, print_line, print_table
 
 
 def doctor_command(results: Path, as_json: bool) -> None:
     """Report the state of the installation."""
-    value = {
+    value: dict[str, Any] = {
         "code": code_version(),
         "python": platform.python_version(),
         "packages": {name: _import_state(name, module) for name, module in _MODULES.items()},
@@ -26,13 +28,34 @@ def doctor_command(results: Path, as_json: bool) -> None:
         "tiny_clip": "present" if (TINY_CLIP_FOLDER / "open_clip_model.safetensors").is_file() else "missing",
         "weights": _present_weights(),
     }
+    said = verdict(value)
     if as_json:
-        print_json(value)
+        print_json(value | {"verdict": said})
         return
     rows = [(k, v) for k, v in value.items() if not isinstance(v, dict | list)]
-    rows += [(f"package {k}", v) for k, v in value["packages"].items()]  # type: ignore[union-attr]
-    rows += [("weights", w) for w in value["weights"]]  # type: ignore[union-attr]
+    rows += [(f"package {k}", v) for k, v in value["packages"].items()]
+    rows += [("weights", w) for w in value["weights"]]
     print_table("", ("what", "state"), rows)
+    print_line("")
+    for sentence in said:
+        print_line(sentence)
+
+
+def verdict(value: Mapping[str, Any]) -> list[str]:
+    """Whether runs work here, and what would be needed for more: a sentence each, the most important first."""
+    broken = [f"{name} ({state})" for name, state in value["packages"].items() if " " in state]
+    if broken:
+        return [f"not ready: {', '.join(broken)}.  `make setup` in a clone, or `pip install ovss-bench`, mends it"]
+    if value["tiny_clip"] != "present":
+        return ["not ready: the embedded model is missing, so this installation is incomplete.  Install it again"]
+    said = ["ready: `bench run --method maskclip --dataset shapes` needs nothing else"]
+    if value["weights"] == [TINY_CLIP]:
+        said.append("for real weights: `bench weights list`, then `bench weights fetch clip-vit-b-16-openai`")
+    if value["data_root"] is None:
+        said.append("for real data: set OVSS_DATA to the folder that holds your data sets, then `bench data list`")
+    if value["gpu"].startswith("none"):
+        said.append("no GPU: runs are on the CPU")
+    return said
 
 
 _MODULES = {

@@ -33,13 +33,23 @@ app = typer.Typer(
     name="bench",
     help="Compare training-free CLIP segmenters: one command per number, the same protocol for every method.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from ..runs.provenance import code_version
+
+        typer.echo(f"ovss-bench {code_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version, commit and source hash.")
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="With an error, show the traceback too (or OVSS_DEBUG=1).")
     ] = False,

@@ -5,14 +5,46 @@ from typing import Annotated
 
 import typer
 
-Method = Annotated[str, typer.Option("--method", "-m", help="A listed method, or package.module:Class.")]
-Methods = Annotated[str, typer.Option("--method", "-m", help="Listed methods or package.module:Class; several: A,B.")]
-Data = Annotated[str, typer.Option("--dataset", "-d", help="A listed data set, or the path of its .toml file.")]
-Datasets = Annotated[str, typer.Option("--dataset", "-d", help="Listed data sets or .toml files; several: A,B.")]
+from .completion import datasets, methods, protocols
+
+Method = Annotated[
+    str,
+    typer.Option("--method", "-m", help="A listed method, or package.module:Class.", autocompletion=methods),
+]
+Methods = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        "-m",
+        help="Listed methods or package.module:Class; several: A,B.",
+        autocompletion=methods,
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        "-d",
+        help="A listed data set, or the path of its .toml file.",
+        autocompletion=datasets,
+    ),
+]
+Datasets = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        "-d",
+        help="Listed data sets or .toml files; several: A,B.",
+        autocompletion=datasets,
+    ),
+]
 Backbone = Annotated[str | None, typer.Option(help="tiny-clip, NAME/TAG, or NAME together with --weights.")]
 Weights = Annotated[Path | None, typer.Option(help="Local checkpoint of the backbone.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set (default: $OVSS_DATA).")]
-ProtocolName = Annotated[str | None, typer.Option(help="A listed protocol or a .toml file (default: the data set's).")]
+ProtocolName = Annotated[
+    str | None,
+    typer.Option(help="A listed protocol or a .toml file (default: the data set's).", autocompletion=protocols),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Results = Annotated[Path, typer.Option(help="Folder that holds runs/ and the leaderboard.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from . import completion
 from .options import Json, Results
 
 results_app = typer.Typer()
@@ -12,7 +13,10 @@ results_app = typer.Typer()
 
 @results_app.command()
 def show(
-    run: Annotated[str, typer.Argument(help="Run folder, or its name (a unique beginning will do).")],
+    run: Annotated[
+        str,
+        typer.Argument(help="Run folder, or its name (a unique beginning will do).", autocompletion=completion.runs),
+    ],
     worst: Annotated[
         int, typer.Option(min=0, help="List the N images with the lowest IoU, and draw them with labels and result.")
     ] = 0,
@@ -34,7 +38,12 @@ def show(
 
 @results_app.command()
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Run folders or names: the first is compared with the others.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Run folders or names: the first is compared with the others.", autocompletion=completion.runs
+        ),
+    ],
     every: Annotated[bool, typer.Option("--all", help="Every class, and every entry of a list.")] = False,
     results: Results = Path("results"),
     json: Json = False,

@@ -14,6 +14,7 @@ from ...datasets.catalog import label_of
 from ...datasets.invalid import explain
 from ...methods import UserError
 from ..protocol.protocol import Protocol, Setting
+from ..show.telling import Progress, unseen
 from .provenance import foreign_hash, plugin_version, source_hash
 from .sealed import digest_of, read_sealed, seal
 from .sources import open_any
@@ -149,7 +150,10 @@ def check_schema(value: Mapping[str, Any], path: Path) -> None:
 
 
 def build_pipelines(
-    specs: Sequence[RunSpec], data: Sequence[Dataset], allow_download: bool = False
+    specs: Sequence[RunSpec],
+    data: Sequence[Dataset],
+    allow_download: bool = False,
+    progress: Progress = unseen,
 ) -> "list[Pipeline]":
     """One pipeline for each run; those that ask for the same method with the same parts share it."""
     from .pipeline import Pipeline
@@ -160,7 +164,9 @@ def build_pipelines(
         setting = spec.setting_for(d)
         key = spec.method_key(setting)
         if key not in built:
+            progress(f"loading {spec.method}" + (f" with {spec.backbone}" if spec.backbone else ""), 0, 0)
             built[key] = spec.build_method(setting, allow_download)
+        progress(f"encoding {len(d.record.classes)} classes of {d.record.key} for {spec.method}", 0, 0)
         pipelines.append(Pipeline(built[key], setting, d.record, spec.boundary, spec.confusion))
     return pipelines
 

@@ -25,28 +25,25 @@ def print_record(record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that is told how many items are newly done.
+def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how many items are newly done; ``done`` are there already.
 
-    On a terminal a bar that disappears at the end; elsewhere a line every 15 seconds, hence none for short work.
+    On a terminal a bar that disappears at the end, without a title none; one that only moves if ``total`` is 0, which
+    is unknown.  Elsewhere a line every 15 seconds, hence none for short work.
     """
     title = plain_text(title)
-    if total == 0:
+    if not title:
         yield lambda count: None
     elif sys.stderr.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
+        amount = (MofNCompleteColumn(), TimeRemainingColumn()) if total else ()
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), *amount)
         with Progress(*columns, console=console(), transient=True) as bar:
-            task = bar.add_task(title, total=total)
+            task = bar.add_task(title, total=total or None, completed=done)
             yield lambda count: bar.advance(task, count)
     else:
-        yield _plain_lines(title, total)
+        yield _plain_lines(title, total, done)
 
 
 @contextmanager
@@ -55,18 +52,22 @@ def bars() -> Iterator[Progress]:
     shown: tuple[str, int] | None = None
     before = 0
     with ExitStack() as stack:
-        advance = stack.enter_context(progress("", 0))  # of nothing, so nothing is shown
+        advance: Callable[[int], None] = _ignored
 
         def report(title: str, done: int, total: int) -> None:
             nonlocal shown, before, advance
             if shown != (title, total):
                 stack.close()
-                advance = stack.enter_context(progress(title, total))
-                shown, before = (title, total), 0
+                advance = stack.enter_context(progress(title, total, done))
+                shown, before = (title, total), done
             advance(done - before)
             before = done
 
         yield report
+
+
+def _ignored(_count: int) -> None:
+    """Before there is a title."""
 
 
 @contextmanager
@@ -76,15 +77,15 @@ def progress_to(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: report(title, done, total)
 
 
-def _plain_lines(title: str, total: int) -> Callable[[int], None]:
-    done, told = 0, time.monotonic()
+def _plain_lines(title: str, total: int, done: int) -> Callable[[int], None]:
+    told = time.monotonic()
 
     def advance(count: int) -> None:
         nonlocal done, told
         done += count
         if time.monotonic() - told >= _PLAIN_EVERY_SECONDS:
             told = time.monotonic()
-            sys.stderr.write(f"{title}: {done}/{total}\n")
+            sys.stderr.write(f"{title}: {done}/{total}\n" if total else f"{title}\n")
             sys.stderr.flush()
 
     return advance

@@ -5,7 +5,7 @@ from collections.abc import Callable
 Say = Callable[[str], None]
 """Is told each warning: one sentence or paragraph."""
 Progress = Callable[[str, int, int], None]
-"""Is told what is being done, how much of it is done, and the total; what it raises ends the work."""
+"""Is told what is being done, how much of it is done, and the total (0: unknown); what it raises ends the work."""
 
 
 def unsaid(_text: str) -> None:
@@ -28,9 +28,8 @@ def each_once(say: Say) -> Say:
     return once
 
 
-def counting(progress: Progress, title: str, total: int) -> Callable[[int], None]:
-    """A function that is told how many more are done, for work of ``total``."""
-    done = 0
+def counting(progress: Progress, title: str, total: int, done: int = 0) -> Callable[[int], None]:
+    """A function that is told how many more are done, for work of ``total`` of which ``done`` is there already."""
     progress(title, done, total)
 
     def advance(count: int) -> None:

@@ -58,6 +58,7 @@ def run(
             return known
     if workers > 1:
         start_early()
+    progress("loading PyTorch", 0, 0)
     _check_methods(asked, allow_download)
     data = _open(asked)
     wanted = data[0].ids[:limit]
@@ -172,7 +173,7 @@ def _plan(
     from ..runs.engine import Lane
 
     checked = _check_data(specs, data, wanted, progress, say)
-    pipelines = build_pipelines(specs, data, allow_download)
+    pipelines = build_pipelines(specs, data, allow_download, progress)
     for pipeline in pipelines:
         for level, text in pipeline.findings:
             if level == "warning":
@@ -244,7 +245,9 @@ def _score_missing(
     union = tuple(sorted({i for m in missing for i in m}))
     methods = dict.fromkeys(plan.spec.method for plan in plans)
     keys = dict.fromkeys(lane.data.record.key for lane in lanes)
-    advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", sum(map(len, missing)))
+    total = len(wanted) * len(lanes)
+    kept = total - sum(map(len, missing))
+    advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, kept)
     if workers > 1 and len(union) > 1:
         folders = [lane.labels for lane in lanes]
         work_in_processes([lane.run for lane in lanes], union, min(workers, len(union)), advance, folders)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from ovss.harness.cli.doctor import verdict
 from ovss.harness.protocol.protocol import list_protocols, load_protocol
 from ovss.methods import list_methods
 
@@ -353,6 +354,40 @@ def test_doctor(bench: Command) -> None:
     broken = {k: v for k, v in found["packages"].items() if "does not import" in v or "not installed" in v}
     assert not broken
     assert {"torch", "mmsegmentation", "diffusers", "transformers", "open_clip_torch"} <= set(found["packages"])
+    assert found["verdict"][0].startswith("ready: `bench run --method maskclip --dataset shapes`")
+
+
+def test_verdict_of_the_doctor() -> None:
+    fine = {"packages": {"torch": "2.15.0"}, "tiny_clip": "present", "weights": ["tiny-clip"], "data_root": None}
+    said = verdict({**fine, "gpu": "none (CPU only)"})
+    assert len(said) == 4 and "bench weights fetch" in said[1] and "OVSS_DATA" in said[2] and "no GPU" in said[3]
+    more = {"weights": ["ViT-B-16/openai", "tiny-clip"], "data_root": "/data", "gpu": "some GPU"}
+    assert verdict({**fine, **more}) == said[:1]
+    assert verdict({**fine, **more, "packages": {"torch": "not installed"}})[0].startswith("not ready: torch (not inst")
+    assert verdict({**fine, **more, "tiny_clip": "missing"})[0].startswith("not ready: the embedded model")
+
+
+def test_version(bench: Command) -> None:
+    ended = bench("--version")
+    assert ended.code == 0 and re.fullmatch(r"ovss-bench \S+ .*src:[0-9a-f]{8}\n", ended.out)
+
+
+@pytest.mark.parametrize(
+    ("line", "number", "found"),
+    [
+        ("bench run --method na", 3, ["naclip"]),
+        ("bench run --method sclip,na", 3, ["sclip,naclip"]),
+        ("bench run --dataset camv", 3, ["camvid"]),
+        ("bench run --protocol tin", 3, ["tiny"]),
+        ("bench show shapes-m", 2, ["shapes-maskclip-1"]),
+        ("bench compare a shapes-", 3, ["shapes-maskclip-1", "shapes-sclip-2"]),
+    ],
+)
+def test_shells_complete_names(console: Command, tmp_path: Path, line: str, number: int, found: list[str]) -> None:
+    for name in ("shapes-maskclip-1", "shapes-sclip-2"):
+        (tmp_path / "results/runs" / name).mkdir(parents=True)
+    asked = {"_BENCH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(number)}
+    assert console(**asked).out.split() == found
 
 
 PLUGIN = """
