@@ -16,9 +16,7 @@ from .options import (
     Download,
     Json,
     Limit,
-    Method,
     Methods,
-    Option,
     OptionOfMethod,
     ProtocolName,
     Refine,
@@ -117,35 +115,39 @@ def run(
 
 @app.command()
 def segment(
-    photo: Annotated[Path, typer.Argument(help="Image file.")],
+    photos: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     classes: Annotated[
         str | None, typer.Option(help='"cat, sofa, wall"; with synonyms "cat; sofa, couch; wall".')
     ] = None,
     classes_file: Annotated[
         Path | None, typer.Option(help="File with a class per line, as data sets have; synonyms separated by commas.")
     ] = None,
-    method: Method = "sclip",
+    method: Methods = "sclip",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="PNG (default: PHOTO_METHOD.png in the working folder).")
+        Path | None,
+        typer.Option("--output", "-o", help="PNG (default: PHOTO_METHOD.png here); a folder for several photos."),
     ] = None,
+    save_labels: Annotated[
+        bool, typer.Option("--save-labels", help="Write label maps and areas too: *_labels.png and *.json.")
+    ] = False,
     protocol: Annotated[str, typer.Option(help="Geometry and scoring.")] = "unified",
     backbone: Backbone = None,
     weights: Weights = None,
     device: Device = "cpu",
     refine: Refine = None,
     change: Set = None,
-    option: Option = None,
+    option: OptionOfMethod = None,
     allow_download: Download = False,
     json: Json = False,
 ) -> None:
-    """Segment one photo and write an overlay with a legend."""
-    from .segment_request import segment_request
+    """Segment photos with one method or several, side by side; writes overlays with a legend."""
+    from .segment_request import segment_sheets
 
-    request, target = segment_request(
-        photo=photo,
+    sheets = segment_sheets(
+        photos=photos,
         classes=classes,
         classes_file=classes_file,
-        method=method,
+        methods=method,
         output=output,
         protocol=protocol,
         backbone=backbone,
@@ -157,7 +159,7 @@ def segment(
     )
     from .segment import segment_command
 
-    segment_command(request, target, as_json=json)
+    segment_command(sheets, save_labels, as_json=json)
 
 
 app.add_typer(results_app)

@@ -41,7 +41,7 @@ def every_pair(
     if doubled:
         raise UserError(f"--dataset names {', '.join(doubled)} twice: name every data set once")
     own = options_of(names, options or {})
-    parts = _parts_of(names, backbone, weights)
+    parts = parts_of(names, backbone, weights)
     protocols = {}
     for dataset in dict.fromkeys(datasets):
         record = open_any(dataset, data_root).record
@@ -119,7 +119,7 @@ def _takes(method: str, option: str) -> bool:
     return option in kind.model_fields or kind.model_config.get("extra") == "allow"
 
 
-def _parts_of(
+def parts_of(
     methods: Sequence[str], backbone: str | None, weights: Path | None
 ) -> dict[str, tuple[str | None, Path | None]]:
     """Backbone and weights of each method.  The only method gets them as they are."""

@@ -1,25 +1,29 @@
-"""``segment_photo``: one photo, any words."""
+"""``segment_photo`` and ``segment_photos``: photos of your own, any words."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from ...datasets.loader import Pixels, read_image
 from ...methods import create_method
+from ...methods.core.picture import Memo
 from ..protocol.protocol import Protocol, lint_setting
-from ..report.sheets import photo_sheet, save_png
+from ..report.overlay import overlay
+from ..report.sheets import Panel, panel_sheet, photo_sheet, save_png
 from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
 from ..runs.provenance import code_version, environment, source_hash
 from ..runs.storing import clean_cache
 from ..show.colours import class_colours
-from ..show.telling import Say, each_once, unsaid
+from ..show.telling import Progress, Say, each_once, unsaid, unseen
 from .photo_request import Classes, PhotoRequest, photo_request
 
 _STRIP_ROWS = 256
@@ -59,8 +63,17 @@ class SegmentedPhoto:
 
     def save(self, path: Path) -> None:
         """Write a PNG of the photo with the classes over it and a legend.  Raises ``UserError`` if it cannot be."""
-        colours, shares = class_colours(len(self.classes)), list(self.shares.values())
-        save_png(photo_sheet(self.image, self.labels, self.classes, colours, shares), path)
+        save_png(photos_sheet([self]), path)
+
+
+def photos_sheet(found: Sequence[SegmentedPhoto]) -> Image.Image:
+    """What methods say of one photo, over it: of one with the shares of its classes, of several side by side."""
+    first = found[0]
+    colours = class_colours(len(first.classes))
+    if len(found) == 1:
+        return photo_sheet(first.image, first.labels, first.classes, colours, list(first.shares.values()))
+    maps = [Panel(one.request.method, overlay(one.image, one.labels, colours)) for one in found]
+    return panel_sheet([[Panel(first.request.photo.name, first.image), *maps]], first.classes, colours)
 
 
 def segment_photo(
@@ -96,23 +109,41 @@ def segment_photo(
         device=device,
         allow_download=allow_download,
     )
-    return segment_request(request, say)
+    (found,) = segment_requests([request], say)
+    return found
 
 
-def segment_request(request: PhotoRequest, say: Say = unsaid) -> SegmentedPhoto:
-    """Load the method and segment the photo."""
+def segment_requests(
+    requests: Sequence[PhotoRequest], say: Say = unsaid, progress: Progress = unseen
+) -> Generator[SegmentedPhoto, None, None]:
+    """What each request asks for, in their order.
+
+    A method with its parts is loaded once; requests for one photo that follow each other share what they can.
+    """
     clean_cache()
-    pipeline, say = _pipeline(request), each_once(say)
-    for level, text in [*lint_setting(request.setting, request.record), *pipeline.findings]:
-        if level == "warning":
-            say(text)
-    image, clock = read_image(request.photo), Clock()
-    labels: NDArray[Any] = pipeline.predict(Photo(image, request.photo.stem), clock).cpu().numpy()
+    pipelines: dict[str, Pipeline] = {}
+    say = each_once(say)
+    progress("loading PyTorch", 0, 0)
+    for photo, group in groupby(requests, key=lambda request: request.photo):
+        image = read_image(photo)
+        with Memo() as memo:
+            for request in group:
+                key = request.method_key
+                if key not in pipelines:
+                    progress(f"loading {request.method}", 0, 0)
+                    pipelines[key] = _pipeline(request, say)
+                progress(f"segmenting {photo.name} with {request.method}", 0, 0)
+                yield _segmented(request, pipelines[key], Photo(image, photo.stem, memo))
+
+
+def _segmented(request: PhotoRequest, pipeline: Pipeline, photo: Photo) -> SegmentedPhoto:
+    clock = Clock()
+    labels: NDArray[Any] = pipeline.predict(photo, clock).cpu().numpy()
     seconds = sum(clock.seconds.values())
-    return SegmentedPhoto(request, image, labels, _provenance(request, pipeline), seconds, pipeline.note)
+    return SegmentedPhoto(request, photo.image, labels, _provenance(request, pipeline), seconds, pipeline.note)
 
 
-def _pipeline(request: PhotoRequest) -> Pipeline:
+def _pipeline(request: PhotoRequest, say: Say) -> Pipeline:
     setting = request.setting
     method = create_method(
         request.method,
@@ -121,9 +152,13 @@ def _pipeline(request: PhotoRequest) -> Pipeline:
         dtype=getattr(torch, setting.precision),
         weights=request.weights,
         allow_download=request.allow_download,
-        **(setting.options_for(request.method) | request.options),
+        **request.options_under_setting,
     )
-    return Pipeline(method, setting, request.record)
+    pipeline = Pipeline(method, setting, request.record)
+    for level, text in [*lint_setting(setting, request.record), *pipeline.findings]:
+        if level == "warning":
+            say(text)
+    return pipeline
 
 
 def _provenance(request: PhotoRequest, pipeline: Pipeline) -> dict[str, Any]:

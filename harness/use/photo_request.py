@@ -1,5 +1,6 @@
 """What a photo is to be segmented with, judged before torch or a model is loaded."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,18 @@ class PhotoRequest:
     weights: Path | None
     device: str
     allow_download: bool
+
+    @property
+    def options_under_setting(self) -> dict[str, Any]:
+        """The method's options: the protocol's, and over them those that were asked for."""
+        return self.setting.options_for(self.method) | self.options
+
+    @property
+    def method_key(self) -> str:
+        """Which method with which parts and words: requests with the same one differ in the photo alone."""
+        words = dict(zip(self.record.classes, self.record.words, strict=True))
+        parts = (self.method, self.options_under_setting, self.setting.hash, words)
+        return json.dumps([*parts, self.backbone, str(self.weights), self.device], sort_keys=True)
 
 
 def photo_request(

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +132,62 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(
     assert ended.code == 2 and ended.out == "" and "Traceback" not in ended.err
     assert all(word in ended.err for word in words), ended.err
     assert tree(tmp_path) == before
+
+
+def test_several_methods_side_by_side(bench: Command, own: Path, tmp_path: Path) -> None:
+    """Each says what it says alone; their pictures stand beside the photo, with titles above."""
+    command = ("segment", str(own), "--classes", "grass, sky, house", *QUICK)
+    alone = {m: bench(*command, "-m", m, "--json").json() for m in ("clip", "maskclip")}
+    both = bench(*command, "-m", "clip,maskclip", "--save-labels", "--json").json()
+    assert [value["method"] for value in both] == ["clip", "maskclip"]
+    for value in both:
+        assert value["picture"] == "photo_clip+maskclip.png"
+        same = alone[value["method"]]
+        assert all(value[k] == same[k] for k in ("areas_px", "shares", "method_provenance", "protocol_hash", "weights"))
+        with Image.open(value["labels"]) as picture:
+            labels = np.array(picture)
+        assert np.bincount(labels.ravel(), minlength=3).tolist() == list(value["areas_px"].values())
+        assert value["labels"] == f"photo_{value['method']}_labels.png"
+        assert json.loads((tmp_path / f"photo_{value['method']}.json").read_text()) == value
+    with Image.open("photo_clip+maskclip.png") as picture, Image.open(own) as photo:
+        pixels = np.asarray(picture)
+        assert picture.width == 3 * 120 + 4 and np.array_equal(pixels[18:108, :120], np.asarray(photo))
+    shown = bench(*command, "-m", "clip,maskclip")
+    lines = shown.out.splitlines()
+    assert lines[1].split() == ["class", "clip", "maskclip"] and "wrote photo_clip+maskclip.png" in shown.out
+
+
+def test_several_photos(bench: Command, own: Path, tmp_path: Path) -> None:
+    (own.parent / "b.PNG").write_bytes(own.read_bytes())
+    (own.parent / "notes.txt").write_text("")
+    asked = ("--classes", "grass, sky, house", *QUICK)
+    found = bench("segment", str(own.parent), *asked, "--json").json()
+    assert [v["picture"] for v in found] == [f"results/segments/{n}_sclip.png" for n in ("b", "photo")]
+    assert all((tmp_path / v["picture"]).is_file() for v in found)
+    assert found[0]["areas_px"] == found[1]["areas_px"]
+    shown = bench("segment", str(own), str(own.parent / "b.PNG"), *asked, "-o", "out")
+    assert shown.code == 0 and sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "b_sclip.png",
+        "photo_sclip.png",
+    ]
+    assert "photo.jpg" in shown.out and "b.PNG" in shown.out
+    for more, words in {
+        (str(own),): "named twice",
+        (str(tmp_path / "out"), "-o", "one.png"): "3 photos need a folder",
+        (str(own.parent / "b.PNG"), "-o", str(own.parent)): "has the photos in it",
+        (str(own.parent / "notes.txt"), "-o", "out"): "notes.txt",
+    }.items():
+        ended = bench("segment", str(own), *more, *asked)
+        assert ended.code == 2 and words in ended.err, ended.err
+    (tmp_path / "empty").mkdir()
+    assert "has no pictures" in bench("segment", "empty", *asked).err
+
+
+def test_options_of_one_method(bench: Command, own: Path) -> None:
+    asked = ("segment", str(own), "--classes", "grass, sky", "-m", "sclip,naclip", *QUICK, "--json")
+    found = bench(*asked, "--option", "sclip.pad=end").json()
+    assert [v["options"] for v in found] == [{"pad": "end"}, {}]
+    assert "none of the methods" in bench(*asked, "--option", "colour=1").err
 
 
 def test_a_photo_that_claims_too_many_pixels(bench: Command, tmp_path: Path) -> None:
