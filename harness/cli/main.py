@@ -130,6 +130,7 @@ def segment(
     save_labels: Annotated[
         bool, typer.Option("--save-labels", help="Write label maps and areas too: *_labels.png and *.json.")
     ] = False,
+    heat: Annotated[str, typer.Option(help="Show how sure each method is of this class, too.")] = "",
     protocol: Annotated[str, typer.Option(help="Geometry and scoring.")] = "unified",
     backbone: Backbone = None,
     weights: Weights = None,
@@ -156,6 +157,7 @@ def segment(
         allow_download=allow_download,
         changes=[*(change or []), *([f"refine={refine}"] if refine else [])],
         options=option or [],
+        heat=heat,
     )
     from .segment import segment_command
 

@@ -47,6 +47,7 @@ def segment_sheets(
     allow_download: bool,
     changes: list[str],
     options: list[str],
+    heat: str,
 ) -> list[Sheet]:
     """A sheet for every photo.  Raises ``UserError`` or ``DataError`` for what can be seen now."""
     given = parse_options(options, "--option")
@@ -70,6 +71,7 @@ def segment_sheets(
             options=chosen_options[name],
             device=device,
             allow_download=allow_download,
+            heat=heat,
             **own,
         )
 

@@ -44,7 +44,7 @@ def decode(
 
         return decode_gated(field, size, rule, refine).to(dtype)
     scale = rule.logit_scale if rule.probability_threshold and rule.activation == "softmax" else None
-    best = _Best(field, size, dtype, scale)
+    best = Best(field, size, dtype, scale)
     for place, queries, values in tiles(field, size, refine):
         best.update(place, queries, values)
     labels = best.labels
@@ -128,7 +128,7 @@ def _by_class(maps: Tensor, field: ScoreField, rule: DecodeRule) -> Tensor:
     return torch.stack([torch.cat([nothing, maps[owner == c]]).amax(dim=0) for c in classes])
 
 
-class _Best:
+class Best:
     """Class of the running best query of every pixel, ``labels``, over tiles of rows or of queries.
 
     ``total`` is the sum of ``exp(scale * (score - best score))`` over all queries, so ``1 / total`` is the softmax
@@ -158,11 +158,11 @@ class _Best:
 
 
 def _without_small_classes(
-    field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None, first: _Best
-) -> _Best:
+    field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None, first: Best
+) -> Best:
     """A second pass over the scores in which only the classes that pass the area rule may win."""
     allowed = _large_classes(first.labels, rule.num_classes(field), rule)
-    second = _Best(field, size, first.labels.dtype, None)
+    second = Best(field, size, first.labels.dtype, None)
     for place, queries, values in tiles(field, size, refine):
         second.update(place, queries, values.masked_fill(~allowed[second.class_of[queries].long()], float("-inf")))
     if first.scale is not None:  # probabilities stay those of the softmax over all queries

@@ -9,6 +9,8 @@ from ...datasets.loader import Pixels
 from ..show.colours import GREY, Colour
 
 _STRIP_ROWS = 256
+_HEAT = ((10, 5, 40), (95, 20, 110), (185, 55, 85), (245, 125, 20), (250, 245, 165))
+"""Dark to light, so that the order is seen in grey and by colour-blind people too."""
 
 
 def paint(labels: NDArray[np.integer], colours: Sequence[Colour]) -> Pixels:
@@ -35,3 +37,13 @@ def overlay_strips(
         border[1:] |= rows[1:] != rows[:-1]
         mixed[border] = 255
         yield top, mixed[top - above :]
+
+
+def heat_overlay(image: Pixels, heat: NDArray[np.floating]) -> Pixels:
+    """A map ``(H, W)`` over the photo in grey, from its lowest value (dark) to its highest, ``(H, W, 3)`` uint8."""
+    low, high = float(heat.min()), float(heat.max())
+    level = (heat - low) / (high - low) if high > low else np.zeros(heat.shape)
+    steps = np.linspace(0, 1, len(_HEAT))
+    colour = np.stack([np.interp(level, steps, channel) for channel in np.array(_HEAT).T], axis=-1)
+    grey = image.mean(axis=-1, keepdims=True)
+    return np.asarray(0.3 * grey + 0.7 * colour, np.uint8)

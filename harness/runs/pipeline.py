@@ -16,6 +16,7 @@ from ...methods.core.picture import Bill, Memo, Picture
 from ...methods.refine.guide import Affinity, Guide
 from ...methods.refine.load_guide import load_guide
 from ..decoding.decode import decode
+from ..decoding.heat import class_map
 from ..decoding.on_grid import decode_on_grid
 from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
@@ -147,6 +148,30 @@ class Pipeline:
 
         ``affinity`` is what the guide saw in the image.
         """
+        scores, rule = self._ready(scores, size, clock, affinity)
+        if self.setting.upsample == "labels" and affinity is None:
+            return clock.time("decode", lambda: decode_on_grid(scores, size, rule))
+        refine = clock.time("refine", lambda: self._refiner(pixels.to(scores.scores.device), size, clock))
+        before = clock.seconds["refine"]
+        labels = clock.time("decode", lambda: decode(scores, size, rule, refine))
+        clock.seconds["decode"] -= clock.seconds["refine"] - before  # the refiner is called from inside decode
+        return labels
+
+    def heat(self, photo: Photo, class_index: int) -> Tensor:
+        """How sure the method is of a class at each pixel, ``(H, W)`` float32: see ``decoding.heat``."""
+        columns, clock = [], Clock()
+        for picture in photo.pictures(self.setting):
+            size = (picture.original.shape[1], picture.original.shape[2])
+            affinity = None if self.guide is None else _observe(self.guide, picture)
+            scores, rule = self._ready(self.scores(picture), size, clock, affinity)
+            refine = self._refiner(picture.pixels.to(scores.scores.device), size, clock)
+            columns.append(class_map(scores, size, rule, refine, class_index))
+        return torch.cat(columns, dim=1)
+
+    def _ready(
+        self, scores: ScoreField, size: tuple[int, int], clock: Clock, affinity: Affinity | None
+    ) -> tuple[ScoreField, DecodeRule]:
+        """Scores and rule as they are decoded: averaged as probabilities, refined by the guide, stretched."""
         rule = self.rule
         if scores.activated:
             rule = replace(rule, activation="none")
@@ -160,13 +185,7 @@ class Pipeline:
             scores = clock.time("refine", lambda: refine_field(scores, affinity, size))
         elif self.setting.upsample == "direct":
             scores = stretched(scores, size)
-        elif self.setting.upsample == "labels":
-            return clock.time("decode", lambda: decode_on_grid(scores, size, rule))
-        refine = clock.time("refine", lambda: self._refiner(pixels.to(scores.scores.device), size, clock))
-        before = clock.seconds["refine"]
-        labels = clock.time("decode", lambda: decode(scores, size, rule, refine))
-        clock.seconds["decode"] -= clock.seconds["refine"] - before  # the refiner is called from inside decode
-        return labels
+        return scores, rule
 
     def _refiner(self, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Refiner | None:
         if self.setting.refine != "pamr":

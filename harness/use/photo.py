@@ -16,7 +16,7 @@ from ...datasets.loader import Pixels, read_image
 from ...methods import create_method
 from ...methods.core.picture import Memo
 from ..protocol.protocol import Protocol, lint_setting
-from ..report.overlay import overlay
+from ..report.overlay import heat_overlay, overlay
 from ..report.sheets import Panel, panel_sheet, photo_sheet, save_png
 from ..runs.photo import Photo
 from ..runs.pipeline import Clock, Pipeline
@@ -33,6 +33,9 @@ _STRIP_ROWS = 256
 class SegmentedPhoto:
     """``image`` (H, W, 3) uint8 RGB and ``labels`` (H, W), an index into ``classes`` for each pixel.
 
+    ``heat`` (H, W) float32 is how sure the method is of the class that the request names, before any threshold; None
+    where it names none.
+
     ``provenance`` is everything that decides which pixel gets which class, as JSON values; ``seconds`` are without
     loading; ``note`` is to be said beside the result.
     """
@@ -43,6 +46,7 @@ class SegmentedPhoto:
     provenance: dict[str, Any]
     seconds: float
     note: str
+    heat: NDArray[np.float32] | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -70,10 +74,19 @@ def photos_sheet(found: Sequence[SegmentedPhoto]) -> Image.Image:
     """What methods say of one photo, over it: of one with the shares of its classes, of several side by side."""
     first = found[0]
     colours = class_colours(len(first.classes))
-    if len(found) == 1:
+    if len(found) == 1 and first.heat is None:
         return photo_sheet(first.image, first.labels, first.classes, colours, list(first.shares.values()))
-    maps = [Panel(one.request.method, overlay(one.image, one.labels, colours)) for one in found]
-    return panel_sheet([[Panel(first.request.photo.name, first.image), *maps]], first.classes, colours)
+    panels = [Panel(first.request.photo.name, first.image)]
+    for one in found:
+        panels.append(Panel(one.request.method, overlay(one.image, one.labels, colours)))
+        if one.heat is not None:
+            panels.append(Panel(_heat_title(one, one.heat), heat_overlay(one.image, one.heat)))
+    return panel_sheet([panels], first.classes, colours)
+
+
+def _heat_title(one: SegmentedPhoto, heat: NDArray[np.float32]) -> str:
+    form = ".2f" if heat.max() >= 0.1 else ".2g"
+    return f"{one.request.method}: {one.request.heat} {heat.min():{form}} (dark) to {heat.max():{form}}"
 
 
 def segment_photo(
@@ -88,12 +101,13 @@ def segment_photo(
     weights: Path | None = None,
     device: str = "cpu",
     allow_download: bool = False,
+    heat: str = "",
     say: Say = unsaid,
 ) -> SegmentedPhoto:
     """Segment one image file into classes of your own: ``["cat", ["sofa", "couch"]]``, or a file with one per line.
 
-    ``protocol`` gives geometry and scoring, ``changes`` change fields of it, ``options`` are the method's.  ``say`` is
-    told what looks wrong with the words.
+    ``protocol`` gives geometry and scoring, ``changes`` change fields of it, ``options`` are the method's.  ``heat``
+    names a class whose map is wanted too.  ``say`` is told what looks wrong with the words.
 
     Raises ``UserError`` and ``DataError`` for what a user can mend, before a model is loaded where that can be seen.
     """
@@ -108,6 +122,7 @@ def segment_photo(
         weights=weights,
         device=device,
         allow_download=allow_download,
+        heat=heat,
     )
     (found,) = segment_requests([request], say)
     return found
@@ -140,7 +155,10 @@ def _segmented(request: PhotoRequest, pipeline: Pipeline, photo: Photo) -> Segme
     clock = Clock()
     labels: NDArray[Any] = pipeline.predict(photo, clock).cpu().numpy()
     seconds = sum(clock.seconds.values())
-    return SegmentedPhoto(request, photo.image, labels, _provenance(request, pipeline), seconds, pipeline.note)
+    heat = None
+    if request.heat:
+        heat = pipeline.heat(photo, request.record.classes.index(request.heat)).cpu().numpy()
+    return SegmentedPhoto(request, photo.image, labels, _provenance(request, pipeline), seconds, pipeline.note, heat)
 
 
 def _pipeline(request: PhotoRequest, say: Say) -> Pipeline:

@@ -10,6 +10,7 @@ from ...datasets import DatasetRecord
 from ...datasets.lists import class_lines
 from ...datasets.loader import ImageFile, read_image_file
 from ...methods import UserError
+from ...methods.core.errors import did_you_mean
 from ..protocol.protocol import Protocol, Setting
 from ..protocol.words import OFFICIAL, vocabulary_for
 from ..runs.sources import load_any
@@ -20,7 +21,10 @@ Classes = Path | Sequence[str | Sequence[str]]
 
 @dataclass(frozen=True)
 class PhotoRequest:
-    """A photo with its facts, the method and its parts, the protocol, and the words as the record of a data set."""
+    """A photo with its facts, the method and its parts, the protocol, and the words as the record of a data set.
+
+    ``heat``: the class whose map is asked for too, "" for none.
+    """
 
     photo: Path
     file: ImageFile
@@ -33,6 +37,7 @@ class PhotoRequest:
     weights: Path | None
     device: str
     allow_download: bool
+    heat: str = ""
 
     @property
     def options_under_setting(self) -> dict[str, Any]:
@@ -59,11 +64,14 @@ def photo_request(
     weights: Path | None,
     device: str,
     allow_download: bool,
+    heat: str = "",
 ) -> PhotoRequest:
     """Raise ``UserError`` or ``DataError`` for whatever is wrong and can be seen now."""
     chosen = _protocol(protocol, changes)
     setting = chosen.setting(None)
     record = _record(photo, *_texts(classes, setting), setting)
+    if heat and heat not in record.classes:
+        raise UserError(f"there is no class {heat!r} to show a heat map of{did_you_mean(heat, record.classes)}")
     file = read_image_file(photo, decode=False)
 
     from ...methods.registry import check_options, check_parts, find_device, find_method  # with torch
@@ -72,7 +80,7 @@ def photo_request(
     check_options(find_method(method), options)
     check_parts(method, backbone, weights, allow_download)
     return PhotoRequest(
-        photo, file, method, dict(options), chosen, setting, record, backbone, weights, device, allow_download
+        photo, file, method, dict(options), chosen, setting, record, backbone, weights, device, allow_download, heat
     )
 
 

@@ -183,6 +183,25 @@ def test_several_photos(bench: Command, own: Path, tmp_path: Path) -> None:
     assert "has no pictures" in bench("segment", "empty", *asked).err
 
 
+def test_a_heat_map_of_one_class(bench: Command, own: Path) -> None:
+    from ovss.harness import segment_photo
+    from ovss.harness.report.overlay import heat_overlay
+
+    asked = ("segment", str(own), "--classes", "grass, house", *QUICK, "-m", "maskclip")
+    assert bench(*asked, "--heat", "house").code == 0
+    with Image.open("photo_maskclip.png") as picture:
+        pixels = np.asarray(picture)
+    found = segment_photo(
+        own, ["grass", "house"], method="maskclip", protocol="tiny", backbone="tiny-clip", heat="house"
+    )
+    assert found.heat is not None and found.heat.shape == found.labels.shape
+    assert 0 <= found.heat.min() < found.heat.max() <= 1
+    assert np.array_equal(found.heat > 0.5, found.labels == 1)  # of two classes the larger probability wins
+    assert np.array_equal(pixels[18:108, -120:], heat_overlay(found.image, found.heat))
+    ended = bench(*asked, "--heat", "hose")
+    assert ended.code == 2 and "no class 'hose' to show a heat map of; did you mean house" in ended.err
+
+
 def test_options_of_one_method(bench: Command, own: Path) -> None:
     asked = ("segment", str(own), "--classes", "grass, sky", "-m", "sclip,naclip", *QUICK, "--json")
     found = bench(*asked, "--option", "sclip.pad=end").json()
