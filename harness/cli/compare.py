@@ -84,23 +84,26 @@ def _print_pair(pair: Difference, letters: dict[str, str], every: bool) -> None:
     a, b = letters[pair.first], letters[pair.second]
     if pair.changes:
         print_line("")
-        rows = [(c.field, c.first, c.second, c.why) for c in pair.changes]
-        print_table(f"{a} and {b} differ in more than the method", ("what", a, b, "why numbers may move"), rows)
+        changes = [(c.field, c.first, c.second, c.why) for c in pair.changes]
+        print_table(f"{a} and {b} differ in more than the method", ("what", a, b, "why numbers may move"), changes)
+    _print_classes(pair, a, b, every)
+    if pair.images:
+        print_line("")
+        images = pair.images if every else pair.images[:5]
+        rows = [(i.image, rounded(i.first, None), rounded(i.second, None), f"{i.difference:+.2f}") for i in images]
+        print_table("images where they differ most", ("image", f"mIoU {a}", f"mIoU {b}", f"{a} minus {b}"), rows)
+
+
+def _print_classes(pair: Difference, a: str, b: str, every: bool) -> None:
     print_line("")
-    known = [c for c in pair.classes if c.difference is not None]
-    rows = [_class_row(c) for c in known]
-    left = len(rows) - 2 * _CLASSES
+    rows = [_class_row(c) for c in pair.classes if c.difference is not None]
+    absent, left = len(pair.classes) - len(rows), len(rows) - 2 * _CLASSES
     if left > 1 and not every:
         rows = [*rows[:_CLASSES], (f"({left} more: --all)", "", "", "", ""), *rows[-_CLASSES:]]
     columns = ("class", f"IoU {a}", f"IoU {b}", f"{a} minus {b} [95 %]", "images")
     print_table(f"classes, {a} against {b}; intervals are of each class by itself", columns, rows)
-    if len(known) < len(pair.classes):
-        print_line(f"{len(pair.classes) - len(known)} classes are neither labelled nor predicted in one of them")
-    if pair.images:
-        print_line("")
-        rows = [(i.image, rounded(i.first, None), rounded(i.second, None), f"{i.difference:+.2f}") for i in pair.images]
-        columns = ("image", f"mIoU {a}", f"mIoU {b}", f"{a} minus {b}")
-        print_table("images where they differ most", columns, rows if every else rows[:5])
+    if absent:
+        print_line(f"{absent} classes are neither labelled nor predicted in one of them")
 
 
 def _class_row(found: ClassDifference) -> tuple[object, ...]:

@@ -103,7 +103,7 @@ def test_workers_share_the_threads(monkeypatch: pytest.MonkeyPatch, threads: int
         def __init__(self, *given: Any, **named: Any) -> None: ...
 
         def submit(self, work: Any, *arguments: Any) -> Future[None]:
-            given.append(arguments[2])
+            given.append(arguments[3])
             done: Future[None] = Future()
             done.set_result(None)
             return done
@@ -112,7 +112,7 @@ def test_workers_share_the_threads(monkeypatch: pytest.MonkeyPatch, threads: int
 
     monkeypatch.setattr(engine, "ProcessPoolExecutor", Inline)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    engine.work_in_processes([], tuple("abcdefg"), workers, lambda count: None)
+    engine.work_in_processes([], tuple("abcdefg"), workers, lambda count: None, [])
     assert given == [each] * workers
 
 
@@ -130,5 +130,5 @@ def test_a_worker_uses_the_threads_it_was_given(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "set_num_threads", noted)
     monkeypatch.setattr(engine, "Run", lambda folder: SimpleNamespace(plan=lambda: pytest.fail("threads come first")))
     with pytest.raises(EnoughError):
-        engine._work_share(["somewhere"], ("image",), 3, 2)
+        engine._work_share(["somewhere"], [None], ("image",), 3, 2)
     assert used == [3]
