@@ -5,15 +5,15 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, get_args
+from typing import Any
 
 from ...methods import UserError
 from ...methods.core.errors import did_you_mean
 from ..report.claims import Claim, list_claims
 from ..show.progress import bars
 from ..show.tables import lasting, print_json, print_line, print_table, print_warning, with_interval
-from ..use.needs import HERE, Need
-from ..use.reproduce import Asked, Standing, Verdict, reproduce, reproduce_all, stand_all
+from ..use.needs import HERE, Need, run_command
+from ..use.reproduce import Asked, Verdict, reproduce, reproduce_all, stand_all
 
 _SAMPLING = "the interval is about other images: the reported value is of the same ones, so it explains no difference"
 
@@ -29,9 +29,9 @@ def reproduce_command(patterns: Sequence[str], everything: bool, dry_run: bool, 
             if dry_run:
                 found = stand_all(claims, asked)
             elif alone:
-                found = [reproduce(claims[0], asked, progress, print_warning)]
+                found = [reproduce(claims[0], asked, progress, print_warning, _note)]
             else:
-                found = reproduce_all(claims, asked, progress, print_warning)
+                found = reproduce_all(claims, asked, progress, print_warning, _note)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was finished is kept, run the same command again to go on\n")
         sys.exit(130)
@@ -43,6 +43,10 @@ def reproduce_command(patterns: Sequence[str], everything: bool, dry_run: bool, 
     else:
         _print_all(found)
     raise SystemExit(_code(found, dry_run, asked.limit))
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _chosen(patterns: Sequence[str], everything: bool) -> list[Claim]:
@@ -97,7 +101,7 @@ def _print_one(one: Verdict) -> None:
     claim = one.claim
     print_line(f"{claim.name}: {', '.join(_made_with(claim))}")
     print_line(f"reported {claim.reported} ({claim.source})")
-    print_line(f"the same as `{claim.command}`")
+    print_line(f"as `{run_command(claim)}`")
     rows = [
         (f"{n.kind} {n.name}", n.state, n.where or "; then ".join(f"`{c}`" for c in n.commands), n.note)
         for n in one.needs
@@ -123,15 +127,25 @@ def _made_with(claim: Claim) -> list[str]:
 
 
 def _print_result(one: Verdict) -> None:
-    assert one.finished is not None and one.difference is not None
+    assert one.finished is not None
     result, manifest = one.finished.result, one.finished.manifest
     weights = manifest.weights
     said = [f"{weights['name']} {weights['sha256'][:17]}"] if weights else []
     said += [manifest.environment["device"], f"code {manifest.code_version}", f"run {one.finished.folder}"]
-    print_line(f"ours {with_interval(result.miou, result.interval)}, difference {one.difference:+.2f}")
+    print_line(f"ours {_with_bounds(one)}, difference {_difference(one)}")
     print_line(f"  {', '.join(said)}")
     if result.interval is not None:
         print_line(f"  {_SAMPLING}")
+
+
+def _difference(one: Verdict) -> str:
+    return "" if one.difference is None else f"{one.difference:+.2f}"
+
+
+def _with_bounds(one: Verdict) -> str:
+    assert one.finished is not None
+    summary = one.finished.summary
+    return with_interval(summary["miou"], summary["interval"])
 
 
 def _says(one: Verdict) -> str:
@@ -180,24 +194,19 @@ def _print_all(found: Sequence[Verdict]) -> None:
         print_line("to get what is missing:")
     for need in missing.values():
         print_line(f"  {need.name}: {_how(need)}")
-    counted = Counter(one.kind for one in found)
-    counts = ", ".join(f"{counted[kind]} {kind}" for kind in _kinds() if counted[kind])
+    counts = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in found).items())
     print_line(f"{len(found)} claims: {counts}; a value reproduces within {found[0].tolerance:g} mIoU on all images")
 
 
-def _kinds() -> list[str]:
-    return [kind for part in get_args(Standing) for kind in (get_args(part) or (part,))]
-
-
 def _row(one: Verdict) -> tuple[object, ...]:
-    claim, result = one.claim, one.finished.result if one.finished else None
+    claim = one.claim
     if claim.reported is None:
         return (claim.name, None, None, None, None, None, one.kind)
     return (
         claim.name,
         claim.reported,
-        with_interval(result.miou, result.interval) if result else None,
-        None if one.difference is None else f"{one.difference:+.2f}",
+        _with_bounds(one) if one.finished else None,
+        _difference(one),
         ", ".join(need.name for need in one.missing),
         lasting(one.expected.seconds) if one.expected else "unknown",
         one.kind,
@@ -221,7 +230,7 @@ def _value(one: Verdict) -> dict[str, Any]:
         **fields,
         "protocol": claim.protocol.name,
         "protocol_hash": claim.setting.hash,
-        "command": claim.command,
+        "command": run_command(claim),
         "needs": [_need(need) for need in one.needs],
         "expected": one.expected and {**vars(one.expected), "seconds": one.expected.seconds},
         "tolerance": one.tolerance,

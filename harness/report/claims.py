@@ -16,7 +16,7 @@ from ...datasets.invalid import explain
 from ...datasets.toml import read_toml
 from ...methods import UserError
 from ...methods.models.weights import list_weights
-from ..protocol.protocol import Protocol, Setting, changes_of, load_protocol
+from ..protocol.protocol import Protocol, Setting, load_protocol
 from .published import DATASETS, Origin, Reported, kinds_under, line_of
 
 TABLE = Path(__file__).parent / "claims.toml"
@@ -86,15 +86,6 @@ class Claim(_Part):
         options = ", ".join(f"{k}={v}" for k, v in sorted(self.options.items()))
         return f"{self.method} ({options})" if options else self.method
 
-    @property
-    def command(self) -> str:
-        """The run, as it is typed without this claim."""
-        name, changes = self.protocol.name.removesuffix("*"), changes_of(self.protocol, self.dataset)
-        parts = ["bench run", f"--method {self.method}", f"--dataset {self.dataset}", f"--protocol {name}"]
-        parts += [f"--set {change}" for change in changes.split(", ") if change]
-        parts += [f"--option {key}={value}" for key, value in sorted(self.options.items())]
-        return " ".join([*parts, *([f"--backbone {self.backbone}"] if self.backbone else [])])
-
 
 def judge(reported: float, miou: float, complete: bool, tolerance: float = TOLERANCE) -> Kind:
     """Whether ``miou`` reproduces ``reported``, both in percent; a value of some of the images says nothing of it.
@@ -131,14 +122,10 @@ def _read(path: Path) -> _Table:
     except ValidationError as error:
         raise UserError(f"table of claims {path.name} does not work:\n{explain(error, 'table')}") from error
     for name, line in table.lines.items():
-        known = {"reasons": table.reasons, "checkpoints": list_weights()}
-        used = {
-            "reasons": {*line.reasons, *(r for more in line.on.values() for r in more)},
-            "checkpoints": {entry for group in line.checkpoints for entry in group},
-        }
-        for field, names in used.items():
-            if unknown := sorted(names - known[field].keys()):
-                raise UserError(f"table of claims {path.name}, line {name}: {field}: {unknown[0]!r} is unknown")
+        reasons = {*line.reasons, *(reason for more in line.on.values() for reason in more)}
+        checkpoints = {entry for group in line.checkpoints for entry in group}
+        if unknown := sorted((reasons - set(table.reasons)) | (checkpoints - set(list_weights()))):
+            raise UserError(f"table of claims {path.name}, line {name}: unknown {unknown[0]!r}")
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from ...datasets import DatasetRecord, find_record, open_dataset
 from ...datasets.places import data_roots
 from ...methods.models.weights import find_entry, locate
+from ..protocol.protocol import changes_of
 from ..report.claims import Claim
 from .data_here import situation
 
@@ -51,6 +52,24 @@ def backbone_file(claim: Claim) -> Path | None:
     found = [f for name in claim.checkpoints[0] if (f := locate(find_entry(name))) and not f.missing]
     by_itself = any(f.place == "hub cache" or f.entry.hub is None for f in found)
     return None if by_itself or not found else found[0].path
+
+
+def run_command(claim: Claim) -> str:
+    """The ``bench run`` that does the same with what is here."""
+    name, changes = claim.protocol.name.removesuffix("*"), changes_of(claim.protocol, claim.dataset)
+    parts = [f"bench run --method {claim.method} --dataset {claim.dataset} --protocol {name}"]
+    parts += [f"--set {change}" for change in changes.split(", ") if change]
+    parts += [f"--option {key}={value}" for key, value in sorted(claim.options.items())]
+    if file := backbone_file(claim):
+        parts += [f"--backbone {model_of(claim)} --weights {shlex.quote(str(file))}"]
+    elif claim.backbone:
+        parts += [f"--backbone {claim.backbone}"]
+    return " ".join(parts)
+
+
+def model_of(claim: Claim) -> str | None:
+    """The backbone without its tag; None for a method with weights of its own."""
+    return None if claim.backbone is None else claim.backbone.partition("/")[0]
 
 
 def _weights(group: tuple[str, ...]) -> Need:

@@ -16,7 +16,7 @@ from ..runs.run import Finished, Run, list_runs
 from ..show.tables import lasting
 from ..show.telling import Progress, Say, unsaid, unseen
 from .fetch import CheckedFile, check_weights
-from .needs import Need, backbone_file, needs
+from .needs import Need, backbone_file, model_of, needs
 from .run import run
 
 FIRST_IMAGES = 8
@@ -66,9 +66,8 @@ class Verdict:
     @property
     def difference(self) -> float | None:
         """Our mIoU minus the reported one, in percent; None unless there are both."""
-        if self.finished is None or self.claim.reported is None:
-            return None
-        return self.finished.result.miou - self.claim.reported
+        ours = None if self.finished is None else self.finished.summary["miou"]
+        return None if ours is None or self.claim.reported is None else ours - self.claim.reported
 
     @property
     def kind(self) -> Standing:
@@ -95,10 +94,13 @@ class Asked:
     tolerance: float = TOLERANCE
 
 
-def reproduce(claim: Claim, asked: Asked = Asked(), progress: Progress = unseen, say: Say = unsaid) -> Verdict:
+def reproduce(
+    claim: Claim, asked: Asked = Asked(), progress: Progress = unseen, say: Say = unsaid, note: Say = unsaid
+) -> Verdict:
     """Run what a claim is about and compare; where something is missing nothing is run, and the verdict names it.
 
-    Where no earlier run tells how long it takes, the first images are timed and ``say`` is told.
+    ``say`` is told warnings.  Where no earlier run tells how long it takes, the first images are timed, and ``note`` is
+    told what that means for all.
 
     Raises ``UserError`` for a claim without a reported value, and what ``run`` raises.
     """
@@ -111,24 +113,28 @@ def reproduce(claim: Claim, asked: Asked = Asked(), progress: Progress = unseen,
     if asked.limit is None and stands.expected is None and stands.finished is None:
         (first,) = run(spec, asked.results, FIRST_IMAGES, progress=progress, say=say)
         expected = Expected(first.plan.planned, first.manifest.seconds_per_image, first.name)
-        say(f"{claim.name}: {expected.seconds_per_image:.3g} s per image, all take about {lasting(expected.seconds)}")
+        note(f"{claim.name}: {expected.seconds_per_image:.3g} s per image, all take about {lasting(expected.seconds)}")
         stands = replace(stands, expected=expected)
     (found,) = run(spec, asked.results, asked.limit, asked.workers, progress=progress, say=say)
     return replace(stands, finished=found, evidence=_evidence(stands.needs, progress))
 
 
 def reproduce_all(
-    claims: Sequence[Claim], asked: Asked = Asked(), progress: Progress = unseen, say: Say = unsaid
+    claims: Sequence[Claim],
+    asked: Asked = Asked(),
+    progress: Progress = unseen,
+    say: Say = unsaid,
+    note: Say = unsaid,
 ) -> list[Verdict]:
     """``reproduce`` for each claim that has a value and misses nothing; what fails is told in its verdict."""
-    return [_tried(stands, asked, progress, say) for stands in stand_all(claims, asked)]
+    return [_tried(stands, asked, progress, say, note) for stands in stand_all(claims, asked)]
 
 
-def _tried(stands: Verdict, asked: Asked, progress: Progress, say: Say) -> Verdict:
+def _tried(stands: Verdict, asked: Asked, progress: Progress, say: Say, note: Say) -> Verdict:
     if stands.claim.reported is None or stands.missing:
         return stands
     try:
-        return reproduce(stands.claim, asked, progress, say)
+        return reproduce(stands.claim, asked, progress, say, note)
     except (UserError, DataError) as error:
         return replace(stands, problem=str(error))
 
@@ -187,7 +193,7 @@ def _is_of(claim: Claim, one: Run, manifest: Manifest) -> bool:
 def _expected(claim: Claim, done: Sequence[Done], device: str) -> Expected | None:
     """From a run of the same method, backbone and device, with images and refinement of the same cost."""
     costs = claim.setting.model_dump(mode="json")
-    model = _model(claim)
+    model = model_of(claim)
     alike = [
         manifest
         for _, manifest in done
@@ -203,18 +209,13 @@ def _expected(claim: Claim, done: Sequence[Done], device: str) -> Expected | Non
     return Expected(images, best.seconds_per_image, best.run)
 
 
-def _model(claim: Claim) -> str | None:
-    """The backbone without its tag."""
-    return None if claim.backbone is None else claim.backbone.partition("/")[0]
-
-
 def _spec(claim: Claim, asked: Asked) -> RunSpec:
     file = backbone_file(claim)
     return RunSpec(
         method=claim.method,
         dataset=claim.dataset,
         protocol=claim.protocol,
-        backbone=_model(claim) if file else claim.backbone,
+        backbone=model_of(claim) if file else claim.backbone,
         weights=str(file.resolve()) if file else None,
         data_root=str(asked.data_root.resolve()) if asked.data_root else None,
         device=asked.device,
