@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ovss.datasets.dataset import Dataset
+from ovss.datasets.dataset import FolderDataset
 from ovss.harness.protocol.protocol import load_protocol
 from ovss.harness.report.claims import Claim, list_claims
 from ovss.harness.runs.plan import RunSpec
@@ -287,7 +287,7 @@ def test_what_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_here: Path
 ) -> None:
     """The file in the place of the weights holds no tensors."""
-    monkeypatch.setattr(Dataset, "planned", property(lambda self: len(self.ids)))
+    monkeypatch.setattr(FolderDataset, "planned", property(lambda self: len(self.ids)))
     put_in_hub(nothing_here, "timm/vit_base_patch16_clip_224.openai", "open_clip_model.safetensors")
     asked = Asked(tmp_path / "results", build("voc21", tmp_path / "data"))
     names = ("sclip/voc21", "proxyclip/voc21", "sclip/ade20k")
