@@ -1,13 +1,15 @@
 """Claims: what each reported value needs here, and when a value of ours agrees with it."""
 
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from ovss.harness.protocol.protocol import list_protocols
-from ovss.harness.report.claims import TABLE, claim_of, judge, list_claims
+from ovss.harness.report.claims import TABLE, Line, claim_of, judge, list_claims
 from ovss.harness.report.leaderboard_text import markdown
-from ovss.harness.report.published import WEIGHTS
+from ovss.harness.report.published import WEIGHTS, Origin, PostProcessing, Reported
 from ovss.methods import UserError, find_method
 from ovss.methods.core.options import options_type
 from ovss.methods.models.weights import find_entry
@@ -23,6 +25,7 @@ REPORTED = {
     "cliper": [66.5, 86.0, 38.3, 42.4, None, 28.6, 38.7, 22.0],
     "proxyclip": [61.3, 80.3, 35.3, 39.1, 37.5, 26.5, 38.1, 20.2],
 }
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 CLAIMS = list_claims()
 LINES = {claim.line: claim for claim in CLAIMS.values()}
 
@@ -159,3 +162,24 @@ def test_the_leaderboard_says_the_same() -> None:
     assert cell(protocol_hash=claim.setting.hash, miou=58.2) == f"{source}: does not reproduce"
     assert cell(protocol_hash=claim.setting.hash, miou=59.2, complete=False) == f"{source}: partial"
     assert cell(protocol_hash=claim.setting.hash, miou=None) == cell(protocol_hash="other", miou=59.63) == source
+
+
+# ---- what the documentation says of the two tables
+
+
+def described(document: str, heading: str) -> dict[str, str]:
+    """First table below a heading: what stands in the first column, and what is said of it."""
+    text = (DOCS / document).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE))
+
+
+def test_the_schemas_are_described() -> None:
+    assert list(described("reproduce.md", "The table of claims")) == list(Line.model_fields)
+    assert list(described("protocols.md", "Reported values")) == list(Reported.model_fields)
+
+
+@pytest.mark.parametrize(("column", "kind"), [("postproc", PostProcessing), ("origin", Origin)])
+def test_allowed_values_are_described(column: str, kind: object) -> None:
+    assert sorted(re.findall(r"`([^`]+)`", described("protocols.md", "Reported values")[column])) == sorted(
+        get_args(kind)
+    )
