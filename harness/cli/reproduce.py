@@ -13,12 +13,14 @@ from ..report.claims import Claim, list_claims
 from ..show.progress import bars
 from ..show.tables import lasting, print_json, print_line, print_table, print_warning, with_interval
 from ..use.needs import HERE, Need, run_command
-from ..use.reproduce import Asked, Verdict, reproduce, reproduce_all, stand_all
+from ..use.reproduce import ReproduceRequest, Verdict, reproduce, reproduce_all, stand_all
 
 _SAMPLING = "the interval is about other images: the reported value is of the same ones, so it explains no difference"
 
 
-def reproduce_command(patterns: Sequence[str], everything: bool, dry_run: bool, asked: Asked, as_json: bool) -> None:
+def reproduce_command(
+    patterns: Sequence[str], everything: bool, dry_run: bool, asked: ReproduceRequest, as_json: bool
+) -> None:
     """Run the claims that are asked for, as far as everything is here, and say how they come out."""
     if not math.isfinite(asked.tolerance):
         raise UserError(f"--tolerance is {asked.tolerance}: it is a number of percent, such as 0.5")

@@ -74,8 +74,8 @@ def reproduce(
 
     check_device(device)
     check_results(results)
-    from ..use.reproduce import Asked
+    from ..use.reproduce import ReproduceRequest
     from .reproduce import reproduce_command
 
-    asked = Asked(results, data_root, device, workers, limit, tolerance)
+    asked = ReproduceRequest(results, data_root, device, workers, limit, tolerance)
     reproduce_command(claims or [], everything, dry_run, asked, as_json=json)

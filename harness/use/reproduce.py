@@ -15,8 +15,8 @@ from ..runs.provenance import device_name
 from ..runs.run import Finished, Run, list_runs
 from ..show.tables import lasting
 from ..show.telling import Progress, Say, unsaid, unseen
-from .fetch import CheckedFile, check_weights
 from .needs import Need, backbone_file, model_of, needs
+from .released import said_of_weights
 from .run import run
 
 FIRST_IMAGES = 8
@@ -83,7 +83,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReproduceRequest:
     """What a caller wants of claims: ``tolerance`` is in percent, ``limit`` the first images only."""
 
     results: Path = Path("results")
@@ -95,7 +95,11 @@ class Asked:
 
 
 def reproduce(
-    claim: Claim, asked: Asked = Asked(), progress: Progress = unseen, say: Say = unsaid, note: Say = unsaid
+    claim: Claim,
+    asked: ReproduceRequest = ReproduceRequest(),
+    progress: Progress = unseen,
+    say: Say = unsaid,
+    note: Say = unsaid,
 ) -> Verdict:
     """Run what a claim is about and compare; where something is missing nothing is run, and the verdict names it.
 
@@ -116,12 +120,12 @@ def reproduce(
         note(f"{claim.name}: {expected.seconds_per_image:.3g} s per image, all take about {lasting(expected.seconds)}")
         stands = replace(stands, expected=expected)
     (found,) = run(spec, asked.results, asked.limit, asked.workers, progress=progress, say=say)
-    return replace(stands, finished=found, evidence=_evidence(stands.needs, progress))
+    return replace(stands, finished=found, evidence=_evidence(stands.needs))
 
 
 def reproduce_all(
     claims: Sequence[Claim],
-    asked: Asked = Asked(),
+    asked: ReproduceRequest = ReproduceRequest(),
     progress: Progress = unseen,
     say: Say = unsaid,
     note: Say = unsaid,
@@ -130,7 +134,7 @@ def reproduce_all(
     return [_tried(stands, asked, progress, say, note) for stands in stand_all(claims, asked)]
 
 
-def _tried(stands: Verdict, asked: Asked, progress: Progress, say: Say, note: Say) -> Verdict:
+def _tried(stands: Verdict, asked: ReproduceRequest, progress: Progress, say: Say, note: Say) -> Verdict:
     if stands.claim.reported is None or stands.missing:
         return stands
     try:
@@ -139,13 +143,13 @@ def _tried(stands: Verdict, asked: Asked, progress: Progress, say: Say, note: Sa
         return replace(stands, problem=str(error))
 
 
-def stand_all(claims: Sequence[Claim], asked: Asked = Asked()) -> list[Verdict]:
+def stand_all(claims: Sequence[Claim], asked: ReproduceRequest = ReproduceRequest()) -> list[Verdict]:
     """``stand`` for each claim."""
     done = finished_runs(asked.results)
     return [stand(claim, done, asked) for claim in claims]
 
 
-def stand(claim: Claim, done: Sequence[Done], asked: Asked = Asked()) -> Verdict:
+def stand(claim: Claim, done: Sequence[Done], asked: ReproduceRequest = ReproduceRequest()) -> Verdict:
     """How a claim stands without running anything: what is missing, the expected time, and the run that was made."""
     return Verdict(
         claim=claim,
@@ -209,7 +213,7 @@ def _expected(claim: Claim, done: Sequence[Done], device: str) -> Expected | Non
     return Expected(images, best.seconds_per_image, best.run)
 
 
-def _spec(claim: Claim, asked: Asked) -> RunSpec:
+def _spec(claim: Claim, asked: ReproduceRequest) -> RunSpec:
     file = backbone_file(claim)
     return RunSpec(
         method=claim.method,
@@ -223,19 +227,5 @@ def _spec(claim: Claim, asked: Asked) -> RunSpec:
     )
 
 
-def _evidence(found: Sequence[Need], progress: Progress) -> tuple[str, ...]:
-    """What checksums say of the weights, a sentence for each checkpoint."""
-    names = [need.name for need in found if need.kind == "weights"]
-    rows = check_weights(names, progress) if names else []
-    return tuple(_sentence(name, [row for row in rows if row.weights == name]) for name in names)
-
-
-def _sentence(name: str, rows: Sequence[CheckedFile]) -> str:
-    wrong = [text for row in rows for text in row.wrong]
-    if wrong:
-        return f"weights are not the released ones: {name}: {'; '.join(wrong)}"
-    known = [row for row in rows if set(row.checked) - {"size"}]
-    if len(known) < len(rows):
-        files = ", ".join(row.file for row in rows if row not in known)
-        return f"weights are not known to be the released ones: nothing tells what {files} of {name} should hold"
-    return f"weights are the released ones: {name}, by {', '.join(sorted({c for row in rows for c in row.checked}))}"
+def _evidence(found: Sequence[Need]) -> tuple[str, ...]:
+    return tuple(said_of_weights(need.name) for need in found if need.kind == "weights")

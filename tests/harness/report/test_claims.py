@@ -6,13 +6,15 @@ from typing import get_args
 
 import pytest
 
-from ovss.harness.protocol.protocol import list_protocols
-from ovss.harness.report.claims import TABLE, Line, claim_of, judge, list_claims
+from ovss.datasets import find_record
+from ovss.harness.protocol.protocol import lint_setting, list_protocols
+from ovss.harness.report.claims import TABLE, Claim, Line, claim_of, judge, list_claims
 from ovss.harness.report.leaderboard_text import markdown
 from ovss.harness.report.published import WEIGHTS, Origin, PostProcessing, Reported
 from ovss.methods import UserError, find_method
 from ovss.methods.core.options import options_type
 from ovss.methods.models.weights import find_entry
+from ovss.methods.registry import check_options
 
 from .test_rows import row
 
@@ -76,6 +78,15 @@ def test_the_backbone_is_what_its_checkpoint_holds(line: str) -> None:
     model, _, tag = str(LINES[line].backbone).partition("/")
     hub = open_clip.get_pretrained_cfg(model, tag)["hf_hub"].strip("/")
     assert hub == find_entry(LINES[line].checkpoints[0][0]).hub
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda claim: str(claim.name))
+def test_no_claim_is_refused_before_it_runs(claim: Claim) -> None:
+    """For its options, or for words that cannot be scored."""
+    key, _, source = claim.dataset.partition("@")
+    form = find_record(key).forms(source or None)[0]
+    assert not [text for level, text in lint_setting(claim.setting, form) if level == "error"]
+    check_options(find_method(claim.method), {**claim.setting.options_for(claim.method), **claim.options})
 
 
 def test_a_guide_s_weights_are_needed_too() -> None:

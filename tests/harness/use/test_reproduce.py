@@ -16,7 +16,7 @@ from ovss.harness.runs.run import MANIFEST
 from ovss.harness.runs.sealed import seal, unseal
 from ovss.harness.show.tables import lasting
 from ovss.harness.use.needs import backbone_file, needs, run_command
-from ovss.harness.use.reproduce import Asked, finished_runs, reproduce, reproduce_all, stand, stand_all
+from ovss.harness.use.reproduce import ReproduceRequest, finished_runs, reproduce, reproduce_all, stand, stand_all
 from ovss.harness.use.run import run
 from ovss.methods import UserError
 
@@ -92,7 +92,7 @@ def test_what_has_to_be_got_by_hand_is_said() -> None:
     assert "no address is known" in needs(CLAIMS["cliper/coco_object@instances"])[-1].note
 
 
-@pytest.mark.parametrize("claim", CLAIMS.values(), ids=str)
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda claim: str(claim.name))
 def test_every_command_names_what_there_is(claim: Claim) -> None:
     from ovss.datasets import find_record
     from ovss.methods.models.weights import find_entry
@@ -207,7 +207,7 @@ def test_a_finished_run_gives_the_verdict(tmp_path: Path) -> None:
     assert stands.difference == pytest.approx(ours - 59.63)
     near = claim.model_copy(update={"reported": round(ours - 0.3, 2)})
     assert stand(near, done).kind == "reproduces"
-    assert stand(near, done, Asked(tolerance=0.2)).kind == "does not reproduce"
+    assert stand(near, done, ReproduceRequest(tolerance=0.2)).kind == "does not reproduce"
 
 
 def test_some_images_are_no_verdict(tmp_path: Path) -> None:
@@ -271,15 +271,15 @@ def test_how_long_something_lasts(seconds: float, text: str) -> None:
 
 
 def test_nothing_is_run_where_something_is_missing(tmp_path: Path) -> None:
-    stands = reproduce(CLAIMS["sclip/voc21"], Asked(tmp_path))
+    stands = reproduce(CLAIMS["sclip/voc21"], ReproduceRequest(tmp_path))
     assert stands.kind == "needs" and [need.name for need in stands.missing] == ["clip-vit-b-16-openai", "voc21"]
     assert not list(tmp_path.rglob("plan.json"))
 
 
 def test_a_claim_without_a_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="clearclip/voc21 is not reported"):
-        reproduce(CLAIMS["clearclip/voc21"], Asked(tmp_path))
-    (stands,) = reproduce_all([CLAIMS["clearclip/voc21"]], Asked(tmp_path))
+        reproduce(CLAIMS["clearclip/voc21"], ReproduceRequest(tmp_path))
+    (stands,) = reproduce_all([CLAIMS["clearclip/voc21"]], ReproduceRequest(tmp_path))
     assert stands.kind == "not reported"
 
 
@@ -289,7 +289,7 @@ def test_what_fails_does_not_stop_the_others(
     """The file in the place of the weights holds no tensors."""
     monkeypatch.setattr(FolderDataset, "planned", property(lambda self: len(self.ids)))
     put_in_hub(nothing_here, "timm/vit_base_patch16_clip_224.openai", "open_clip_model.safetensors")
-    asked = Asked(tmp_path / "results", build("voc21", tmp_path / "data"))
+    asked = ReproduceRequest(tmp_path / "results", build("voc21", tmp_path / "data"))
     names = ("sclip/voc21", "proxyclip/voc21", "sclip/ade20k")
     found = reproduce_all([CLAIMS[name] for name in names], asked)
     assert [one.kind for one in found] == ["failed", "needs", "needs"]
