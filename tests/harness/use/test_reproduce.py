@@ -249,6 +249,13 @@ def test_the_time_is_that_of_a_run_of_the_same_cost(tmp_path: Path) -> None:
         assert stand(CLAIMS[name], done).expected is None
 
 
+def test_the_time_without_refinement_says_nothing_of_that_with_it(tmp_path: Path) -> None:
+    made(tmp_path, CLAIMS["naclip-without-pamr/context60"])
+    done = finished_runs(tmp_path)
+    assert stand(CLAIMS["naclip-without-pamr/context59"], done).expected is not None
+    assert stand(CLAIMS["naclip/context59"], done).expected is None
+
+
 def test_the_time_of_another_device_or_backbone_says_nothing(tmp_path: Path) -> None:
     claim = CLAIMS["sclip/voc21"]
     made(tmp_path, claim, lambda m: m["environment"].update(device="another"))
