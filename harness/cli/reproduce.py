@@ -191,6 +191,8 @@ def _print_all(found: Sequence[Verdict]) -> None:
     for one in found:
         if one.problem:
             print_line(f"{one.claim.name} failed: {one.problem}")
+    for text in dict.fromkeys(text for one in found for text in one.evidence):
+        print_line(text)
     missing = {need.name: need for one in found for need in one.missing if one.claim.reported is not None}
     if missing:
         print_line("to get what is missing:")

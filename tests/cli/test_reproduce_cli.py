@@ -169,7 +169,7 @@ def test_of_many_those_are_run_that_miss_nothing(bench: Bench) -> None:
     lines = {line.split()[0]: line for line in done.out.splitlines() if "/" in line.split()[0]}
     assert lines["sclip/voc21"].endswith("does not reproduce") and lines["sclip/voc20"].endswith("does not reproduce")
     assert lines["clearclip/voc20"].endswith("needs") and "dino-vitb8" in lines["clearclip/voc20"]
-    assert done.code == 1
+    assert done.code == 1 and done.out.count("weights are not known to be the released ones") == 1
     known = bench("reproduce", "--all", "--dry-run")
     assert known.code == 1 and known.out.count("does not reproduce") == 3
 
