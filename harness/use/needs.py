@@ -104,10 +104,11 @@ def _data(name: str, data_root: Path | None) -> Need:
 def _commands(record: DatasetRecord, status: str, data_root: Path | None) -> tuple[str, ...]:
     """What `bench data` has to do for a data set that is not here as a run wants it."""
     roots = data_roots(record.key, data_root)
-    option = f" --data-root {shlex.quote(str(data_root))}" if data_root else ""
+    place = shlex.quote(str(roots[0])) if roots else "DIR"
+    option = f" --data-root {place}" if data_root or not roots else ""
     if status == "to prepare":
         return (f"bench data prepare {record.key}{option}",)
     if status == "no labels":
         return (f"bench data check {record.key}{option}",)
-    into = f" --into {shlex.quote(str(roots[0])) if roots else 'DIR'}" if record.downloads else ""
+    into = f" --into {place}" if record.downloads else ""
     return (f"bench data download {record.key}{into}", *(f"{s}{option}" for s in _STEP.findall(record.steps)))

@@ -101,7 +101,8 @@ def test_a_table_of_all_claims(bench: Bench) -> None:
     lines = {line.split()[0]: line for line in done.out.splitlines() if line}
     assert lines["sclip/voc21"].split()[1:] == ["59.63", "clip-vit-b-16-openai,", "voc21", "unknown", "needs"]
     assert lines["clearclip/voc21"].split() == ["clearclip/voc21", "not", "reported"]
-    assert "  context60: `bench data download context60 --into DIR`, then `bench data prepare context60`" in done.out
+    prepare = "`bench data prepare context60 --data-root DIR`"
+    assert f"  context60: `bench data download context60 --into DIR`, then {prepare}" in done.out
     assert "a value reproduces within 0.5 mIoU on all images" in done.out
     assert bench("reproduce", "--all", "--dry-run").code == 0
 

@@ -64,8 +64,8 @@ WEIGHTS = {
 DATA = {
     "voc21": ["bench data download voc21 --into DIR"],
     "voc20": ["bench data download voc20 --into DIR"],
-    "context60": ["bench data download context60 --into DIR", "bench data prepare context60"],
-    "context59": ["bench data download context59 --into DIR", "bench data prepare context59"],
+    "context60": ["bench data download context60 --into DIR", "bench data prepare context60 --data-root DIR"],
+    "context59": ["bench data download context59 --into DIR", "bench data prepare context59 --data-root DIR"],
     "coco_object": ["bench data download coco_object --into DIR"],
     "coco_stuff": ["bench data download coco_stuff --into DIR"],
     "cityscapes": ["bench data download cityscapes"],
@@ -99,7 +99,7 @@ def test_every_command_names_what_there_is(claim: Claim) -> None:
 
     for command in (command for need in needs(claim) for command in need.commands):
         verb, name = re.fullmatch(
-            r"bench (weights fetch|data download|data prepare) (\S+)( --into DIR)?", command
+            r"bench (weights fetch|data download|data prepare) (\S+)( --(into|data-root) DIR)?", command
         ).groups()[:2]  # type: ignore[union-attr]
         assert find_entry(name) if verb == "weights fetch" else find_record(name)
 
