@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .metrics.counts import Counts
     from .metrics.result import EvalResult
     from .protocol.protocol import Protocol, Setting, load_protocol
+    from .report.claims import list_claims
     from .report.leaderboard import leaderboard
     from .runs.evaluation import evaluate
     from .runs.plan import RunSpec
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .use.fetch import fetch_weights
     from .use.pairs import every_pair
     from .use.photo import segment_photo
+    from .use.reproduce import reproduce
     from .use.run import run
 
 _HOMES = {
@@ -38,7 +40,9 @@ _HOMES = {
     "fetch_weights": "use.fetch",
     "find_run": "runs.run",
     "leaderboard": "report.leaderboard",
+    "list_claims": "report.claims",
     "load_protocol": "protocol.protocol",
+    "reproduce": "use.reproduce",
     "run": "use.run",
     "segment_photo": "use.photo",
 }
@@ -58,7 +62,9 @@ __all__ = [
     "fetch_weights",
     "find_run",
     "leaderboard",
+    "list_claims",
     "load_protocol",
+    "reproduce",
     "run",
     "segment_photo",
 ]

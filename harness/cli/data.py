@@ -18,8 +18,9 @@ from ...methods.core.files import cache_folder
 from ..runs.sources import open_any
 from ..show.progress import progress, progress_to
 from ..show.tables import print_json, print_line, print_table
+from ..use.data_here import prepared_name, raw_home, situation
 from .census import print_census
-from .data_status import all_rows, footnotes, name_a_root, prepared_name, raw_home, situation
+from .data_status import all_rows, footnotes, name_a_root
 from .protocol_words import lint_data
 
 _FAST = 100

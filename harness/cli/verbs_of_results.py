@@ -1,4 +1,4 @@
-"""Verbs that read what runs have written: ``bench show``, ``compare`` and ``leaderboard``."""
+"""Verbs that read what runs have written: ``bench show``, ``compare``, ``leaderboard`` and ``reproduce``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .options import Json, Results
+from .options import DataRoot, Device, Json, Limit, Results
 
 results_app = typer.Typer()
 
@@ -71,3 +71,30 @@ def leaderboard(
     from .report import leaderboard_command, only_of
 
     leaderboard_command(results, output, only_of(method, dataset, protocol, complete), sort, as_json=json)
+
+
+@results_app.command()
+def reproduce(
+    claims: Annotated[
+        list[str] | None, typer.Argument(help="METHOD/DATASET as sclip/voc21, or patterns: 'sclip/*'.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every reported value that is known here.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is needed and known; run nothing.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, help="mIoU within which a value reproduces.")] = 0.5,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Local processes.")] = 1,
+    limit: Limit = None,
+    results: Results = Path("results"),
+    json: Json = False,
+) -> None:
+    """Run what a paper reports, with its weights and protocol, and say whether its value comes out."""
+    from .early import check_device, check_results
+
+    check_device(device)
+    check_results(results)
+    from ..use.reproduce import ReproduceRequest
+    from .reproduce import reproduce_command
+
+    asked = ReproduceRequest(results, data_root, device, workers, limit, tolerance)
+    reproduce_command(claims or [], everything, dry_run, asked, as_json=json)

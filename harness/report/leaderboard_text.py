@@ -8,6 +8,7 @@ from ...datasets import list_datasets
 from ..metrics.bootstrap import MIN_UNITS, why_no_interval
 from ..show.escaping import latex_text, markdown_code, markdown_text, plain_text
 from ..show.tables import with_interval
+from .claims import TOLERANCE, claim_of, judge
 from .grid import Grid
 from .grid_text import Notes, footnotes, grid_markdown, head, numbered, reference
 from .rows import Row, newest_runs
@@ -28,7 +29,8 @@ def markdown(rows: Sequence[Row], grids: Sequence[Grid]) -> str:
         "Methods of one *group* cannot be told apart from the best of the group (paired bootstrap, Holm-corrected).  "
         "*Units* are what the bootstrap draws: images, or blocks of dependent ones; "
         f"below {MIN_UNITS} there is no interval and no group.  "
-        "*Reported* values are those of the named source, under its own protocol, not ours.  "
+        "*Reported* values are those of the named source, under its own protocol, not ours; a run under that protocol "
+        f"reproduces the value, or does not: within {TOLERANCE:g} mIoU, on all images.  "
         "Groups and differences are over training-free methods and trained ones.",
     ]
     newest = newest_runs(rows)
@@ -113,19 +115,29 @@ def _table(heading: str, rows: list[Row], notes: Notes) -> list[str]:
         "|---" * 11 + "|",
     ]
     for r in rows:
-        told = "" if r.reported is None else f"{r.reported:.1f} ({markdown_text(str(r.reported_source))})"
         cells = [
             markdown_text(r.method),
             with_interval(r.miou, r.bounds) + reference(r, notes),
             _behind(r),
             "" if r.group is None else str(r.group),
-            told,
+            _reported(r),
             f"{r.images_per_second:.1f}",
             f"{r.peak_mb:.0f}",
             *map(markdown_text, (r.backbone, r.precision, r.trained_on, r.licences)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _reported(row: Row) -> str:
+    """The reported value with its source, and whether a run under the source's protocol reproduces it."""
+    if row.reported is None:
+        return ""
+    source = str(row.reported_source)
+    told = f"{row.reported:.1f} ({markdown_text(source)})"
+    if row.miou is None or claim_of(row.method, row.dataset, row.protocol_hash, row.reported, source) is None:
+        return told
+    return f"{told}: {judge(row.reported, row.miou, row.complete)}"
 
 
 def latex(rows: Sequence[Row]) -> str:

@@ -132,15 +132,20 @@ def reported(published: str | None, dataset: str, weights: str, setting: Mapping
     came from (``source`` of its provenance), ``setting`` the values of the protocol.
     """
     nothing = {"reported": None, "reported_source": None}
-    kinds, origin = _postprocessing(setting), weights.partition("@")[0]
-    backbone = WEIGHTS.get(origin) or WEIGHTS.get(origin.rpartition(", ")[2])  # FILE, OpenAI's MODEL.pt
+    kinds, backbone = kinds_under(setting), weights_of(weights)
     if published is None or backbone is None or not kinds:
         return nothing
     wanted = DATASETS.get(dataset)
-    for row in _chosen(published, backbone, kinds):
+    for row in line_of(published, backbone, kinds):
         if row.dataset == wanted:
             return {"reported": row.miou, "reported_source": row.source}
     return nothing
+
+
+def weights_of(source: str) -> str | None:
+    """Name in the table of weights, from where they came from (``source`` of their provenance); None if unknown."""
+    origin = source.partition("@")[0]
+    return WEIGHTS.get(origin) or WEIGHTS.get(origin.rpartition(", ")[2])  # FILE, OpenAI's MODEL.pt
 
 
 def chosen_rows(
@@ -162,8 +167,8 @@ def chosen_rows(
 
 
 @cache
-def _chosen(method: str, backbone: str, kinds: tuple[PostProcessing, ...]) -> tuple[Reported, ...]:
-    """The same for every data set of a line."""
+def line_of(method: str, backbone: str, kinds: tuple[PostProcessing, ...]) -> tuple[Reported, ...]:
+    """``chosen_rows`` of the shipped table."""
     return tuple(chosen_rows(_table(), method, backbone, kinds))
 
 
@@ -172,7 +177,7 @@ def _table() -> tuple[Reported, ...]:
     return read_table()
 
 
-def _postprocessing(setting: Mapping[str, Any]) -> tuple[PostProcessing, ...]:
+def kinds_under(setting: Mapping[str, Any]) -> tuple[PostProcessing, ...]:
     """What reported rows call the refinement of a protocol, preferred first; nothing for one that nobody reported.
 
     Without refinement, what belongs to the method itself fits too.  Rows with Stable Diffusion are CLIPer's: 2.1 base,

@@ -119,11 +119,11 @@ def environment(device: str) -> dict[str, Any]:
 
 def device_name(device: str) -> str:
     """Name of the GPU, or ``cpu (<model>)``."""
+    if not device.startswith("cuda"):
+        return f"cpu ({_cpu_name()})"
     import torch
 
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(torch.device(device))
-    return f"cpu ({_cpu_name()})"
+    return torch.cuda.get_device_name(torch.device(device))
 
 
 def peak_bytes(device: str) -> int:

@@ -103,6 +103,13 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.0f}"
 
 
+def lasting(seconds: float) -> str:
+    """``42 s``, ``35 min`` or ``2.4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text.partition(" [")[0].removeprefix("< "))

@@ -35,6 +35,8 @@ ANSWERS = {
     "leaderboard": "images/s",
     "show shapes-clip-tiny": "provenance",
     "compare shapes-clip-tiny shapes-maskclip-tiny": "A minus it",
+    "reproduce --all --dry-run": "not reported",
+    "reproduce sclip/voc21 --dry-run": "bench weights fetch clip-vit-b-16-openai",
 }
 
 
