@@ -89,10 +89,10 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Run what a paper reports, with its weights and protocol, and say whether its value comes out."""
-    from .early import check_device, check_results
+    from .early import check_device, check_folder
 
     check_device(device)
-    check_results(results)
+    check_folder(results)
     from ..use.reproduce import ReproduceRequest
     from .reproduce import reproduce_command
 
