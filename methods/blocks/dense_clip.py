@@ -122,6 +122,13 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
             lambda: vit.run_trunk(self.tower, self.normalised(windows.pixels), self.options.positions),
         )
 
+    def layers(self, windows: Windows) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
+        """Input of every block, and the patch grid; once for all methods on this tower."""
+        return windows.once(
+            ("layers", *self._trunk_key(windows)),
+            lambda: vit.run_layers(self.tower, self.normalised(windows.pixels), self.options.positions),
+        )
+
     def last_heads(self, windows: Windows) -> Heads:
         """Queries, keys and values of the last block, once for all methods that rewrite its attention with them."""
         tokens, _ = self.trunk(windows)

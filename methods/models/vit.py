@@ -259,6 +259,20 @@ def run_trunk(vit: VisionTransformer, pixels: Tensor, rule: Positions = "factor"
     return x, grid
 
 
+def run_layers(
+    vit: VisionTransformer, pixels: Tensor, rule: Positions = "factor"
+) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
+    """Input of every block, each ``(B, 1 + h * w, D)``, and the patch grid: the last one is what ``run_trunk`` gives.
+
+    With ``split_heads`` they are all that a method may want of the blocks: outputs, queries, keys, values, attention.
+    """
+    x, grid = embed(vit, pixels, rule)
+    layers = [x]
+    for block in vit.blocks[:-1]:
+        layers.append(run_block(block, layers[-1]))
+    return tuple(layers), grid
+
+
 def project(vit: VisionTransformer, x: Tensor) -> Tensor:
     """``ln_post(x) @ proj``: ``(B, T, D)`` -> ``(B, T, dim)`` float32."""
     return (norm(x, vit.ln_post) @ vit.projection).float()
