@@ -59,9 +59,9 @@ def _print_sides(found: Comparison, letters: dict[str, str]) -> None:
         print_line(f"p values are adjusted for {len(found.differences)} comparisons (Holm)")
     print_line("")
     for side in found.sides:
-        hashes = f"{side.protocol} {side.protocol_hash[:8]}, weights {side.weights}"
         print_line(f"{letters[side.run]}: {side.run}")
-        print_line(f"   {hashes}, {side.device}, code {side.code}")
+        print_line(f"   protocol {side.protocol} {side.protocol_hash[:8]}, weights {side.weights}")
+        print_line(f"   {side.device}, code {side.code}")
 
 
 def _method(side: Side) -> str:

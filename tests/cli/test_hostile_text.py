@@ -80,6 +80,12 @@ def test_names_of_classes_reach_no_terminal_as_they_are(bench: Command, hostile:
         (*run, "--picture", "sheet.png"),
         ("show", "own-clip-tiny"),
         ("show", "own-clip-tiny", "--json"),
+        (*run, "--confusion", "--save-labels", "maps"),
+        ("show", "own-clip-tiny", "--confusion", "--worst", "2", "--labels", "maps"),
+        ("show", "own-clip-tiny", "--confusion", "--worst", "2", "--json"),
+        ("run", "-m", "maskclip", "--backbone", "tiny-clip", "-d", hostile),
+        ("compare", "own-clip-tiny", "own-maskclip-tiny", "--all"),
+        ("compare", "own-clip-tiny", "own-maskclip-tiny", "--json"),
         ("data", "check", hostile),
         ("data", "check", hostile, "--json"),
         ("protocol", "lint", "tiny", "--dataset", hostile),
@@ -98,9 +104,11 @@ def test_names_of_classes_reach_no_terminal_as_they_are(bench: Command, hostile:
 
 def test_a_photo_with_such_names(bench: Command, photo: Path) -> None:
     names = "cat\x1b[2J, dog\u202e"
-    ended = bench("segment", str(photo), "--classes", names, "-m", "clip", "--backbone", "tiny-clip", "-o", "out.png")
-    assert ended.code == 0 and "cat\\x1b[2J" in ended.out and "invisible character" in ended.err
-    clean(ended.out, ended.err)
+    asked = ("segment", str(photo), "--classes", names, "--backbone", "tiny-clip", "-o", "out.png")
+    for more in (("-m", "clip"), ("-m", "clip,maskclip", "--heat", names.partition(", ")[0], "--save-labels")):
+        ended = bench(*asked, *more)
+        assert ended.code == 0 and "cat\\x1b[2J" in ended.out and "invisible character" in ended.err
+        clean(ended.out, ended.err)
 
 
 def test_errors_name_them_too(bench: Command, tmp_path: Path) -> None:
