@@ -7,26 +7,29 @@ from pathlib import Path
 
 from ..metrics.bootstrap import why_no_interval
 from ..report.grid_text import KINDS, grid_table, head
+from ..report.latex import interval_of
 from ..report.leaderboard import Leaderboard, leaderboard
 from ..report.rows import Only
 from ..show.progress import progress
 from ..show.tables import images_and_units, print_json, print_line, print_table, with_interval
 
 
-def leaderboard_command(results: Path, output: Path | None, only: Only, sort: str, as_json: bool) -> None:
+def leaderboard_command(
+    results: Path, output: Path | None, only: Only, sort: str, interval: str, as_json: bool
+) -> None:
     """Write the leaderboard and say where; exit code 1 if a run had to be left out.
 
     A part of it is written only where ``output`` says: the file of all runs stays what it is.
     """
     if output is None and only == Only() and sort == "rank":
         output = results / "LEADERBOARD.md"
-    found = leaderboard(results, output, only, sort)
+    found = leaderboard(results, output, only, sort, interval_of(interval))
     if as_json:
         print_json(json.loads(found.frame.to_json(orient="records")))
     else:
         _print_grids(found)
         _print_rows(found)
-        print_line(f"wrote {output} and {output.stem}.csv, .json, .tex beside it" if output else _UNWRITTEN)
+        print_line(f"wrote {output} and {output.stem}.csv, .json, .tex, .bib beside it" if output else _UNWRITTEN)
     for reason in found.skipped:
         sys.stderr.write(f"left out: {reason}\n")
     if found.skipped:

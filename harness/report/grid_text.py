@@ -30,16 +30,21 @@ def footnotes(notes: Notes) -> list[str]:
 
 def reference(row: Row, notes: Notes) -> str:
     """Numbers of the notes of a run, raised."""
-    found = sorted({notes[n] for n in row.note.split("; ") if n in notes} - {0})
+    found = note_numbers(row, notes)
     return " <sup>" + ",".join(map(str, found)) + "</sup>" if found else ""
+
+
+def note_numbers(row: Row, notes: Notes) -> list[int]:
+    """Of the notes of a run, those that not every run has."""
+    return sorted({notes[n] for n in row.note.split("; ") if n in notes} - {0})
 
 
 def _above(number: int) -> str:
     return f"<sup>{number}</sup> " if number else ""
 
 
-def head(grid: Grid) -> str:
-    """What mean, rank and speed are over."""
+def head(grid: Grid, what: str = "Mean, rank, speed and memory") -> str:
+    """What mean, rank and the like are over."""
     count, shown = len(grid.common), len(grid.columns)
     if not count:
         return f"No mean and no rank: none of {shown} data sets has a complete run of every method."
@@ -48,7 +53,7 @@ def head(grid: Grid) -> str:
     )
     sure = "" if units >= MIN_UNITS else f"  No interval of the rank: a data set has fewer than {MIN_UNITS} units."
     return (
-        f"Mean, rank, speed and memory over {count} of {shown} data set{'' if shown == 1 else 's'}: those that all "
+        f"{what} over {count} of {shown} data set{'' if shown == 1 else 's'}: those that all "
         f"methods have.{sure}"
     )
 

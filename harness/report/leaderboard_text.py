@@ -1,16 +1,15 @@
-"""The leaderboard as text: Markdown and LaTeX from its rows."""
+"""The leaderboard as Markdown, from its rows."""
 
-import math
 from collections.abc import Sequence
 from functools import cache
 
 from ...datasets import list_datasets
 from ..metrics.bootstrap import MIN_UNITS, why_no_interval
-from ..show.escaping import latex_text, markdown_code, markdown_text, plain_text
+from ..show.escaping import markdown_code, markdown_text
 from ..show.tables import with_interval
 from .grid import Grid
 from .grid_text import Notes, footnotes, grid_markdown, head, numbered, reference
-from .rows import Row, newest_runs
+from .rows import Row, best_first, newest_runs
 
 
 def markdown(rows: Sequence[Row], grids: Sequence[Grid]) -> str:
@@ -57,11 +56,6 @@ def _section(row: Row) -> str:
     return f"{row.protocol} {row.protocol_hash[:8]}" if row.protocol.endswith("*") else str(row.protocol)
 
 
-def _rank(row: Row) -> tuple[float, str]:
-    """Best first; runs without a value last."""
-    return (math.inf if row.miou is None else -row.miou, row.method)
-
-
 def _behind(row: Row) -> str:
     if not row.behind:  # nothing to compare with, or the best itself
         return ""
@@ -70,11 +64,11 @@ def _behind(row: Row) -> str:
 
 
 def _markdown_column(rows: list[Row], notes: Notes) -> list[str]:
-    rows = sorted(rows, key=_rank)
+    rows = sorted(rows, key=best_first)
     first = rows[0]
     partial = "" if first.complete else " **(partial)**"
     lines = [
-        f"### {markdown_text(_title(first.dataset))}, {markdown_text(first.split)}, {_images(first)}{partial}",
+        f"### {markdown_text(title_of(first.dataset))}, {markdown_text(first.split)}, {counted(first)}{partial}",
         "",
         *([f"{why_no_interval(first.units)}.".capitalize(), ""] if first.units < MIN_UNITS else []),
         f"Protocol hash `{first.protocol_hash}`.",
@@ -96,7 +90,7 @@ def _markdown_column(rows: list[Row], notes: Notes) -> list[str]:
     return [*lines, "", "</details>"]
 
 
-def _images(row: Row) -> str:
+def counted(row: Row) -> str:
     """``23 images, 2 units``."""
     return f"{row.images} images, {row.units} unit{'' if row.units == 1 else 's'}"
 
@@ -128,27 +122,8 @@ def _table(heading: str, rows: list[Row], notes: Notes) -> list[str]:
     return [*lines, ""]
 
 
-def latex(rows: Sequence[Row]) -> str:
-    """The newest runs as LaTeX ``tabular`` environments, one per column of the leaderboard."""
-    out = ["% Written by `bench leaderboard`. mIoU in percent, 95 % bootstrap interval."]
-    newest = newest_runs(rows)
-    for column in sorted({r.column for r in newest}):
-        here = sorted((r for r in newest if r.column == column), key=_rank)
-        out += [
-            f"% protocol {plain_text(column[0])} {plain_text(column[3])}",
-            r"\begin{tabular}{llrl}",
-            r"data set & method & mIoU & note \\ \hline",
-        ]
-        for r in here:
-            note = r.note if r.complete else f"partial ({_images(r)}) {r.note}".strip()
-            note = "; ".join(filter(None, [why_no_interval(r.units), note]))
-            cells = [f"{r.dataset} {r.split}", r.method, with_interval(r.miou, r.bounds), note]
-            out.append(" & ".join(latex_text(c) for c in cells) + r" \\")
-        out.append(r"\end{tabular}")
-    return "\n".join(out) + "\n"
-
-
 @cache
-def _title(key: str) -> str:
+def title_of(key: str) -> str:
+    """Title of a data set of the catalogue; the key itself for others."""
     records = list_datasets()
     return records[key].title if key in records else key

@@ -1,6 +1,7 @@
 """Rows of the leaderboard: one per finished run, as they are exported and read back."""
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -83,6 +84,11 @@ def newest_runs(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         seen.setdefault((row.column, row.line), row)
     return list(seen.values())
+
+
+def best_first(row: Row) -> tuple[float, str]:
+    """Key to sort rows by mIoU; runs without a value last."""
+    return (math.inf if row.miou is None else -row.miou, row.method)
 
 
 class Only(BaseModel):
