@@ -55,10 +55,11 @@ def _float(kind: str, caption: Iterable[str], label: str, columns: str, lines: I
         rf"\begin{{{kind}}}",
         rf"\caption{{{' '.join(filter(None, caption))}}}",
         rf"\label{{{label}}}",
+        r"\smallskip",
         r"\centering",
         r"% \resizebox would set every table in type of another size.",
         r"\footnotesize",
-        r"\setlength{\tabcolsep}{3pt}",
+        r"\setlength{\tabcolsep}{2pt}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         *lines,
@@ -113,7 +114,7 @@ def _cell(row: Row | None, mark: int, notes: Notes, interval: Interval) -> str:
 def _column_float(rows: list[Row], notes: Notes, interval: Interval) -> list[str]:
     rows = sorted(rows, key=best_first)
     first = rows[0]
-    lines = [_joined(["", *map(_centred, ("mIoU", "to the best", "group", "images/s", "peak MB"))])]
+    lines = [_joined(["", *map(_centred, ("mIoU", "to the best", "group", "img/s", "MB"))])]
     for free, kind in KINDS.items():
         here = [r for r in rows if r.training_free == free]
         if here:
@@ -157,7 +158,7 @@ def _number(value: float | None, bounds: tuple[float, float] | None, mark: int, 
         return text
     low, high = bounds
     if interval == "pm":
-        return rf"{text} {{\scriptsize $\pm$ {max(value - low, high - value):.2f}}}"
+        return rf"{text}\,{{\scriptsize$\pm${max(value - low, high - value):.2f}}}"
     return rf"{text} {{\scriptsize [{_signed(low)}, {_signed(high)}]}}"
 
 

@@ -18,7 +18,7 @@ from .test_grid import build, row
 HOSTILE = "[1in] *\\end{table}\\input{/etc/passwd} $x^2_i$ #1 & 50% ~ <a|b> \"q\" 'q' `q` café Łódź «猫» \x1b[2J\u202e\n\n"
 COMMANDS = {
     *("begin", "end", "caption", "label", "centering", "footnotesize", "setlength", "tabcolsep", "toprule", "midrule"),
-    *("bottomrule", "multicolumn", "textbf", "underline", "emph", "cite", "scriptsize", "pm", "dagger", "resizebox"),
+    *("bottomrule", "multicolumn", "textbf", "underline", "emph", "cite", "scriptsize", "pm", "dagger", "resizebox", "smallskip"),
     *("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar", "usepackage"),
 }
 SYMBOLS = set("\\%&$#_{},")
