@@ -205,7 +205,8 @@ def _shared(rows: Sequence[Row], of: Callable[[Row], str]) -> str:
 
 def _footnotes(rows: Iterable[Row], notes: Notes) -> list[str]:
     told = {n for r in rows for n in r.note.split("; ") if n}
-    return [(rf"$^{{{k}}}$\," if k else "") + f"{latex_text(n[:1].upper() + n[1:])}." for n, k in notes.items() if n in told]
+    shown = {n: f"{latex_text(n[:1].upper() + n[1:])}." for n in notes if n in told}
+    return [(rf"$^{{{notes[n]}}}$\," if notes[n] else "") + text for n, text in shown.items()]
 
 
 def _centred(text: str) -> str:

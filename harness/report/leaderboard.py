@@ -71,16 +71,19 @@ def leaderboard(
     compared; ``sort`` is the order of the grids, one of ``grid.SORTS`` or a data set; ``interval`` is how LaTeX sets
     intervals.
 
-    Raises ``UserError`` when there is no finished run, or none that was asked for.
+    Raises ``UserError`` when there is no finished run, none that was asked for, or a name in ``only`` that none has.
     """
     runs, skipped = _readable(results)
     if not runs:
         why = "".join(f"\n  {reason}" for reason in skipped)
         raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`{why}")
     rows = sorted((_row(run) for run in runs), key=lambda row: (row.finished, row.run), reverse=True)
+    only.check(rows)
     rows = only.of(rows)
     if not rows:
-        raise UserError(f"none of {len(runs)} finished runs is what was asked for: `bench leaderboard` shows them all")
+        raise UserError(
+            f"none of {len(runs)} finished runs is all of what was asked for: `bench leaderboard` shows them all"
+        )
     by_name = {run.name: run for run in runs}
     compared = _with_comparisons(rows, by_name)
     found = Leaderboard(compared, tuple(skipped), grids(compared, lambda row: by_name[row.run].result, sort))

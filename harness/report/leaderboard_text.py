@@ -22,13 +22,13 @@ def markdown(rows: Sequence[Row], grids: Sequence[Grid]) -> str:
         "rank), its 95 % interval from a paired bootstrap over the images of every data set.  Partial runs are marked "
         "and have no mean and no rank.  Training-free methods and trained ones stand apart.",
         "",
-        "Below the grids, each data set: mIoU with its 95 % bootstrap interval over images; "
-        "*to the best* is the paired difference on the same images.  "
-        "Methods of one *group* cannot be told apart from the best of the group (paired bootstrap, Holm-corrected).  "
-        "*Units* are what the bootstrap draws: images, or blocks of dependent ones; "
-        f"below {MIN_UNITS} there is no interval and no group.  "
-        "*Reported* values are those of the named source, under its own protocol, not ours.  "
-        "Groups and differences are over training-free methods and trained ones.",
+        "Below the grids, each data set: mIoU with its 95 % bootstrap interval over images.",
+        "",
+        "- *To the best*: the paired difference on the same images, over training-free methods and trained ones.",
+        "- Methods of one *group* cannot be told apart from its best (paired bootstrap, Holm-corrected).",
+        "- *Units* are what the bootstrap draws: images, or blocks of dependent ones; "
+        f"below {MIN_UNITS} there is no interval and no group.",
+        "- *Reported* values are those of the named source, under its own protocol, not ours.",
     ]
     newest = newest_runs(rows)
     notes = numbered(newest)
@@ -77,15 +77,15 @@ def _markdown_column(rows: list[Row], notes: Notes) -> list[str]:
     for heading, free in (("Training-free", True), ("Trained", False)):
         lines += _table(heading, [r for r in rows if r.training_free == free], notes)
     lines += [
-        "",
         "<details><summary>Provenance</summary>",
         "",
-        "| method | weights | device | code | vocabulary | run |",
-        "|---|---|---|---|---|---|",
+        "| method | backbone | weights | precision | trained on | licences | device | code | vocabulary | run |",
+        "|---" * 10 + "|",
     ]
     for r in rows:
         weights = f"{r.weights[:17]} ({r.unchecked})" if r.unchecked else r.weights[:17]
-        provenance = (r.method, weights, r.device, r.code, r.vocabulary[:8], r.run)
+        loaded = (r.backbone, weights, r.precision, r.trained_on, r.licences)
+        provenance = (r.method, *loaded, r.device, r.code, r.vocabulary[:8], r.run)
         lines.append("| " + " | ".join(map(markdown_text, provenance)) + " |")
     return [*lines, "", "</details>"]
 
@@ -102,9 +102,8 @@ def _table(heading: str, rows: list[Row], notes: Notes) -> list[str]:
     lines = [
         f"**{heading}**",
         "",
-        "| method | mIoU [95 %] | to the best [95 %] | group | reported | images/s | peak MB | backbone | precision "
-        "| trained on | licences |",
-        "|---" * 11 + "|",
+        "| method | mIoU [95 %] | to the best [95 %] | group | reported | images/s | peak MB |",
+        "|---" + "|---:" * 6 + "|",
     ]
     for r in rows:
         told = "" if r.reported is None else f"{r.reported:.1f} ({markdown_text(str(r.reported_source))})"
@@ -116,7 +115,6 @@ def _table(heading: str, rows: list[Row], notes: Notes) -> list[str]:
             told,
             f"{r.images_per_second:.1f}",
             f"{r.peak_mb:.0f}",
-            *map(markdown_text, (r.backbone, r.precision, r.trained_on, r.licences)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]

@@ -73,4 +73,4 @@ def bibtex(rows: Iterable[Row]) -> str:
     """Entries of the papers that tables of these runs cite."""
     cited = {p.key for row in rows for p in (*papers_of_method(row), *papers_of_dataset(row))}
     entries = (p.bibtex for p in references().papers if p.key in cited)
-    return "\n".join(["% Written by `bench leaderboard`: papers of the methods and data sets in its tables.\n", *entries])
+    return "\n".join(["% Written by `bench leaderboard`: papers of methods and data sets in its tables.\n", *entries])

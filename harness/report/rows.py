@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ...datasets.invalid import explain
 from ...methods import UserError
+from ...methods.core.errors import did_you_mean
 
 SCHEMA = 1
 """Version of a row.  Rows that were written before they said so are of version 1."""
@@ -116,13 +117,33 @@ class Only(BaseModel):
             lines.setdefault((row.protocol_hash, row.line), set()).add(row.column)
         return [r for r in found if lines[r.protocol_hash, r.line] == columns[r.protocol_hash]]
 
+    def check(self, rows: Sequence[Row]) -> None:
+        """Every name is one of these rows.  Raises ``UserError`` that says which are not."""
+        methods = {name for r in rows for name in (r.method, _plain(r.method))}
+        wrong = [f"--method {n!r}{did_you_mean(n, methods)}" for n in self.methods if n not in methods]
+        datasets = {r.dataset for r in rows}
+        wrong += [f"--dataset {n!r}{did_you_mean(n, datasets)}" for n in self.datasets if n not in datasets]
+        protocols = {r.protocol for r in rows}
+        wrong += [
+            f"--protocol {n!r}{did_you_mean(n, protocols)}, or six characters or more of a hash"
+            for n in self.protocols
+            if not any(_is_protocol(r, n) for r in rows)
+        ]
+        if wrong:
+            raise UserError(f"no finished run has {';  nor '.join(wrong)}")
+
     def _wants(self, row: Row) -> bool:
         return (
-            (not self.methods or bool({row.method, row.method.partition(" (")[0]} & set(self.methods)))
+            (not self.methods or bool({row.method, _plain(row.method)} & set(self.methods)))
             and (not self.datasets or row.dataset in self.datasets)
             and (not self.protocols or any(_is_protocol(row, name) for name in self.protocols))
             and (row.complete or not self.complete)
         )
+
+
+def _plain(method: str) -> str:
+    """Without its options."""
+    return method.partition(" (")[0]
 
 
 def _is_protocol(row: Row, name: str) -> bool:

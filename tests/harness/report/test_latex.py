@@ -15,12 +15,14 @@ from ovss.methods import UserError
 
 from .test_grid import build, row
 
-HOSTILE = "[1in] *\\end{table}\\input{/etc/passwd} $x^2_i$ #1 & 50% ~ <a|b> \"q\" 'q' `q` café Łódź «猫» \x1b[2J\u202e\n\n"
-COMMANDS = {
-    *("begin", "end", "caption", "label", "centering", "footnotesize", "setlength", "tabcolsep", "toprule", "midrule"),
-    *("bottomrule", "multicolumn", "textbf", "underline", "emph", "cite", "scriptsize", "pm", "dagger", "resizebox", "smallskip"),
-    *("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar", "usepackage"),
-}
+HOSTILE = (
+    "[1in] *\\end{table}\\input{/etc/passwd} $x^2_i$ #1 & 50% ~ <a|b> \"q\" 'q' `q` café Łódź «猫» \x1b[2J\u202e\n\n"
+)
+COMMANDS = set(
+    "begin end caption label smallskip centering footnotesize setlength tabcolsep toprule midrule bottomrule "
+    "multicolumn textbf underline emph cite scriptsize pm dagger textbackslash textasciitilde textasciicircum "
+    "textless textgreater textbar".split()
+)
 SYMBOLS = set("\\%&$#_{},")
 
 
@@ -81,9 +83,9 @@ def test_a_grid_by_hand() -> None:
     free, trained, camvid, voc = tabulars(written(made()))
     assert [x.partition("}{c}")[2] for x in free[0][1:]] == ["{camvid}", "{voc21}", "{mean}", "{rank}"]
     assert free[1][1:3] == [r"\multicolumn{1}{c}{test}"] * 2
-    sclip = [r"\textbf{60.00} {\scriptsize $\pm$ 1.00}$^{1,2}$"] * 2
+    sclip = [r"\textbf{60.00}\,{\scriptsize$\pm$1.00}$^{1,2}$"] * 2
     assert free[2] == [r"sclip~\cite{wang2024sclip}", *sclip, r"\textbf{60.00}", "1"]
-    assert free[3][2] == r"\underline{50.00} {\scriptsize $\pm$ 1.50}"  # the larger side of 48.5 to 51.0
+    assert free[3][2] == r"\underline{50.00}\,{\scriptsize$\pm$1.50}"  # the larger side of 48.5 to 51.0
     assert free[4] == [r"naclip~\cite{hajimiri2025naclip}", "", r"40.00$^{1}$", "40.00", "3"]
     assert trained[2][0] == r"tcl~\cite{cha2023tcl}" and len(trained) == 3
     assert [line[0] for line in voc[1:]] == [
@@ -106,7 +108,7 @@ def test_means_and_ranks() -> None:
 @pytest.mark.parametrize(
     ("interval", "shown"),
     [
-        ("pm", r"\underline{50.00} {\scriptsize $\pm$ 1.50}"),
+        ("pm", r"\underline{50.00}\,{\scriptsize$\pm$1.50}"),
         ("brackets", r"\underline{50.00} {\scriptsize [48.50, 51.00]}"),
         ("none", r"\underline{50.00}"),
     ],
@@ -125,7 +127,7 @@ def test_an_unknown_interval() -> None:
 def test_differences_have_a_true_minus() -> None:
     rows = [row("a", "one", 60), row("b", "one", 50, behind=-10.0, behind_low=-12.0, behind_high=-9.0)]
     assert r"$-$10.00 {\scriptsize [$-$12.00, $-$9.00]}" in written(rows, "brackets")
-    assert r"$-$10.00 {\scriptsize $\pm$ 2.00}" in written(rows)
+    assert r"$-$10.00\,{\scriptsize$\pm$2.00}" in written(rows)
 
 
 def test_the_caption_says_what_the_numbers_rest_on() -> None:
