@@ -11,6 +11,7 @@ from ..report.grid_text import KINDS, grid_table, head
 from ..report.latex import interval_of
 from ..report.leaderboard import Leaderboard, leaderboard
 from ..report.leaderboard_text import counted
+from ..report.plots import kind_of, write_plots
 from ..report.rows import Only, Row, best_first
 from ..show.escaping import plain_text
 from ..show.progress import progress
@@ -18,7 +19,7 @@ from ..show.tables import Fitted, fitted, print_json, print_line, print_table, t
 
 
 def leaderboard_command(
-    results: Path, output: Path | None, only: Only, sort: str, interval: str, as_json: bool
+    results: Path, output: Path | None, only: Only, sort: str, interval: str, plot: Path | None, as_json: bool
 ) -> None:
     """Write the leaderboard and say where; exit code 1 if a run had to be left out.
 
@@ -26,13 +27,18 @@ def leaderboard_command(
     """
     if output is None and only == Only() and sort == "rank":
         output = results / "LEADERBOARD.md"
+    if plot is not None:
+        kind_of(plot)
     found = leaderboard(results, output, only, sort, interval_of(interval))
+    plots = () if plot is None else write_plots(found.rows, found.grids, plot)
     if as_json:
         print_json(json.loads(found.frame.to_json(orient="records")))
     else:
         _print_grids(found)
         _print_rows(found)
         print_line(f"wrote {output} and {output.stem}.csv, .json, .tex, .bib beside it" if output else _UNWRITTEN)
+        for path in plots:
+            print_line(f"wrote {path}")
     for reason in found.skipped:
         sys.stderr.write(f"left out: {reason}\n")
     if found.skipped:

@@ -13,7 +13,7 @@ from .grid import Grid, Line
 from .grid_text import KINDS, Notes, head, note_numbers, numbered
 from .leaderboard_text import counted, title_of
 from .references import cite, papers_of_dataset, papers_of_method
-from .rows import Row, best_first, newest_runs
+from .rows import Row, best_first, line_names, newest_runs
 
 Interval = Literal["pm", "brackets", "none"]
 """How intervals are set: ``41.23 ± 1.10`` (the larger side of it), ``41.23 [40.13, 42.31]``, or not at all."""
@@ -23,6 +23,7 @@ _SAID = {
     "none": "",
 }
 _MARKS = r"Best \textbf{bold}, second \underline{underlined}."
+Names = dict[tuple[str, ...], str]
 _MAX_COLUMNS = 3
 """Data sets that fit the width of one column of a page."""
 
@@ -84,19 +85,20 @@ def _grid_float(grid: Grid, notes: Notes, interval: Interval) -> list[str]:
         "" if all(r.complete for r in shown) else r"$^\dagger$\,Partial run: no mean and no rank.",
         *_footnotes(shown, notes),
     ]
+    names = line_names(line.row for line in grid.lines)
     lines = [_joined(cells) for cells in heads]
-    lines += [r"\midrule", *(_joined(_grid_cells(grid, line, notes, interval)) for line in grid.lines)]
+    lines += [r"\midrule", *(_joined(_grid_cells(grid, line, names, notes, interval)) for line in grid.lines)]
     kind = "table" if len(grid.columns) <= _MAX_COLUMNS else "table*"
     label = f"tab:{_slug(grid.columns[0][0])}-{grid.columns[0][3][:8]}-{_slug(KINDS[grid.training_free])}"
     return _float(kind, caption, label, "l" + "r" * (len(grid.columns) + 2), lines)
 
 
-def _grid_cells(grid: Grid, line: Line, notes: Notes, interval: Interval) -> list[str]:
+def _grid_cells(grid: Grid, line: Line, names: Names, notes: Notes, interval: Interval) -> list[str]:
     rank = "" if line.rank is None else str(line.rank)
     if line.interval and interval != "none":
         rank += rf" {{\scriptsize [{line.interval[0]}, {line.interval[1]}]}}"
     return [
-        latex_text(line.row.method) + cite(papers_of_method(line.row)),
+        _method(line.row, names),
         *(_cell(row, grid.mark(line, k), notes, interval) for k, row in enumerate(line.cells)),
         "" if line.mean is None else _marked(line.mean, grid.mark(line, -1)),
         rank,
@@ -113,14 +115,14 @@ def _cell(row: Row | None, mark: int, notes: Notes, interval: Interval) -> str:
 
 def _column_float(rows: list[Row], notes: Notes, interval: Interval) -> list[str]:
     rows = sorted(rows, key=best_first)
-    first = rows[0]
+    first, names = rows[0], line_names(rows)
     lines = [_joined(["", *map(_centred, ("mIoU", "to the best", "group", "img/s", "MB"))])]
     for free, kind in KINDS.items():
         here = [r for r in rows if r.training_free == free]
         if here:
             lines += [r"\midrule", rf"\multicolumn{{6}}{{l}}{{\emph{{{kind}}}}} \\"]
         best = sorted({round(r.miou, 2) for r in here if r.miou is not None and r.complete}, reverse=True)[:2]
-        lines += [_joined(_column_cells(r, best, notes, interval)) for r in here]
+        lines += [_joined(_column_cells(r, names, best, notes, interval)) for r in here]
     caption = [
         f"{_dataset(first)}: {_under(first, interval)} {_MARKS}",
         "" if first.complete else "Partial runs.",
@@ -135,19 +137,23 @@ def _column_float(rows: list[Row], notes: Notes, interval: Interval) -> list[str
     return _float("table", caption, label, "lrrrrr", lines)
 
 
-def _column_cells(row: Row, best: Sequence[float], notes: Notes, interval: Interval) -> list[str]:
+def _column_cells(row: Row, names: Names, best: Sequence[float], notes: Notes, interval: Interval) -> list[str]:
     mark = best.index(round(row.miou, 2)) + 1 if row.miou is not None and round(row.miou, 2) in best else 0
     numbers = ",".join(map(str, note_numbers(row, notes)))
     low, high = row.behind_low, row.behind_high
     bounds = None if low is None or high is None else (low, high)
     return [
-        latex_text(row.method) + cite(papers_of_method(row)),
+        _method(row, names),
         _number(row.miou, row.bounds, mark, interval) + (f"$^{{{numbers}}}$" if numbers else ""),
         _number(row.behind, bounds, 0, interval) if row.behind else "",
         "" if row.group is None else str(row.group),
         f"{row.images_per_second:.1f}",
         f"{row.peak_mb:.0f}",
     ]
+
+
+def _method(row: Row, names: Names) -> str:
+    return latex_text(names[row.line]) + cite(papers_of_method(row))
 
 
 def _number(value: float | None, bounds: tuple[float, float] | None, mark: int, interval: Interval) -> str:
@@ -184,16 +190,10 @@ def _dataset(row: Row) -> str:
 def _provenance(lines: Sequence[Row], shown: Sequence[Row]) -> list[str]:
     """Weights, device and code, each with the methods that it is of where they differ."""
     return [
-        f"Weights: {_shared(lines, _weights)}.",
+        f"Weights: {_shared(lines, lambda r: r.loaded)}.",
         f"Device: {_shared(shown, lambda r: r.device)}.",
         f"Code: {_shared(shown, lambda r: r.code)}.",
     ]
-
-
-def _weights(row: Row) -> str:
-    digest = row.weights.rpartition(":")[2][:8]
-    told = " ".join(filter(None, [row.backbone, digest, row.precision, row.unchecked and f"({row.unchecked})"]))
-    return f"{told}, refined by {row.guide}" if row.guide else told
 
 
 def _shared(rows: Sequence[Row], of: Callable[[Row], str]) -> str:

@@ -24,8 +24,9 @@ def markdown(rows: Sequence[Row], grids: Sequence[Grid]) -> str:
         "",
         "Below the grids, each data set: mIoU with its 95 % bootstrap interval over images.",
         "",
-        "- *To the best*: the paired difference on the same images, over training-free methods and trained ones.",
+        "- *To the best*: the paired difference on the same images.",
         "- Methods of one *group* cannot be told apart from its best (paired bootstrap, Holm-corrected).",
+        "- Groups and differences are over training-free methods and trained ones.",
         "- *Units* are what the bootstrap draws: images, or blocks of dependent ones; "
         f"below {MIN_UNITS} there is no interval and no group.",
         "- *Reported* values are those of the named source, under its own protocol, not ours.",

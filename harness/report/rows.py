@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -74,6 +75,13 @@ class Row(BaseModel):
         return (self.protocol, self.dataset, self.split, *hashes)
 
     @property
+    def loaded(self) -> str:
+        """What the method ran on, in a few words."""
+        digest = self.weights.rpartition(":")[2][:8]
+        told = " ".join(filter(None, [self.backbone, digest, self.precision, self.unchecked and f"({self.unchecked})"]))
+        return f"{told}, refined by {self.guide}" if self.guide else told
+
+    @property
     def line(self) -> tuple[str, ...]:
         """What makes a line of a table."""
         return (self.method, self.backbone, self.weights, self.precision, self.guide)
@@ -85,6 +93,15 @@ def newest_runs(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         seen.setdefault((row.column, row.line), row)
     return list(seen.values())
+
+
+def line_names(rows: Iterable[Row]) -> dict[tuple[str, ...], str]:
+    """What to call every line: its method, and what it ran on where the method has several lines."""
+    lines = {row.line: row for row in rows}
+    often = Counter(row.method for row in lines.values())
+    return {
+        line: row.method if often[row.method] == 1 else f"{row.method}, {row.loaded}" for line, row in lines.items()
+    }
 
 
 def best_first(row: Row) -> tuple[float, str]:

@@ -18,11 +18,11 @@ from .test_grid import build, row
 HOSTILE = (
     "[1in] *\\end{table}\\input{/etc/passwd} $x^2_i$ #1 & 50% ~ <a|b> \"q\" 'q' `q` café Łódź «猫» \x1b[2J\u202e\n\n"
 )
-COMMANDS = set(
-    "begin end caption label smallskip centering footnotesize setlength tabcolsep toprule midrule bottomrule "
-    "multicolumn textbf underline emph cite scriptsize pm dagger textbackslash textasciitilde textasciicircum "
-    "textless textgreater textbar".split()
-)
+COMMANDS = {
+    *("begin", "end", "caption", "label", "smallskip", "centering", "footnotesize", "setlength", "tabcolsep"),
+    *("toprule", "midrule", "bottomrule", "multicolumn", "textbf", "underline", "emph", "cite", "scriptsize", "pm"),
+    *("dagger", "textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar"),
+}
 SYMBOLS = set("\\%&$#_{},")
 
 
