@@ -83,7 +83,7 @@ def latex_text(text: str) -> str:
 
 def _is_accented(character: str) -> bool:
     """Whether it is a Latin letter with one accent, of the two blocks that LaTeX knows from the start."""
-    base, *accents = unicodedata.normalize("NFD", character)
+    base, *accents = list(unicodedata.normalize("NFD", character))
     return ord(character) < 0x180 and base.isascii() and len(accents) == 1 and accents[0] in _ACCENTS
 
 
