@@ -65,12 +65,16 @@ def leaderboard(
         bool, typer.Option("--complete", help="Only methods with all images of all data sets.")
     ] = False,
     sort: Annotated[str, typer.Option(help="rank, mean, method, images/s, or a data set.")] = "rank",
+    interval: Annotated[str, typer.Option(help="How LaTeX sets intervals: pm, brackets or none.")] = "pm",
+    plot: Annotated[Path | None, typer.Option(help="NAME.svg or .pdf: write NAME-miou and NAME-speed.")] = None,
     json: Json = False,
 ) -> None:
     """Write tables of all runs: Markdown, with CSV, JSON and LaTeX beside it; of a part only with --output."""
     from .report import leaderboard_command, only_of
 
-    leaderboard_command(results, output, only_of(method, dataset, protocol, complete), sort, as_json=json)
+    leaderboard_command(
+        results, output, only_of(method, dataset, protocol, complete), sort, interval, plot, as_json=json
+    )
 
 
 @results_app.command()

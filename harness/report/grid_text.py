@@ -4,15 +4,13 @@ from collections.abc import Callable, Sequence
 
 from ..metrics.bootstrap import MIN_UNITS
 from ..show.escaping import markdown_code, markdown_text
-from ..show.tables import with_interval
+from ..show.tables import Fitted, fitted, with_interval
 from .grid import Grid, Line
 from .rows import Row
 
 KINDS = {True: "Training-free", False: "Trained"}
 Notes = dict[str, int]
 """Note -> its number; 0 for one that holds for every run that is shown."""
-DROPPED = ("backbone", "peak MB", "images/s")
-"""What a narrow terminal does without, first to last; then data sets from the right, at least one stays."""
 
 
 def numbered(rows: Sequence[Row]) -> Notes:
@@ -30,16 +28,21 @@ def footnotes(notes: Notes) -> list[str]:
 
 def reference(row: Row, notes: Notes) -> str:
     """Numbers of the notes of a run, raised."""
-    found = sorted({notes[n] for n in row.note.split("; ") if n in notes} - {0})
+    found = note_numbers(row, notes)
     return " <sup>" + ",".join(map(str, found)) + "</sup>" if found else ""
+
+
+def note_numbers(row: Row, notes: Notes) -> list[int]:
+    """Of the notes of a run, those that not every run has."""
+    return sorted({notes[n] for n in row.note.split("; ") if n in notes} - {0})
 
 
 def _above(number: int) -> str:
     return f"<sup>{number}</sup> " if number else ""
 
 
-def head(grid: Grid) -> str:
-    """What mean, rank and speed are over."""
+def head(grid: Grid, what: str = "Mean, rank, speed and memory") -> str:
+    """What mean, rank and the like are over."""
     count, shown = len(grid.common), len(grid.columns)
     if not count:
         return f"No mean and no rank: none of {shown} data sets has a complete run of every method."
@@ -47,17 +50,15 @@ def head(grid: Grid) -> str:
         (r.units for x in grid.lines if x.rank is not None for c in grid.common if (r := x.cells[c])), default=0
     )
     sure = "" if units >= MIN_UNITS else f"  No interval of the rank: a data set has fewer than {MIN_UNITS} units."
-    return (
-        f"Mean, rank, speed and memory over {count} of {shown} data set{'' if shown == 1 else 's'}: those that all "
-        f"methods have.{sure}"
-    )
+    return f"{what} over {count} of {shown} data set{'' if shown == 1 else 's'}: those that all methods have.{sure}"
 
 
 def grid_markdown(grid: Grid, notes: Notes) -> list[str]:
     """One grid; the head of a column says data set and split."""
     names = [f"{markdown_text(c[1])} {markdown_text(c[2])}" for c in grid.columns]
     first = ["rank [95 %]", "method", *names, "mean", "images/s", "peak MB", "backbone"]
-    lines = [f"**{KINDS[grid.training_free]}**", "", "| " + " | ".join(first) + " |", "|---" * len(first) + "|"]
+    align = ["---", "---", *["---:"] * (len(names) + 3), "---"]
+    lines = [f"**{KINDS[grid.training_free]}**", "", "| " + " | ".join(first) + " |", "|" + "|".join(align) + "|"]
     for line in grid.lines:
         weights = markdown_code(line.row.weights.partition(":")[2][:8], in_table=True)
         cells = [
@@ -97,8 +98,8 @@ def _marked(grid: Grid, line: Line, column: int, text: str) -> str:
     return {1: f"**{text}**", 2: f"<ins>{text}</ins>"}.get(grid.mark(line, column), text)
 
 
-def grid_table(grid: Grid, width: int | None) -> tuple[list[str], list[list[str]], list[str]]:
-    """Heads, lines and what was dropped to fit ``width`` characters; best values have a ``*``, second ones a ``+``."""
+def grid_table(grid: Grid, width: int | None) -> Fitted:
+    """What of a grid fits ``width`` characters; best values have a ``*``, second ones a ``+``."""
     columns: list[tuple[str, Callable[[Line], str]]] = [("rank", _rank), ("method", lambda x: x.row.method)]
     for k, column in enumerate(grid.columns):
         columns.append((f"{column[1]} {column[2]}", lambda x, k=k: _plain(grid, x, k)))  # type: ignore[misc]
@@ -108,24 +109,10 @@ def grid_table(grid: Grid, width: int | None) -> tuple[list[str], list[list[str]
         ("peak MB", lambda x: _speed(x)[1]),
         ("backbone", lambda x: f"{x.row.backbone} {x.row.precision}"),
     ]
-    shown = [(name, [make(x) for x in grid.lines]) for name, make in columns]
-    datasets = [name for name, _ in shown[2 : 2 + len(grid.columns)]]
-    dropped: list[str] = []
-    for name in (*DROPPED, *reversed(datasets[1:])):
-        if width is None or _width(shown) <= width:
-            break
-        last = max(k for k, (other, _) in enumerate(shown) if other == name)
-        del shown[last]
-        dropped.append(name)
-    rows = [[cells[k] for _, cells in shown] for k in range(len(grid.lines))]
-    return [name for name, _ in shown], rows, dropped
-
-
-def _width(shown: Sequence[tuple[str, list[str]]]) -> int:
-    """Of a table with frames; a method's name may wrap, so 24 characters are enough for it."""
-    widths = [max(len(name), *map(len, cells)) for name, cells in shown]
-    widths[1] = min(widths[1], 24)
-    return sum(w + 3 for w in widths) + 1
+    last = len(columns) - 1
+    datasets = range(last - 4, 2, -1)
+    rows = [[make(x) for _, make in columns] for x in grid.lines]
+    return fitted([name for name, _ in columns], rows, width, (last, last - 1, last - 2, *datasets), wraps=1)
 
 
 def _plain(grid: Grid, line: Line, column: int) -> str:

@@ -20,8 +20,10 @@ from ..runs.plan import Plan
 from ..runs.run import Finished, list_runs
 from ..runs.storing import store
 from .grid import Grid, grids
-from .leaderboard_text import latex, markdown
+from .latex import Interval, latex
+from .leaderboard_text import markdown
 from .published import reported
+from .references import bibtex
 from .rows import Only, Row, newest_runs
 
 
@@ -46,38 +48,47 @@ class Leaderboard:
         """The tables as Markdown; of several runs of one line and column the newest is shown."""
         return markdown(self.rows, self.grids)
 
-    def write(self, output: Path) -> None:
-        """Write ``output`` (Markdown), and the rows as .csv, .json and .tex beside it."""
+    def write(self, output: Path, interval: Interval = "pm") -> None:
+        """Write ``output`` (Markdown), and beside it the rows as .csv and .json, the tables as .tex with their .bib."""
         store(output, self.markdown.encode())
         store(output.with_suffix(".csv"), self.frame.to_csv(index=False).encode())
         store(output.with_suffix(".json"), (self.frame.to_json(orient="records", indent=2) + "\n").encode())
-        store(output.with_suffix(".tex"), latex(self.rows).encode())
+        store(output.with_suffix(".tex"), latex(self.rows, self.grids, interval).encode())
+        store(output.with_suffix(".bib"), bibtex(newest_runs(self.rows)).encode())
 
 
 def leaderboard(
-    results: Path = Path("results"), output: Path | None = None, only: Only = Only(), sort: str = "rank"
+    results: Path = Path("results"),
+    output: Path | None = None,
+    only: Only = Only(),
+    sort: str = "rank",
+    interval: Interval = "pm",
 ) -> Leaderboard:
     """Every finished run below ``results``, its metrics computed now from its counts; written where ``output`` says.
 
     Of several runs that differ in code or device only, all stay: the tables show the newest one, exports show all.
     A run that is damaged or of an older version is skipped, and said so.  ``only`` leaves runs out before anything is
-    compared; ``sort`` is the order of the grids, one of ``grid.SORTS`` or a data set.
+    compared; ``sort`` is the order of the grids, one of ``grid.SORTS`` or a data set; ``interval`` is how LaTeX sets
+    intervals.
 
-    Raises ``UserError`` when there is no finished run, or none that was asked for.
+    Raises ``UserError`` when there is no finished run, none that was asked for, or a name in ``only`` that none has.
     """
     runs, skipped = _readable(results)
     if not runs:
         why = "".join(f"\n  {reason}" for reason in skipped)
         raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`{why}")
     rows = sorted((_row(run) for run in runs), key=lambda row: (row.finished, row.run), reverse=True)
+    only.check(rows)
     rows = only.of(rows)
     if not rows:
-        raise UserError(f"none of {len(runs)} finished runs is what was asked for: `bench leaderboard` shows them all")
+        raise UserError(
+            f"none of {len(runs)} finished runs is all of what was asked for: `bench leaderboard` shows them all"
+        )
     by_name = {run.name: run for run in runs}
     compared = _with_comparisons(rows, by_name)
     found = Leaderboard(compared, tuple(skipped), grids(compared, lambda row: by_name[row.run].result, sort))
     if output is not None:
-        found.write(output)
+        found.write(output, interval)
     return found
 
 

@@ -1,17 +1,16 @@
-"""The leaderboard as text: Markdown and LaTeX from its rows."""
+"""The leaderboard as Markdown, from its rows."""
 
-import math
 from collections.abc import Sequence
 from functools import cache
 
 from ...datasets import list_datasets
 from ..metrics.bootstrap import MIN_UNITS, why_no_interval
-from ..show.escaping import latex_text, markdown_code, markdown_text, plain_text
+from ..show.escaping import markdown_code, markdown_text
 from ..show.tables import with_interval
 from .claims import TOLERANCE, claim_of, judge
 from .grid import Grid
 from .grid_text import Notes, footnotes, grid_markdown, head, numbered, reference
-from .rows import Row, newest_runs
+from .rows import Row, best_first, newest_runs
 
 
 def markdown(rows: Sequence[Row], grids: Sequence[Grid]) -> str:
@@ -24,14 +23,15 @@ def markdown(rows: Sequence[Row], grids: Sequence[Grid]) -> str:
         "rank), its 95 % interval from a paired bootstrap over the images of every data set.  Partial runs are marked "
         "and have no mean and no rank.  Training-free methods and trained ones stand apart.",
         "",
-        "Below the grids, each data set: mIoU with its 95 % bootstrap interval over images; "
-        "*to the best* is the paired difference on the same images.  "
-        "Methods of one *group* cannot be told apart from the best of the group (paired bootstrap, Holm-corrected).  "
-        "*Units* are what the bootstrap draws: images, or blocks of dependent ones; "
-        f"below {MIN_UNITS} there is no interval and no group.  "
-        "*Reported* values are those of the named source, under its own protocol, not ours; a run under that protocol "
-        f"reproduces the value, or does not: within {TOLERANCE:g} mIoU, on all images.  "
-        "Groups and differences are over training-free methods and trained ones.",
+        "Below the grids, each data set: mIoU with its 95 % bootstrap interval over images.",
+        "",
+        "- *To the best*: the paired difference on the same images.",
+        "- Methods of one *group* cannot be told apart from its best (paired bootstrap, Holm-corrected).",
+        "- Groups and differences are over training-free methods and trained ones.",
+        "- *Units* are what the bootstrap draws: images, or blocks of dependent ones; "
+        f"below {MIN_UNITS} there is no interval and no group.",
+        "- *Reported* values are those of the named source, under its own protocol, not ours; a run under that protocol "
+        f"reproduces the value, or does not: within {TOLERANCE:g} mIoU, on all images.",
     ]
     newest = newest_runs(rows)
     notes = numbered(newest)
@@ -59,11 +59,6 @@ def _section(row: Row) -> str:
     return f"{row.protocol} {row.protocol_hash[:8]}" if row.protocol.endswith("*") else str(row.protocol)
 
 
-def _rank(row: Row) -> tuple[float, str]:
-    """Best first; runs without a value last."""
-    return (math.inf if row.miou is None else -row.miou, row.method)
-
-
 def _behind(row: Row) -> str:
     if not row.behind:  # nothing to compare with, or the best itself
         return ""
@@ -72,11 +67,11 @@ def _behind(row: Row) -> str:
 
 
 def _markdown_column(rows: list[Row], notes: Notes) -> list[str]:
-    rows = sorted(rows, key=_rank)
+    rows = sorted(rows, key=best_first)
     first = rows[0]
     partial = "" if first.complete else " **(partial)**"
     lines = [
-        f"### {markdown_text(_title(first.dataset))}, {markdown_text(first.split)}, {_images(first)}{partial}",
+        f"### {markdown_text(title_of(first.dataset))}, {markdown_text(first.split)}, {counted(first)}{partial}",
         "",
         *([f"{why_no_interval(first.units)}.".capitalize(), ""] if first.units < MIN_UNITS else []),
         f"Protocol hash `{first.protocol_hash}`.",
@@ -85,20 +80,20 @@ def _markdown_column(rows: list[Row], notes: Notes) -> list[str]:
     for heading, free in (("Training-free", True), ("Trained", False)):
         lines += _table(heading, [r for r in rows if r.training_free == free], notes)
     lines += [
-        "",
         "<details><summary>Provenance</summary>",
         "",
-        "| method | weights | device | code | vocabulary | run |",
-        "|---|---|---|---|---|---|",
+        "| method | backbone | weights | precision | trained on | licences | device | code | vocabulary | run |",
+        "|---" * 10 + "|",
     ]
     for r in rows:
         weights = f"{r.weights[:17]} ({r.unchecked})" if r.unchecked else r.weights[:17]
-        provenance = (r.method, weights, r.device, r.code, r.vocabulary[:8], r.run)
+        loaded = (r.backbone, weights, r.precision, r.trained_on, r.licences)
+        provenance = (r.method, *loaded, r.device, r.code, r.vocabulary[:8], r.run)
         lines.append("| " + " | ".join(map(markdown_text, provenance)) + " |")
     return [*lines, "", "</details>"]
 
 
-def _images(row: Row) -> str:
+def counted(row: Row) -> str:
     """``23 images, 2 units``."""
     return f"{row.images} images, {row.units} unit{'' if row.units == 1 else 's'}"
 
@@ -110,9 +105,8 @@ def _table(heading: str, rows: list[Row], notes: Notes) -> list[str]:
     lines = [
         f"**{heading}**",
         "",
-        "| method | mIoU [95 %] | to the best [95 %] | group | reported | images/s | peak MB | backbone | precision "
-        "| trained on | licences |",
-        "|---" * 11 + "|",
+        "| method | mIoU [95 %] | to the best [95 %] | group | reported | images/s | peak MB |",
+        "|---" + "|---:" * 6 + "|",
     ]
     for r in rows:
         cells = [
@@ -123,7 +117,6 @@ def _table(heading: str, rows: list[Row], notes: Notes) -> list[str]:
             _reported(r),
             f"{r.images_per_second:.1f}",
             f"{r.peak_mb:.0f}",
-            *map(markdown_text, (r.backbone, r.precision, r.trained_on, r.licences)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
@@ -140,27 +133,8 @@ def _reported(row: Row) -> str:
     return f"{told}: {judge(row.reported, row.miou, row.complete)}"
 
 
-def latex(rows: Sequence[Row]) -> str:
-    """The newest runs as LaTeX ``tabular`` environments, one per column of the leaderboard."""
-    out = ["% Written by `bench leaderboard`. mIoU in percent, 95 % bootstrap interval."]
-    newest = newest_runs(rows)
-    for column in sorted({r.column for r in newest}):
-        here = sorted((r for r in newest if r.column == column), key=_rank)
-        out += [
-            f"% protocol {plain_text(column[0])} {plain_text(column[3])}",
-            r"\begin{tabular}{llrl}",
-            r"data set & method & mIoU & note \\ \hline",
-        ]
-        for r in here:
-            note = r.note if r.complete else f"partial ({_images(r)}) {r.note}".strip()
-            note = "; ".join(filter(None, [why_no_interval(r.units), note]))
-            cells = [f"{r.dataset} {r.split}", r.method, with_interval(r.miou, r.bounds), note]
-            out.append(" & ".join(latex_text(c) for c in cells) + r" \\")
-        out.append(r"\end{tabular}")
-    return "\n".join(out) + "\n"
-
-
 @cache
-def _title(key: str) -> str:
+def title_of(key: str) -> str:
+    """Title of a data set of the catalogue; the key itself for others."""
     records = list_datasets()
     return records[key].title if key in records else key

@@ -1,13 +1,16 @@
 """Rows of the leaderboard: one per finished run, as they are exported and read back."""
 
 import json
-from collections.abc import Iterable
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ...datasets.invalid import explain
 from ...methods import UserError
+from ...methods.core.errors import did_you_mean
 
 SCHEMA = 1
 """Version of a row.  Rows that were written before they said so are of version 1."""
@@ -72,6 +75,13 @@ class Row(BaseModel):
         return (self.protocol, self.dataset, self.split, *hashes)
 
     @property
+    def loaded(self) -> str:
+        """What the method ran on, in a few words."""
+        digest = self.weights.rpartition(":")[2][:8]
+        told = " ".join(filter(None, [self.backbone, digest, self.precision, self.unchecked and f"({self.unchecked})"]))
+        return f"{told}, refined by {self.guide}" if self.guide else told
+
+    @property
     def line(self) -> tuple[str, ...]:
         """What makes a line of a table."""
         return (self.method, self.backbone, self.weights, self.precision, self.guide)
@@ -83,6 +93,20 @@ def newest_runs(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         seen.setdefault((row.column, row.line), row)
     return list(seen.values())
+
+
+def line_names(rows: Iterable[Row]) -> dict[tuple[str, ...], str]:
+    """What to call every line: its method, and what it ran on where the method has several lines."""
+    lines = {row.line: row for row in rows}
+    often = Counter(row.method for row in lines.values())
+    return {
+        line: row.method if often[row.method] == 1 else f"{row.method}, {row.loaded}" for line, row in lines.items()
+    }
+
+
+def best_first(row: Row) -> tuple[float, str]:
+    """Key to sort rows by mIoU; runs without a value last."""
+    return (math.inf if row.miou is None else -row.miou, row.method)
 
 
 class Only(BaseModel):
@@ -110,13 +134,33 @@ class Only(BaseModel):
             lines.setdefault((row.protocol_hash, row.line), set()).add(row.column)
         return [r for r in found if lines[r.protocol_hash, r.line] == columns[r.protocol_hash]]
 
+    def check(self, rows: Sequence[Row]) -> None:
+        """Every name is one of these rows.  Raises ``UserError`` that says which are not."""
+        methods = {name for r in rows for name in (r.method, _plain(r.method))}
+        wrong = [f"--method {n!r}{did_you_mean(n, methods)}" for n in self.methods if n not in methods]
+        datasets = {r.dataset for r in rows}
+        wrong += [f"--dataset {n!r}{did_you_mean(n, datasets)}" for n in self.datasets if n not in datasets]
+        protocols = {r.protocol for r in rows}
+        wrong += [
+            f"--protocol {n!r}{did_you_mean(n, protocols)}, or six characters or more of a hash"
+            for n in self.protocols
+            if not any(_is_protocol(r, n) for r in rows)
+        ]
+        if wrong:
+            raise UserError(f"no finished run has {';  nor '.join(wrong)}")
+
     def _wants(self, row: Row) -> bool:
         return (
-            (not self.methods or bool({row.method, row.method.partition(" (")[0]} & set(self.methods)))
+            (not self.methods or bool({row.method, _plain(row.method)} & set(self.methods)))
             and (not self.datasets or row.dataset in self.datasets)
             and (not self.protocols or any(_is_protocol(row, name) for name in self.protocols))
             and (row.complete or not self.complete)
         )
+
+
+def _plain(method: str) -> str:
+    """Without its options."""
+    return method.partition(" (")[0]
 
 
 def _is_protocol(row: Row, name: str) -> bool:

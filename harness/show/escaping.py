@@ -21,8 +21,13 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # after a line's end it would be the length of a gap
+    "*": "{*}",  # and this a mark that forbids a page break
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
+_ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"
+"""Those that LaTeX sets on any letter without another font: from grave and acute to caron and cedilla."""
 
 
 def plain_text(text: str, keep: str = "") -> str:
@@ -67,12 +72,19 @@ def markdown_code(text: str, in_table: bool = False) -> str:
 
 
 def latex_text(text: str) -> str:
-    r"""Text as LaTeX sets it.
+    r"""Text as LaTeX sets it; letters that its standard fonts lack become escapes, as what is hidden does.
 
     >>> latex_text("50 % of {a}\\b")
     '50 \\% of \\{a\\}\\textbackslash{}b'
     """
-    return "".join(_LATEX.get(c, c) for c in plain_text(text))
+    known = "".join(c if c.isascii() or _is_accented(c) else escape(c) for c in plain_text(text))
+    return "".join(_LATEX.get(c, c) for c in known)
+
+
+def _is_accented(character: str) -> bool:
+    """Whether it is a Latin letter with one accent, of the two blocks that LaTeX knows from the start."""
+    base, *accents = list(unicodedata.normalize("NFD", character))
+    return ord(character) < 0x180 and base.isascii() and len(accents) == 1 and accents[0] in _ACCENTS
 
 
 def json_text(document: str) -> str:

@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .escaping import json_text, plain_text
@@ -14,7 +16,7 @@ LINES = "\n"
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on stdout; columns whose every cell looks like a number are aligned right."""
     cells = [["" if c is None else plain_text(str(c)) for c in row] for row in rows]
-    title = plain_text(title)
+    title, columns = plain_text(title), [plain_text(name) for name in columns]
     right = [bool(cells) and all(_is_number(row[k]) for row in cells) for k in range(len(columns))]
     if sys.stdout.isatty():
         from rich.console import Console
@@ -34,6 +36,38 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for line in lines:
         padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
         print_line("  ".join(padded).rstrip())
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A table, and the names of the columns that it had to do without."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    dropped: tuple[str, ...]
+
+
+def fitted(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, dropped: Sequence[int], wraps: int
+) -> Fitted:
+    """A table for a terminal of ``width`` characters (None: any), without as many of ``dropped`` as it takes.
+
+    Text in the column ``wraps`` may go on in the next line, so 24 characters are enough for it.
+    """
+    shown, gone = list(range(len(columns))), []
+    for k in dropped:
+        widths = [max(len(columns[c]), *(len(row[c]) for row in rows)) for c in shown]
+        widths = [min(w, 24) if c == wraps else w for w, c in zip(widths, shown, strict=True)]
+        if width is None or sum(w + 3 for w in widths) + 1 <= width:
+            break
+        shown.remove(k)
+        gone.append(columns[k])
+    return Fitted(tuple(columns[c] for c in shown), tuple(tuple(row[c] for c in shown) for row in rows), tuple(gone))
+
+
+def terminal_width() -> int | None:
+    """Characters in a line of the terminal; None for a pipe or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_line(text: str) -> None:

@@ -136,7 +136,7 @@ def test_a_plugin_and_a_change_in_markdown(
     rows = [k for k, token in enumerate(tokens) if token.type == "tr_open"]
     ends = [k for k, token in enumerate(tokens) if token.type == "tr_close"]
     counts = [sum(t.type in ("td_open", "th_open") for t in tokens[a:b]) for a, b in zip(rows, ends, strict=True)]
-    assert counts == [7, 7, 11, 11, 6, 6]
+    assert counts == [7, 7, 7, 7, 10, 10]
     shown = " ".join(child.content for t in tokens if t.type == "inline" for child in t.children or [])
     assert "a|b\\n# owned <script>" in shown and "n*|`\\n## owned\\x1b[2J" in shown
     inside = [child for t in tokens for child in t.children or []]

@@ -77,7 +77,9 @@ def test_notes_are_said_once() -> None:
 
 def test_a_narrow_terminal_drops_in_the_stated_order() -> None:
     (grid,) = build([r.model_copy(update={"backbone": "a-long-backbone"}) for r in (*THREE, *TWO)])
-    assert grid_table(grid, None)[2] == grid_table(grid, 200)[2] == []
-    assert grid_table(grid, 80)[2] == ["backbone"]
-    names, rows, dropped = grid_table(grid, 40)
-    assert dropped == ["backbone", "peak MB", "images/s", "two test"] and len(names) == len(rows[0]) == 4
+    assert grid_table(grid, None).dropped == grid_table(grid, 200).dropped == ()
+    assert grid_table(grid, 80).dropped == ("backbone",)
+    table = grid_table(grid, 40)
+    assert table.dropped == ("backbone", "peak MB", "images/s", "two test")
+    assert table.columns == ("rank", "method", "one test", "mean") and {len(r) for r in table.rows} == {4}
+    assert grid_table(grid, 1).columns[:3] == ("rank", "method", "one test")  # one data set stays
