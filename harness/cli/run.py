@@ -8,17 +8,22 @@ from ..metrics.bootstrap import why_no_interval
 from ..runs.run import Finished
 from ..show.progress import bars
 from ..show.tables import (
+    fitted,
     images_and_units,
     megabytes,
     print_json,
     print_line,
     print_table,
     print_warning,
+    terminal_width,
     with_interval,
 )
 from ..use.pairs import every_pair
 from ..use.run import run
 from .name_value import names_of, parse_options
+
+_SPARED = (8, 7, 4, 3, 6)
+"""Columns that a narrow terminal does without, first to last."""
 
 
 def run_command(
@@ -89,8 +94,11 @@ def _report(one: Finished) -> dict[str, Any]:
 
 
 def _print_reports(reports: list[dict[str, Any]], picture: Path | None) -> None:
-    columns = ("method", "data set", "protocol", "mIoU [95 %]", "aAcc", "mAcc", "images", "images/s", "peak MB")
-    print_table("", columns, [_row(report) for report in reports])
+    columns = ("method", "data set", "mIoU [95 %]", "aAcc", "mAcc", "images", "images/s", "peak MB", "protocol")
+    table = fitted(columns, [_row(report) for report in reports], terminal_width(), _SPARED, wraps=0)
+    print_table("", table.columns, table.rows)
+    if table.dropped:
+        print_line(f"too narrow for {', '.join(table.dropped)}: `bench show RUN` has them")
     for words in dict.fromkeys(words for report in reports for words in _means(report)):
         print_line(words)
     for reason in dict.fromkeys(filter(None, (why_no_interval(r["units"]) for r in reports))):
@@ -109,7 +117,10 @@ def _means(report: dict[str, Any]) -> list[str]:
     """What a number was made with: weights, machine, code; and what refined it."""
     weights = _weights(report["weights"], report["unchecked"])
     device, decoder, code = (report[k] for k in ("device", "decoder", "code_version"))
-    said = [f"{weights}, {report['precision']}, {device}, decoder {decoder}, code {code}"]
+    said = [
+        f"protocol {_protocol(report)}, {weights}, {report['precision']}",
+        f"{device}, decoder {decoder}, code {code}",
+    ]
     guide = report["guide"]
     if guide:
         options = ", ".join(f"{k} {v}" for k, v in guide.items() if k not in ("name", "sha256", "source"))
@@ -126,16 +137,20 @@ def _weights(weights: dict[str, Any] | None, unchecked: str) -> str:
     return f"weights {weights['name']} {weights['sha256'][:17]}" + (f" ({unchecked})" if unchecked else "")
 
 
+def _protocol(report: dict[str, Any]) -> str:
+    return f"{report['protocol']} {report['protocol_hash'][:8]}"
+
+
 def _row(report: dict[str, Any]) -> tuple[str, ...]:
     partial = f"{report['images']} of {report['planned']} (partial)"
     return (
         report["method"],
         f"{report['dataset']} {report['split']}",
-        f"{report['protocol']} {report['protocol_hash'][:8]}",
         with_interval(report["miou"], report["interval"]),
         with_interval(report["aacc"], None),
         with_interval(report["macc"], None),
         images_and_units(report["images"] if report["complete"] else partial, report["units"]),
         f"{1 / report['seconds_per_image']:.1f}",
         megabytes(report["peak_bytes"]),
+        _protocol(report),
     )

@@ -30,8 +30,8 @@ def markdown(rows: Sequence[Row], grids: Sequence[Grid]) -> str:
         "- Groups and differences are over training-free methods and trained ones.",
         "- *Units* are what the bootstrap draws: images, or blocks of dependent ones; "
         f"below {MIN_UNITS} there is no interval and no group.",
-        "- *Reported* values are those of the named source, under its own protocol, not ours; a run under that protocol "
-        f"reproduces the value, or does not: within {TOLERANCE:g} mIoU, on all images.",
+        "- *Reported* values are those of the named source, under its own protocol, not ours; a run under that "
+        f"protocol reproduces the value, or does not: within {TOLERANCE:g} mIoU, on all images.",
     ]
     newest = newest_runs(rows)
     notes = numbered(newest)

@@ -111,4 +111,4 @@ def test_the_leaderboard_says_the_same(two: tuple[Path, list[Finished]]) -> None
     assert all(f"| {row.method} |" in board.markdown for row in board.rows)
     assert [p.name for p in results.iterdir()] == ["runs"]
     leaderboard(results, results / "TABLE.md")
-    assert sorted(p.suffix for p in results.glob("TABLE.*")) == [".csv", ".json", ".md", ".tex"]
+    assert sorted(p.suffix for p in results.glob("TABLE.*")) == [".bib", ".csv", ".json", ".md", ".tex"]
