@@ -3,6 +3,7 @@ r"""The leaderboard as LaTeX: a float for every grid, then one for every data se
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 from ...methods import UserError
@@ -70,16 +71,24 @@ def _float(kind: str, caption: Iterable[str], label: str, columns: str, lines: I
     ]
 
 
-def _grid_float(grid: Grid, notes: Notes, interval: Interval) -> list[str]:
+def _without_empty(grid: Grid) -> Grid:
+    """Without the columns that only the other kind of methods has; to be set, not to be counted over."""
+    kept = [k for k in range(len(grid.columns)) if any(line.cells[k] for line in grid.lines)]
+    lines = tuple(replace(line, cells=tuple(line.cells[k] for k in kept)) for line in grid.lines)
+    return replace(grid, columns=tuple(grid.columns[k] for k in kept), common=(), lines=lines)
+
+
+def _grid_float(whole: Grid, notes: Notes, interval: Interval) -> list[str]:
+    grid = _without_empty(whole)
     shown = [r for line in grid.lines for r in line.cells if r is not None]
-    first = [next(r for r in shown if r.column == c) for c in grid.columns if any(r.column == c for r in shown)]
+    first = [next(r for r in shown if r.column == c) for c in grid.columns]
     heads = [
         ["", *(_centred(c[1]) for c in grid.columns), _centred("mean"), _centred("rank")],
         ["", *(_centred(c[2]) for c in grid.columns), "", ""],
     ]
     caption = [
         f"{KINDS[grid.training_free]} methods, {_under(shown[0], interval)} {_MARKS}",
-        latex_text(head(grid, "Mean and rank").replace("  ", " ")),
+        latex_text(head(whole, "Mean and rank").replace("  ", " ")),
         f"Data sets: {'; '.join(_dataset(r) for r in first)}.",
         *_provenance([line.row for line in grid.lines], shown),
         "" if all(r.complete for r in shown) else r"$^\dagger$\,Partial run: no mean and no rank.",

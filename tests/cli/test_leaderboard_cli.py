@@ -82,6 +82,7 @@ def test_complete_runs_only(bench: Command, results: Path) -> None:
         (("--dataset", "shaeps"), "--dataset 'shaeps'; did you mean shapes?"),
         (("--protocol", "tinny"), "--protocol 'tinny'; did you mean tiny? Known: tiny, or six characters or more"),
         (("--method", "clip,x", "--dataset", "y"), "--method 'x'. Known: clip, maskclip;  nor --dataset 'y'. Known"),
+        (("--plot", "x.png"), "--plot 'x.png' must end with .svg or .pdf"),
         (("--interval", "plus"), "--interval cannot be 'plus'. Known: brackets, none, pm"),
     ],
 )

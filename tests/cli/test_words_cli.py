@@ -132,7 +132,7 @@ def test_few_units_are_told_everywhere(bench: Command, tmp_path: Path) -> None:
     rows = bench("leaderboard", "--json").json()
     assert all((r["units"], r["low"], r["group"], r["behind_low"]) == (2, None, None, None) for r in rows)
     assert sorted(r["behind"] == 0 for r in rows) == [False, True]  # the difference itself is told
-    assert "12, 2 units" in bench("leaderboard").out and reason in bench("leaderboard").out
+    assert "12 images, 2 units" in bench("leaderboard").out and reason in bench("leaderboard").out
     page = Path("results/LEADERBOARD.md").read_text()
     assert "own, all, 12 images, 2 units" in page and "No interval: 2 units, 10 are needed." in page
     assert "units" in Path("results/LEADERBOARD.csv").read_text().partition("\n")[0]

@@ -87,6 +87,7 @@ def test_a_grid_by_hand() -> None:
     assert free[2] == [r"sclip~\cite{wang2024sclip}", *sclip, r"\textbf{60.00}", "1"]
     assert free[3][2] == r"\underline{50.00}\,{\scriptsize$\pm$1.50}"  # the larger side of 48.5 to 51.0
     assert free[4] == [r"naclip~\cite{hajimiri2025naclip}", "", r"40.00$^{1}$", "40.00", "3"]
+    assert trained[0][1:] == [rf"\multicolumn{{1}}{{c}}{{{x}}}" for x in ("voc21", "mean", "rank")]  # no empty column
     assert trained[2][0] == r"tcl~\cite{cha2023tcl}" and len(trained) == 3
     assert [line[0] for line in voc[1:]] == [
         r"\multicolumn{6}{l}{\emph{Training-free}}",
