@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -15,8 +16,8 @@ from ...methods.core.method import Method, Words
 from ...methods.core.picture import Bill, Memo, Picture
 from ...methods.refine.guide import Affinity, Guide
 from ...methods.refine.load_guide import load_guide
-from ..decoding.decode import decode
-from ..decoding.on_grid import decode_on_grid
+from ..decoding.decode import Winners, decode, winners_of
+from ..decoding.on_grid import decode_on_grid, winners_on_grid
 from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
 from ..decoding.tiles import Refiner, check_finite
@@ -52,6 +53,42 @@ class Clock:
             torch.cuda.synchronize()
         self.seconds[stage] += time.perf_counter() - started + self.bill.seconds - owed
         return result
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Scores of an image, refined if a guide does that, and the rule by which they become labels of ``size``.
+
+    ``on_grid``: classes are decided on the method's grid.
+    """
+
+    scores: ScoreField
+    size: tuple[int, int]
+    rule: DecodeRule
+    refine: Refiner | None
+    on_grid: bool
+
+    def labels(self) -> Tensor:
+        """Label map ``(H, W)``."""
+        if self.on_grid:
+            return decode_on_grid(self.scores, self.size, self.rule)
+        return decode(self.scores, self.size, self.rule, self.refine)
+
+    def winners(self) -> Winners:
+        """The same before the probability threshold.  The rule must not be gated."""
+        if self.on_grid:
+            return winners_on_grid(self.scores, self.size, self.rule)
+        return winners_of(self.scores, self.size, self.rule, self.refine)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a method and a guide say about a picture, whose own pixels are of ``size``."""
+
+    scores: ScoreField
+    pixels: Tensor
+    size: tuple[int, int]
+    affinity: Affinity | None
 
 
 def guide_for(setting: Setting, method: Method) -> Guide | None:
@@ -108,12 +145,22 @@ class Pipeline:
             pictures = clock.time("resize", lambda: photo.pictures(self.setting))
             return torch.cat([self._predict_column(picture, clock) for picture in pictures], dim=1)
 
+    def under(self, setting: Setting) -> "Pipeline":
+        """The same method, words and guide under ``setting``, which may differ in the decode rule alone."""
+        other = copy(self)
+        other.setting, other.rule = setting, setting.rule(self.words.vocabulary.background)
+        return other
+
     def _predict_column(self, picture: Picture, clock: Clock) -> Tensor:
+        seen = self.observe(picture, clock)
+        return self.finish(seen.scores, seen.pixels, seen.size, clock, seen.affinity)
+
+    def observe(self, picture: Picture, clock: Clock) -> Observed:
+        """Everything about a picture that comes before the decision."""
         scores = clock.time("segment", lambda: self.scores(picture))
         guide = self.guide
         affinity = None if guide is None else clock.time("refine", lambda: _observe(guide, picture))
-        size = (picture.original.shape[1], picture.original.shape[2])
-        return self.finish(scores, picture.pixels, size, clock, affinity)
+        return Observed(scores, picture.pixels, (picture.original.shape[1], picture.original.shape[2]), affinity)
 
     @torch.inference_mode()
     def scores(self, picture: Picture) -> ScoreField:
@@ -147,7 +194,15 @@ class Pipeline:
 
         ``affinity`` is what the guide saw in the image.
         """
-        rule = self.rule
+        decision = self.decision(Observed(scores, pixels, size, affinity), clock)
+        before = clock.seconds["refine"]
+        labels = clock.time("decode", decision.labels)
+        clock.seconds["decode"] -= clock.seconds["refine"] - before  # the refiner is called from inside decode
+        return labels
+
+    def decision(self, seen: Observed, clock: Clock) -> Decision:
+        """What this pipeline's setting makes of scores."""
+        scores, size, affinity, rule = seen.scores, seen.size, seen.affinity, self.rule
         if scores.activated:
             rule = replace(rule, activation="none")
         elif self.setting.average == "probability":
@@ -160,13 +215,9 @@ class Pipeline:
             scores = clock.time("refine", lambda: refine_field(scores, affinity, size))
         elif self.setting.upsample == "direct":
             scores = stretched(scores, size)
-        elif self.setting.upsample == "labels":
-            return clock.time("decode", lambda: decode_on_grid(scores, size, rule))
-        refine = clock.time("refine", lambda: self._refiner(pixels.to(scores.scores.device), size, clock))
-        before = clock.seconds["refine"]
-        labels = clock.time("decode", lambda: decode(scores, size, rule, refine))
-        clock.seconds["decode"] -= clock.seconds["refine"] - before  # the refiner is called from inside decode
-        return labels
+        pixels = seen.pixels.to(scores.scores.device)
+        refine = clock.time("refine", lambda: self._refiner(pixels, size, clock))
+        return Decision(scores, size, rule, refine, on_grid=self.setting.upsample == "labels")
 
     def _refiner(self, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Refiner | None:
         if self.setting.refine != "pamr":
