@@ -63,6 +63,8 @@ def _print(found: Sweep, results: Path) -> None:
         print_line(reason)
     for method in found.methods:
         print_line(f"{method.method}: {_means(found, method)}")
+    if not all(method.one_decode for method in found.methods):
+        print_line("every value was decoded by itself: only a probability threshold without gates takes one decode")
     print_line(f"sweep {results / 'sweeps' / found.name / FILE}")
     for note in dict.fromkeys(m.note for m in found.methods if m.note):
         print_line(f"note: {note}")
@@ -132,6 +134,8 @@ def _gap(gap: Gap) -> str:
 def _means(found: Sweep, method: SweptMethod) -> str:
     weights = method.weights
     named = f"weights {weights['name']} {weights['sha256'][:17]}" if weights else "no weights"
+    if not weights.get("activation_checked", True):
+        named += f" ({weights['activation_note']})"
     return (
         f"protocol {method.protocol} {method.protocol_hash[:8]}, {named}, {found.environment['device']}, decoder "
         f"{found.environment['decoder']}, code {found.code_version}"

@@ -16,7 +16,9 @@ from .options import (
     Methods,
     OptionOfMethod,
     ProtocolName,
+    Refine,
     Results,
+    Set,
     Weights,
 )
 
@@ -59,6 +61,63 @@ def sweep(
         limit=limit,
         fresh=fresh,
         changes=change,
+        options=option or [],
+        allow_download=allow_download,
+        results=results,
+        as_json=json,
+    )
+
+
+@study_app.command("time")
+def time_(
+    method: Annotated[str, typer.Argument(help="Listed methods or package.module:Class; several, in turns: A,B.")],
+    dataset: Data,
+    repeats: Annotated[int, typer.Option(min=1, help="Passes over the images that count.")] = 5,
+    protocol: ProtocolName = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+    limit: Limit = None,
+    refine: Refine = None,
+    change: Set = None,
+    option: OptionOfMethod = None,
+    allow_download: Download = False,
+    results: Results = Path("results"),
+    json: Json = False,
+) -> None:
+    """Time methods over the same images again and again, in turns, with quartiles and what the machine did besides."""
+    from .early import check_run
+    from .early_study import check_one_data_set
+
+    check_one_data_set(dataset)
+    changes = [*(change or []), *([f"refine={refine}"] if refine else [])]
+    check_run(
+        methods=method,
+        datasets=dataset,
+        protocol=protocol,
+        backbone=backbone,
+        weights=weights,
+        data_root=data_root,
+        device=device,
+        changes=changes,
+        options=option or [],
+        picture=None,
+        results=results,
+    )
+    from .timing import time_command
+
+    time_command(
+        methods=method,
+        dataset=dataset,
+        repeats=repeats,
+        protocol=protocol,
+        backbone=backbone,
+        weights=weights,
+        data_root=data_root,
+        device=device,
+        limit=limit,
+        changes=changes,
         options=option or [],
         allow_download=allow_download,
         results=results,
