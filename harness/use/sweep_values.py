@@ -114,7 +114,6 @@ def _numbers(text: str) -> bool:
 
 
 def _range(start: Decimal, stop: Decimal, step: Decimal) -> list[Decimal]:
-    count = math.ceil((stop - start) / step) if step > 0 else 0
-    if not 1 <= count <= MOST:
-        raise ValueError(count)
-    return [start + k * step for k in range(count)]
+    if not (step > 0 and 0 < (stop - start) / step <= MOST):
+        raise ValueError(step)
+    return [start + k * step for k in range(math.ceil((stop - start) / step))]
