@@ -25,13 +25,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ovss.harness.runs.plan import RunSpec  # noqa: E402
-from ovss.harness.use.pairs import every_pair  # noqa: E402
-from ovss.harness.use.run import run  # noqa: E402
-from ovss.harness.use.sweep import sweep  # noqa: E402
-from tests.things import write_things  # noqa: E402
+from things import write_things
+
+from ovss.harness.runs.plan import RunSpec
+from ovss.harness.use.pairs import every_pair
+from ovss.harness.use.run import run
+from ovss.harness.use.sweep import sweep
 
 MODEL = "ViT-B-16-quickgelu"
 FIELD = "probability_threshold"

@@ -160,5 +160,5 @@ def test_an_image_that_has_changed_is_refused(tmp_path: Path, backbone: Backbone
 
 
 def test_values_that_a_protocol_does_not_allow_are_refused(data: Dataset, backbone: Backbone) -> None:
-    with pytest.raises(UserError, match="less than 1, not '1.5'"):
+    with pytest.raises(UserError, match=r"less than 1, not '1\.5'"):
         lane_for(data, backbone, "probability_threshold", (0.5, 1.5))

@@ -59,9 +59,7 @@ def test_the_record_says_what_was_swept(found: tuple[Sweep, Path]) -> None:
     assert one.environment["device"] and "src:" in one.code_version
 
 
-def test_the_chosen_value_and_its_scores_by_another_way(
-    found: tuple[Sweep, Path], things: str, tmp_path: Path
-) -> None:
+def test_the_chosen_value_and_its_scores_by_another_way(found: tuple[Sweep, Path], things: str, tmp_path: Path) -> None:
     """From runs: the best on the tuning half, and both values on the other half."""
     one = found[0]
     method = one.methods[0]
@@ -167,7 +165,22 @@ def test_values_are_read_as_they_are_written(text: str, values: tuple[float, ...
     assert parse_values(FIELD, text) == values
 
 
-@pytest.mark.parametrize("text", ["0:1:0", "0:1:-0.1", "1:0:0.1", "0:1:1e-9", "a:b:c", "0:1", "nan,1", "0:inf:1", "0:1:nan", "0:1e999999:1", "0:1:inf"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0:1:0",
+        "0:1:-0.1",
+        "1:0:0.1",
+        "0:1:1e-9",
+        "a:b:c",
+        "0:1",
+        "nan,1",
+        "0:inf:1",
+        "0:1:nan",
+        "0:1e999999:1",
+        "0:1:inf",
+    ],
+)
 def test_what_is_no_list_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"START:STOP:STEP|finite"):
         parse_values(FIELD, text)
@@ -215,5 +228,3 @@ def test_published_values_are_those_of_the_presets() -> None:
     assert own_value(load_protocol("sclip"), FIELD, "voc21") == 0.1
     with pytest.raises(UserError, match="no class_gate"):
         own_value(load_protocol("sclip"), "class_gate", "voc21")
-
-
