@@ -5,6 +5,7 @@ two banded matrices (``assemble``), a few rows at a time, and never holds classe
 """
 
 import os
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
@@ -37,14 +38,36 @@ def decode(
         # The kernels choose the type of labels by the classes of the queries alone.
         if supports(rule, refine) and field.mixing is None and rule.num_classes(field) == field.num_classes:
             return decode_cuda(field, size, rule)
-    check_finite(field)
-    dtype = torch.uint8 if rule.num_classes(field) <= 256 else torch.int32
     if rule.gated:
         from .gated import decode_gated
 
-        return decode_gated(field, size, rule, refine).to(dtype)
-    scale = rule.logit_scale if rule.probability_threshold and rule.activation == "softmax" else None
-    best = Best(field, size, dtype, scale)
+        check_finite(field)
+        return decode_gated(field, size, rule, refine).to(_dtype(field, rule))
+    winners = winners_of(field, size, rule, refine, probable=rule.probability_threshold > 0)
+    if winners.probability is not None:
+        assert rule.background is not None
+        winners.labels.masked_fill_(winners.probability < rule.probability_threshold, rule.background)
+    return winners.labels
+
+
+@dataclass(frozen=True)
+class Winners:
+    """Class of every pixel before the probability threshold, ``(H, W)``, and its probability, float32, if asked for."""
+
+    labels: Tensor
+    probability: Tensor | None
+
+
+def winners_of(
+    field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None = None, probable: bool = True
+) -> Winners:
+    """What ``decode`` compares with the threshold of ``rule``, which is not looked at and must not be gated.
+
+    Labels have the type, and errors are those, of ``decode``.
+    """
+    check_finite(field)
+    scale = rule.logit_scale if probable and rule.activation == "softmax" else None
+    best = Best(field, size, _dtype(field, rule), scale)
     for place, queries, values in tiles(field, size, refine):
         best.update(place, queries, values)
     labels = best.labels
@@ -53,11 +76,13 @@ def decode(
         best = _without_small_classes(field, size, rule, refine, best)
         # Where even the best has lost, no query speaks for the background.
         labels = best.labels.masked_fill_(best.value.isneginf(), rule.background)
-    if rule.probability_threshold:
-        assert rule.background is not None
-        probability = best.value if rule.activation == "none" else best.total.reciprocal_()
-        labels.masked_fill_(probability < rule.probability_threshold, rule.background)
-    return labels
+    if not probable:
+        return Winners(labels, None)
+    return Winners(labels, best.value if rule.activation == "none" else best.total.reciprocal_())
+
+
+def _dtype(field: ScoreField, rule: DecodeRule) -> torch.dtype:
+    return torch.uint8 if rule.num_classes(field) <= 256 else torch.int32
 
 
 def decoder_name(device: str | torch.device) -> str:
@@ -100,7 +125,7 @@ def decode_reference(
     scores = F.interpolate((total / visits)[None], size, mode="bilinear", align_corners=False)[0]
     if refine is not None:
         scores = refine(scores)
-    dtype = torch.uint8 if rule.num_classes(field) <= 256 else torch.int32
+    dtype = _dtype(field, rule)
     # Ranking by score instead of by probability: the softmax rounds different scores to equal probabilities.
     score = _by_class(scores, field, rule)
     if rule.gated:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...methods import ScoreField
 from ...methods.core.windows import Box
-from .decode import decode
+from .decode import Winners, decode, winners_of
 from .refinement import stretched
 from .rule import DecodeRule
 
@@ -16,9 +16,21 @@ def decode_on_grid(field: ScoreField, size: tuple[int, int], rule: DecodeRule) -
     Where one grid covers the whole frame, classes are decided on it, cell by cell; scores of several windows are
     averaged in the frame, and classes decided there.  ``size`` takes the labels of the nearest cells.
     """
-    whole = field.boxes == field.covers == (Box(0, 0, *field.frame),)
-    own = (field.scores.shape[2], field.scores.shape[3]) if whole else field.frame
+    own = _own_size(field)
     return nearest(decode(stretched(field, own), own, rule), size)
+
+
+def winners_on_grid(field: ScoreField, size: tuple[int, int], rule: DecodeRule) -> Winners:
+    """What ``decode_on_grid`` compares with the threshold, resized as its labels are (``winners_of``)."""
+    own = _own_size(field)
+    winners = winners_of(stretched(field, own), own, rule)
+    assert winners.probability is not None
+    return Winners(nearest(winners.labels, size), nearest(winners.probability, size))
+
+
+def _own_size(field: ScoreField) -> tuple[int, int]:
+    whole = field.boxes == field.covers == (Box(0, 0, *field.frame),)
+    return (field.scores.shape[2], field.scores.shape[3]) if whole else field.frame
 
 
 def nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -218,10 +218,10 @@ class Protocol(BaseModel):
         if not values:
             return self
         tables = {key: {**table, **values} for key, table in self.dataset.items()}
-        fields = {**self.model_dump(), "name": f"{self.name}*", "base": {**self.base, **values}, "dataset": tables}
+        name, base = f"{self.name.rstrip('*')}*", {**self.base, **values}
+        fields = {**self.model_dump(), "name": name, "base": base, "dataset": tables}
         other = _validated(fields, f"changing {', '.join(values)} of protocol {self.name!r}")
-        same = all(other.setting(key) == self.setting(key) for key in (None, *self.dataset))
-        return self if same else other
+        return self if all(other.setting(key) == self.setting(key) for key in (None, *self.dataset)) else other
 
 
 def list_protocols() -> list[str]:

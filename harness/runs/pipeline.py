@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -15,9 +16,9 @@ from ...methods.core.method import Method, Words
 from ...methods.core.picture import Bill, Memo, Picture
 from ...methods.refine.guide import Affinity, Guide
 from ...methods.refine.load_guide import load_guide
-from ..decoding.decode import decode
+from ..decoding.decode import Winners, decode, winners_of
 from ..decoding.heat import class_map
-from ..decoding.on_grid import decode_on_grid
+from ..decoding.on_grid import decode_on_grid, winners_on_grid
 from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
 from ..decoding.tiles import Refiner, check_finite
@@ -53,6 +54,46 @@ class Clock:
             torch.cuda.synchronize()
         self.seconds[stage] += time.perf_counter() - started + self.bill.seconds - owed
         return result
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Scores of an image, refined if a guide does that, and the rule by which they become labels of ``size``.
+
+    ``on_grid``: classes are decided on the method's grid.
+    """
+
+    scores: ScoreField
+    size: tuple[int, int]
+    rule: DecodeRule
+    refine: Refiner | None
+    on_grid: bool
+
+    def labels(self) -> Tensor:
+        """Label map ``(H, W)``."""
+        if self.on_grid:
+            return decode_on_grid(self.scores, self.size, self.rule)
+        return decode(self.scores, self.size, self.rule, self.refine)
+
+    def winners(self) -> Winners:
+        """The same before the probability threshold.  The rule must not be gated."""
+        if self.on_grid:
+            return winners_on_grid(self.scores, self.size, self.rule)
+        return winners_of(self.scores, self.size, self.rule, self.refine)
+
+    def heat(self, class_index: int) -> Tensor:
+        """How sure the scores are of a class, ``(H, W)`` float32, before any decision."""
+        return class_map(self.scores, self.size, self.rule, self.refine, class_index)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a method and a guide say about a picture, whose own pixels are of ``size``."""
+
+    scores: ScoreField
+    pixels: Tensor
+    size: tuple[int, int]
+    affinity: Affinity | None
 
 
 def guide_for(setting: Setting, method: Method) -> Guide | None:
@@ -109,12 +150,22 @@ class Pipeline:
             pictures = clock.time("resize", lambda: photo.pictures(self.setting))
             return torch.cat([self._predict_column(picture, clock) for picture in pictures], dim=1)
 
+    def under(self, setting: Setting) -> "Pipeline":
+        """The same method, words and guide under ``setting``, which may differ in the decode rule alone."""
+        other = copy(self)
+        other.setting, other.rule = setting, setting.rule(self.words.vocabulary.background)
+        return other
+
     def _predict_column(self, picture: Picture, clock: Clock) -> Tensor:
+        seen = self.observe(picture, clock)
+        return self.finish(seen.scores, seen.pixels, seen.size, clock, seen.affinity)
+
+    def observe(self, picture: Picture, clock: Clock) -> Observed:
+        """Everything about a picture that comes before the decision."""
         scores = clock.time("segment", lambda: self.scores(picture))
         guide = self.guide
         affinity = None if guide is None else clock.time("refine", lambda: _observe(guide, picture))
-        size = (picture.original.shape[1], picture.original.shape[2])
-        return self.finish(scores, picture.pixels, size, clock, affinity)
+        return Observed(scores, picture.pixels, (picture.original.shape[1], picture.original.shape[2]), affinity)
 
     @torch.inference_mode()
     def scores(self, picture: Picture) -> ScoreField:
@@ -148,31 +199,15 @@ class Pipeline:
 
         ``affinity`` is what the guide saw in the image.
         """
-        scores, rule = self._ready(scores, size, clock, affinity)
-        if self.setting.upsample == "labels" and affinity is None:
-            return clock.time("decode", lambda: decode_on_grid(scores, size, rule))
-        refine = clock.time("refine", lambda: self._refiner(pixels.to(scores.scores.device), size, clock))
+        decision = self.decision(Observed(scores, pixels, size, affinity), clock)
         before = clock.seconds["refine"]
-        labels = clock.time("decode", lambda: decode(scores, size, rule, refine))
+        labels = clock.time("decode", decision.labels)
         clock.seconds["decode"] -= clock.seconds["refine"] - before  # the refiner is called from inside decode
         return labels
 
-    def heat(self, photo: Photo, class_index: int) -> Tensor:
-        """How sure the method is of a class at each pixel, ``(H, W)`` float32: see ``decoding.heat``."""
-        columns, clock = [], Clock()
-        for picture in photo.pictures(self.setting):
-            size = (picture.original.shape[1], picture.original.shape[2])
-            affinity = None if self.guide is None else _observe(self.guide, picture)
-            scores, rule = self._ready(self.scores(picture), size, clock, affinity)
-            refine = self._refiner(picture.pixels.to(scores.scores.device), size, clock)
-            columns.append(class_map(scores, size, rule, refine, class_index))
-        return torch.cat(columns, dim=1)
-
-    def _ready(
-        self, scores: ScoreField, size: tuple[int, int], clock: Clock, affinity: Affinity | None
-    ) -> tuple[ScoreField, DecodeRule]:
-        """Scores and rule as they are decoded: averaged as probabilities, refined by the guide, stretched."""
-        rule = self.rule
+    def decision(self, seen: Observed, clock: Clock) -> Decision:
+        """What this pipeline's setting makes of scores."""
+        scores, size, affinity, rule = seen.scores, seen.size, seen.affinity, self.rule
         if scores.activated:
             rule = replace(rule, activation="none")
         elif self.setting.average == "probability":
@@ -185,7 +220,17 @@ class Pipeline:
             scores = clock.time("refine", lambda: refine_field(scores, affinity, size))
         elif self.setting.upsample == "direct":
             scores = stretched(scores, size)
-        return scores, rule
+        elif self.setting.upsample == "labels":
+            return Decision(scores, size, rule, None, on_grid=True)
+        pixels = seen.pixels.to(scores.scores.device)
+        refine = clock.time("refine", lambda: self._refiner(pixels, size, clock))
+        return Decision(scores, size, rule, refine, on_grid=False)
+
+    def heat(self, photo: Photo, class_index: int) -> Tensor:
+        """How sure the method is of a class at each pixel, ``(H, W)`` float32: see ``decoding.heat``."""
+        clock = Clock()
+        seen = [self.observe(picture, clock) for picture in photo.pictures(self.setting)]
+        return torch.cat([self.decision(one, clock).heat(class_index) for one in seen], dim=1)
 
     def _refiner(self, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Refiner | None:
         if self.setting.refine != "pamr":

@@ -49,7 +49,7 @@ def run(
     Raises ``UserError`` and ``DataError`` for what a user can mend, before any work where that can be seen.
     """
     asked = [pairs] if isinstance(pairs, RunSpec) else list(pairs)
-    _check_call(asked, limit, workers)
+    check_call(asked, limit, workers)
     say = each_once(say)
     clean_cache()
     if not (fresh or allow_download or picture or labels):
@@ -58,11 +58,7 @@ def run(
             return known
     if workers > 1:
         start_early()
-    progress("loading PyTorch", 0, 0)
-    _check_methods(asked, allow_download)
-    data = _open(asked)
-    wanted = data[0].ids[:limit]
-    lanes, plans = _plan(asked, data, wanted, results, allow_download, progress, say)
+    lanes, plans, wanted = planned(asked, results, limit, progress, say, allow_download)
     if labels is not None:
         lanes = [_with_labels(lane, plan, labels) for lane, plan in zip(lanes, plans, strict=True)]
     if fresh or not all(lane.run.answers(plan, wanted) for lane, plan in zip(lanes, plans, strict=True)):
@@ -70,7 +66,7 @@ def run(
     if picture is not None:
         from ..report.sheets import write_contact_sheet
 
-        write_contact_sheet(picture, lanes[0].pipeline, [data[0].load(i) for i in wanted[:6]])
+        write_contact_sheet(picture, lanes[0].pipeline, [lanes[0].data.load(i) for i in wanted[:6]])
     for lane, plan in zip(lanes, plans, strict=True):
         answered.remember(plan, lane.pipeline, lane.data)
     found = [lane.run.finished(wanted) for lane in lanes]
@@ -89,7 +85,18 @@ def _with_labels(lane: "Lane", plan: Plan, labels: Path) -> "Lane":
     return replace(lane, labels=folder)
 
 
-def _check_call(specs: list[RunSpec], limit: int | None, workers: int) -> None:
+def planned(
+    specs: list[RunSpec], results: Path, limit: int | None, progress: Progress, say: Say, allow_download: bool
+) -> "tuple[list[Lane], list[Plan], tuple[str, ...]]":
+    """Check methods and data, load the methods, and plan: what a pass over the images needs, and which images."""
+    progress("loading PyTorch", 0, 0)
+    _check_methods(specs, allow_download)
+    data = _open(specs)
+    wanted = data[0].ids[:limit]
+    return *_plan(specs, data, wanted, results, allow_download, progress, say), wanted
+
+
+def check_call(specs: list[RunSpec], limit: int | None, workers: int) -> None:
     if not specs or (limit is not None and limit < 1) or workers < 1:
         raise ValueError("there must be at least one pair, one image (limit) and one worker")
     devices = sorted({spec.device for spec in specs})
