@@ -13,7 +13,7 @@ from . import of_counts as metrics
 from .bootstrap import Interval, miou_interval
 from .counts import Counts
 from .of_confusion import SparseConfusion, dense, grouped, sg_iou, table_counts
-from .of_counts import Averaging
+from .of_counts import Averaging, Float
 
 _WORST = 0.05
 """Share of images that worst-case means look at."""
@@ -52,6 +52,18 @@ class EvalResult:
         """IoU in percent by class; None for a class that is neither labelled nor predicted."""
         values = 100 * metrics.iou(self.counts.total())
         return {name: None if math.isnan(v) else float(v) for name, v in zip(self.record.classes, values, strict=True)}
+
+    @property
+    def per_image(self) -> Float:
+        """mIoU of each image in percent, ``(N,)``, over the classes labelled in it; NaN without valid pixels.
+
+        With two classes a predicted class counts as present.
+        """
+        return 100 * metrics.miou_per_image(self.counts, self._present)
+
+    @property
+    def _present(self) -> Averaging:
+        return "mmseg" if len(self.record.classes) == 2 else "labelled"
 
     @property
     def units(self) -> int:
@@ -102,13 +114,12 @@ class EvalResult:
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
 
     def _fine_grained(self) -> dict[str, float]:
-        """Means over images; with two classes a predicted class counts as present.
+        """Means over images.
 
         ``metrics.of_counts`` says where the definitions are from.  With two classes their authors' code scores class 1
         alone; here both count.
         """
-        present: Averaging = "mmseg" if len(self.record.classes) == 2 else "labelled"
-        per_image = metrics.miou_per_image(self.counts, present)
+        present, per_image = self._present, metrics.miou_per_image(self.counts, self._present)
         values = {
             "miou_per_image": float(np.nanmean(per_image)) if np.isfinite(per_image).any() else math.nan,
             "miou_over_classes": float(metrics.miou_per_class(self.counts, present)),

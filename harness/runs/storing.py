@@ -11,10 +11,10 @@ from ...methods.core.files import cache_folder
 
 
 @contextmanager
-def stored_file(path: Path) -> Iterator[BinaryIO]:
+def stored_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     """``atomic_file`` for files that a user asked for: what goes wrong becomes a ``UserError`` with the fix."""
     try:
-        with atomic_file(path) as file:
+        with atomic_file(path, sync) as file:
             yield file
     except OSError as error:
         raise UserError(
