@@ -5,6 +5,7 @@ its own.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,30 +66,38 @@ def leaderboard(
 
     Raises ``UserError`` when there is no finished run, or none that was asked for.
     """
-    runs, skipped = _readable(results)
-    if not runs:
-        why = "".join(f"\n  {reason}" for reason in skipped)
-        raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`{why}")
+    found = leaderboard_of(*readable_runs(results), only, sort)
+    if output is not None:
+        found.write(output)
+    return found
+
+
+def leaderboard_of(runs: Sequence[Finished], skipped: Sequence[str], only: Only, sort: str) -> Leaderboard:
+    """The leaderboard of runs that are in memory already."""
     rows = sorted((_row(run) for run in runs), key=lambda row: (row.finished, row.run), reverse=True)
     rows = only.of(rows)
     if not rows:
         raise UserError(f"none of {len(runs)} finished runs is what was asked for: `bench leaderboard` shows them all")
     by_name = {run.name: run for run in runs}
     compared = _with_comparisons(rows, by_name)
-    found = Leaderboard(compared, tuple(skipped), grids(compared, lambda row: by_name[row.run].result, sort))
-    if output is not None:
-        found.write(output)
-    return found
+    return Leaderboard(compared, tuple(skipped), grids(compared, lambda row: by_name[row.run].result, sort))
 
 
-def _readable(results: Path) -> tuple[list[Finished], list[str]]:
-    found, skipped = [], []
+def readable_runs(results: Path) -> tuple[list[Finished], list[str]]:
+    """Every finished run below ``results``, and why a run folder could not be read, each.
+
+    Raises ``UserError`` when there is none.
+    """
+    runs, skipped = [], []
     for run in list_runs(results):
         try:
-            found.append(run.finished())
+            runs.append(run.finished())
         except UserError as error:
             skipped.append(str(error))
-    return found, skipped
+    if not runs:
+        why = "".join(f"\n  {reason}" for reason in skipped)
+        raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`{why}")
+    return runs, skipped
 
 
 def _row(run: Finished) -> Row:
