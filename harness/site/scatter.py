@@ -95,15 +95,18 @@ def _plot(device: str, rows: list[Row]) -> Plot:
     return Plot(device, points, x_ticks, y_ticks)
 
 
-def _step(span: float) -> float:
-    """About five steps of 1, 2 or 5 times a power of ten, none below a tenth of a percent."""
-    rough = max(span / 5, 0.1)
+def _step(span: float, least: float = 0.1) -> float:
+    """About five steps of 1, 2 or 5 times a power of ten, none below ``least``."""
+    rough = max(span / 5, least)
     power = 10 ** math.floor(math.log10(rough) + 1e-9)
     return next(f * power for f in (1, 2, 5, 10) if f * power >= rough * (1 - 1e-9))
 
 
 def _speeds(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of every decade between two logarithms; of many decades 1 alone."""
+    """1, 2 and 5 of every decade between two logarithms, of many decades 1 alone; within one of them even steps."""
+    if high - low < 1:
+        step = _step(10**high - 10**low, least=0.0)
+        return [k * step for k in range(math.ceil(10**low / step), math.floor(10**high / step) + 1)]
     factors = _DECADE if high - low < 2.5 else _DECADE[:1]
     powers = range(math.floor(low), math.ceil(high) + 1)
     return [f * 10.0**p for p in powers for f in factors if low <= math.log10(f * 10.0**p) <= high]
