@@ -24,12 +24,12 @@ def file_name(name: str) -> str:
     """A name for a file that needs no escaping anywhere; two names never give one.
 
     >>> file_name("voc21-clip-unified-0123456789"), file_name("a/<b>")
-    ('voc21-clip-unified-0123456789', 'a__b_-e03b0b14')
+    ('voc21-clip-unified-0123456789', '428d8a50-a__b_')
     """
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
     if safe == name and len(name) <= 100 and re.match(r"[A-Za-z0-9]", name):
         return name
-    return f"{safe[:80].lstrip('.-')}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}-{safe[:80]}"
 
 
 def number(value: float | None, digits: int = 2) -> str:

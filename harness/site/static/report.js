@@ -164,9 +164,9 @@ function setUpBoard() {
       said.push(...applyGroup(sections.filter((section) => section.group === group), keys, narrowed));
     }
     state.textContent = narrowed
-      ? `${visible} of ${all} lines and ${keys.size} of ${boxes.length} data sets are shown; ${said.join("; ")}. ` +
+      ? `Shown: lines ${visible} of ${all}, data sets ${keys.size} of ${boxes.length}; ${said.join("; ")}. ` +
         "Ranks are shown when nothing is hidden."
-      : `All ${all} lines and ${boxes.length} data sets are shown.`;
+      : `Shown: all lines (${all}) and data sets (${boxes.length}).`;
   }
 
   function applyGroup(group, keys, narrowed) {

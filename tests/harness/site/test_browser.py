@@ -79,10 +79,12 @@ def toggle(page: Any, key: str) -> None:
 
 
 def test_as_the_grid_has_it(fresh: Any) -> None:
-    assert methods(fresh) == [NAMES[0], "b", "c", "d"] and methods(fresh, 1) == ["t"] and methods(fresh, 2) == ["c", "b"]
+    assert (
+        methods(fresh) == [NAMES[0], "b", "c", "d"] and methods(fresh, 1) == ["t"] and methods(fresh, 2) == ["c", "b"]
+    )
     assert column(fresh, 0, ".mean") == ["65.00", "55.50", "15.00", ""]  # over one and two
     assert column(fresh, 0, ".rank") == ["1", "1", "3", ""] and column(fresh, 1, ".mean") == ["32.50"]
-    assert "All 7 lines" in fresh.find_element("id", "state").text
+    assert "all lines (7)" in fresh.find_element("id", "state").text
 
 
 def test_sorting(fresh: Any) -> None:
@@ -106,7 +108,7 @@ def test_a_mean_is_over_what_all_shown_lines_have(fresh: Any) -> None:
     assert column(fresh, 0, ".mean") == ["90.00", "50.00", "10.00", ""] and column(fresh, 1, ".mean") == ["30.00"]
     assert column(fresh, 0, ".rank") == ["", "", "", ""]
     assert column(fresh, 0, ".speed")[:3] == ["1.0", "2.0", "4.0"]
-    assert "2 of 3 data sets" in fresh.find_element("id", "state").text
+    assert "data sets 2 of 3" in fresh.find_element("id", "state").text
     hide(fresh, "c")
     assert column(fresh, 0, ".mean")[:2] == ["90.00", "50.00"]  # "t" has no run on three
     hide(fresh, "t")
@@ -139,7 +141,7 @@ def test_filtering_by_text(fresh: Any) -> None:
     box = fresh.find_element("id", "filter")
     box.send_keys("ONERROR")
     assert methods(fresh) == [NAMES[0]] and methods(fresh, 1) == []
-    assert column(fresh, 0, ".mean") == ["66.67"] and "1 of 7 lines" in fresh.find_element("id", "state").text
+    assert column(fresh, 0, ".mean") == ["66.67"] and "lines 1 of 7" in fresh.find_element("id", "state").text
 
 
 def test_the_colours_are_kept(fresh: Any) -> None:
@@ -147,7 +149,9 @@ def test_the_colours_are_kept(fresh: Any) -> None:
         return str(fresh.execute_script("return getComputedStyle(document.documentElement).backgroundColor"))
 
     light = paper()
-    fresh.execute_script("const s = document.getElementById('theme'); s.value = 'dark'; s.dispatchEvent(new Event('change'))")
+    fresh.execute_script(
+        "const s = document.getElementById('theme'); s.value = 'dark'; s.dispatchEvent(new Event('change'))"
+    )
     assert paper() != light
     fresh.refresh()
     dark = paper()
@@ -168,7 +172,9 @@ def test_large(browser: Any, tmp_path: Path) -> None:
     assert 0 < loaded < SECONDS_MOST and len(methods(browser)) == 100
     steps = ("document.querySelectorAll('thead button')[2].click()", *_FILTERING)
     for step in steps:
-        script = f"const start = performance.now(); {step}; document.body.offsetHeight; return performance.now() - start"
+        script = (
+            f"const start = performance.now(); {step}; document.body.offsetHeight; return performance.now() - start"
+        )
         assert browser.execute_script(script) / 1000 < SECONDS_MOST, step
     assert methods(browser) == [f"method-{m:03d}" for m in sorted(range(10, 20), key=lambda m: -_mean(rows, m))]
 
