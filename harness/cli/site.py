@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..report.rows import Only
 from ..show.progress import bars
-from ..show.tables import print_json, print_line
+from ..show.tables import print_json, print_line, print_warning
 from ..use.site import report_site
 
 
@@ -14,7 +14,7 @@ def report_command(
 ) -> None:
     """Write the report and say where; exit code 1 if a run had to be left out."""
     with bars() as progress:
-        found = report_site(results, output, with_images, labels, only, progress)
+        found = report_site(results, output, with_images, labels, only, progress, print_warning)
     if as_json:
         left_out = {"left_out": list(found.left_out), "skipped": list(found.skipped)}
         print_json({"index": str(found.index), "runs": found.runs, "pictures": found.pictures, **left_out})

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ...datasets import DataError
 from ...datasets.loader import Pixels
 from ...methods import UserError
 from ..report.overlay import paint
 from ..runs.label_files import colours_of
 from ..runs.run import Finished
-from ..show.telling import Progress, counting
+from ..show.telling import Progress, Say, counting
 from ..site.gallery import Gallery, LegendEntry, Said, Shown, choose
 from .label_maps import LabelMap, label_maps
 
@@ -40,10 +41,11 @@ def draw_gallery(
     labels: Path | None,
     left_out: Sequence[str],
     progress: Progress,
+    say: Say,
 ) -> Gallery:
     """Write pictures to ``folder/images/name`` for runs over the same images, each with the name of its method.
 
-    A run whose data or weights are not here is left out, and the gallery says why.
+    A run whose data or weights are not here is left out; ``say`` is told why, the pages name no places of this machine.
     """
     record, ids = runs[0][1].plan.record, runs[0][1].result.ids
     groups = choose(ids, np.stack([run.result.per_image for _, run in runs]))
@@ -58,8 +60,9 @@ def draw_gallery(
             for found in label_maps(run, wanted, labels):
                 _hang(wall, run, number, method, found, float(values[found.sample.id]))
                 advance(1)
-        except UserError as error:
-            reasons.append(f"No pictures of {method} on {record.key}: {error}")
+        except (DataError, UserError) as error:
+            say(f"no pictures of {method} on {record.key}: {error}")
+            reasons.append(f"No pictures of {method} on {record.key}: where this was written its data or weights lack.")
     images = tuple(_shown(wall, k, i) for k, i in enumerate(wall.sizes_px))
     colours = colours_of(record)
     legend = tuple(LegendEntry(record.classes[k], colours[k]) for k in sorted(wall.occurring) if k < len(colours))

@@ -7,12 +7,12 @@ from pathlib import Path
 from ..report.leaderboard import leaderboard_of, readable_runs
 from ..report.rows import Only, Row
 from ..runs.run import Finished
-from ..show.telling import Progress, unseen
+from ..show.escaping import plain_text
+from ..show.telling import Progress, Say, unsaid, unseen
 from ..site.board import Column
 from ..site.gallery import Gallery
 from ..site.pages import Contents, columns_of, write_pages
 from ..site.writing import check_place, new_report
-from .gallery import RUNS_MOST, draw_gallery
 
 OURS = "shapes"
 """The data set whose pictures are ours: computed, and free to be copied."""
@@ -36,11 +36,14 @@ def report_site(
     labels: Path | None = None,
     only: Only = Only(),
     progress: Progress = unseen,
+    say: Say = unsaid,
 ) -> Site:
     """Write a report of every finished run below ``results`` to the folder ``output``.
 
     Pictures of the embedded data set are always in, others ``with_images`` alone: their licences may forbid copies.
     Label maps are read below ``labels`` where ``save_labels`` has written them, else predicted again.
+
+    ``say`` is told why pictures of a run could not be made.
 
     Raises ``UserError`` when there is no finished run, or when ``output`` holds anything but an earlier report.
     """
@@ -50,7 +53,7 @@ def report_site(
     by_name = {run.name: run for run in runs}
     with new_report(output) as folder:
         galleries = {
-            column.name: _gallery(folder, column, rows, by_name, with_images, labels, progress)
+            column.name: _gallery(folder, column, rows, by_name, with_images, labels, progress, say)
             for column, rows in columns_of(board.rows).items()
         }
         write_pages(folder, Contents(board.rows, board.grids, by_name, galleries, board.skipped), progress)
@@ -71,15 +74,18 @@ def _gallery(
     with_images: bool,
     labels: Path | None,
     progress: Progress,
+    say: Say,
 ) -> Gallery:
     best = sorted(rows, key=lambda row: (-(row.miou or 0), row.line))
     record = runs[best[0].run].plan.record
     if record.key != OURS and not with_images:
         why = (
-            f"No pictures of {record.key}: they are not ours to copy (licence: {record.licence}).  "
+            f"No pictures of {record.key}: they are not ours to copy (licence: {plain_text(record.licence)}).  "
             "`bench report --with-images` puts them in"
         )
         return Gallery(record.licence, left_out=(why,))
-    left_out = [f"Pictures of {column.key} are of the best {RUNS_MOST} of {len(best)} runs"] * (len(best) > RUNS_MOST)
+    from .gallery import RUNS_MOST, draw_gallery  # tables need no torch
+
+    left_out = [f"Pictures of {column.key} are of the best {RUNS_MOST} of {len(best)} runs."] * (len(best) > RUNS_MOST)
     shown = [(row.method, runs[row.run]) for row in best[:RUNS_MOST]]
-    return draw_gallery(folder, column.name, shown, labels, left_out, progress)
+    return draw_gallery(folder, column.name, shown, labels, left_out, progress, say)

@@ -103,4 +103,4 @@ def test_every_control_has_a_name(tmp_path: Path) -> None:
     for table in root.iter("table"):
         assert table.find("caption") is not None
         assert all(th.get("scope") in ("col", "row") for th in table.iter("th"))
-    assert root.get("lang") == "en" and [a.get("href") for a in root.iter("a")][0] == "#main"
+    assert root.get("lang") == "en" and next(a.get("href") for a in root.iter("a")) == "#main"

@@ -1,0 +1,88 @@
+"""``bench report`` end to end: hostile names, places that are taken, pictures that are not ours, no torch."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ovss.harness.show.escaping import is_hidden
+
+from ..harness.site.made_up import Balance, parsed, text_of
+from .conftest import Ended
+from .test_hostile_text import CLASSES, PLUGIN, hostile
+
+__all__ = ["hostile"]
+Bench = Callable[..., Ended]
+
+
+@pytest.fixture
+def own(bench: Bench, hostile: str) -> str:
+    ended = bench("run", "-m", "clip", "--backbone", "tiny-clip", "-d", hostile, "--confusion")
+    assert ended.code == 0, ended.err
+    return hostile
+
+
+def pages(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in sorted(folder.rglob("*.html"))}
+
+
+def test_names_of_classes_and_of_a_plugin(
+    bench: Bench, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil_plugin.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert bench("run", "-m", "evil_plugin:Evil", "-d", own, "--set", "synonym_separator=</script><b>").code == 0
+    ended = bench("report", "-o", "site", "--with-images")
+    assert ended.code == 0, ended.err
+    assert "wrote site/index.html: 2 runs, 4 images" in ended.out
+    for name, page in pages(tmp_path / "site").items():
+        Balance(page)
+        parsed(tmp_path / "site" / name)
+        assert page.count("<script") == 1 and not [c for c in page if is_hidden(c) and c != "\n"], name
+    (column, *_) = sorted((tmp_path / "site" / "data").iterdir())
+    assert all(
+        name in text_of(parsed(column)) for name in ("cat\\x1b[2J", "dog\\u202egod", "x|<b>`q`|\\", "line\\nbreak")
+    )
+    assert len(CLASSES) == 5
+    sys.modules.pop("evil_plugin", None)
+
+
+def test_pictures_of_others_need_a_word(bench: Bench, own: str, tmp_path: Path) -> None:
+    ended = bench("report")
+    assert ended.code == 0 and "--with-images" in ended.out and "licence: l|\\n# owned" in ended.out
+    site = tmp_path / "results" / "site"
+    assert not (site / "images").exists() and len(pages(site)) == 5
+    found = bench("report", "--with-images", "--json").json()
+    assert found["pictures"] == 2 and found["left_out"] == [] and (site / "images").is_dir()
+    assert bench("report").code == 0 and not (site / "images").exists()
+
+
+def test_pictures_without_the_data(bench: Bench, own: str, tmp_path: Path) -> None:
+    (tmp_path / "set" / "images").rename(tmp_path / "set" / "elsewhere")
+    ended = bench("report", "--with-images")
+    assert ended.code == 0 and "warning: no pictures of clip on own: " in ended.err and "0 images" in ended.out
+    assert not [name for name, page in pages(tmp_path / "results" / "site").items() if str(tmp_path) in page]
+
+
+def test_a_folder_that_holds_something_else(bench: Bench, own: str, tmp_path: Path) -> None:
+    for taken, says in (("set", "which no report has written"), ("set/own.toml", "is a file")):
+        ended = bench("report", "-o", taken)
+        assert ended.code == 2 and says in ended.err and "--output" in ended.err and "Traceback" not in ended.err
+    assert (tmp_path / "set" / "own.toml").is_file()
+
+
+def test_tables_need_no_torch(bench: Bench, own: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    code = (
+        "import sys\n"
+        "for heavy in ('torch', 'open_clip', 'torchvision', 'transformers'):\n"
+        "    sys.modules[heavy] = None\n"
+        "from ovss.harness.cli.main import main\n"
+        "sys.argv = ['bench', 'report', '-o', 'site']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "wrote site/index.html" in done.stdout, done.stderr
