@@ -68,8 +68,17 @@ def write_pages(folder: Path, contents: Contents, progress: Progress = unseen) -
         run = contents.runs[row.run]
         path = folder / "runs" / f"{file_name(row.run)}.html"
         column = column_of(row, {row.dataset: title_of(row.dataset)})
-        values = {"row": row, "run": run, "column": column, "newest": row.run in shown}
-        write_page(path, "run.html", root="../", here="runs", page=run_page(run), **values)
+        write_page(
+            path,
+            "run.html",
+            root="../",
+            here="runs",
+            page=run_page(run),
+            row=row,
+            run=run,
+            column=column,
+            newest=row.run in shown,
+        )
         advance(1)
 
 
@@ -79,8 +88,16 @@ def write_front(folder: Path, rows: Sequence[Row], grids: Sequence[Grid], skippe
     notes = numbered(newest)
     found = boards(grids, {row.dataset: title_of(row.dataset) for row in rows}, notes)
     keys = list(dict.fromkeys(column.key for board in found for column in board.columns))
-    values = {"boards": found, "keys": keys, "notes": notes, "skipped": skipped, "runs": len(rows)}
-    write_page(folder / "index.html", "index.html", here="index", **values)
+    write_page(
+        folder / "index.html",
+        "index.html",
+        here="index",
+        boards=found,
+        keys=keys,
+        notes=notes,
+        skipped=skipped,
+        runs=len(rows),
+    )
 
 
 def write_column(folder: Path, column: Column, rows: Sequence[Row], contents: Contents) -> None:

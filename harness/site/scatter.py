@@ -85,8 +85,8 @@ def _plot(device: str, rows: list[Row]) -> Plot:
     spots = [(x_px(r.images_per_second), y_px(r.miou or 0)) for r in rows]
     labels = _labels([r.method for r in rows], spots)
     points = tuple(
-        Point(k + 1, r, *spots[k], *([y_px(b) for b in r.bounds] if r.bounds else (None, None)), labels[k])
-        for k, r in enumerate(rows)
+        Point(k + 1, r, x, y, y_px(r.bounds[0]) if r.bounds else None, y_px(r.bounds[1]) if r.bounds else None, label)
+        for k, (r, (x, y), label) in enumerate(zip(rows, spots, labels, strict=True))
     )
     x_ticks = tuple(Tick(x_px(v), f"{v:g}") for v in _speeds(low, high))
     y_ticks = tuple(

@@ -87,8 +87,8 @@ def _hang(wall: _Wall, run: Finished, number: int, method: str, found: LabelMap,
 
 def _shown(wall: _Wall, place: int, image_id: str) -> Shown:
     height_px, width_px = wall.sizes_px[image_id]
-    files = (f"images/{wall.name}/{place}-{kind}" for kind in ("photo.jpg", "label.png"))
-    return Shown(image_id, *files, width_px, height_px, tuple(wall.said[image_id]))
+    base = f"images/{wall.name}/{place}"
+    return Shown(image_id, f"{base}-photo.jpg", f"{base}-label.png", width_px, height_px, tuple(wall.said[image_id]))
 
 
 def _save(wall: _Wall, file: str, pixels: Pixels, resample: Image.Resampling) -> str:
