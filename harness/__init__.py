@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .use.pairs import every_pair
     from .use.photo import segment_photo
     from .use.run import run
+    from .use.site import report_site
 
 _HOMES = {
     "Counts": "metrics.counts",
@@ -39,6 +40,7 @@ _HOMES = {
     "find_run": "runs.run",
     "leaderboard": "report.leaderboard",
     "load_protocol": "protocol.protocol",
+    "report_site": "use.site",
     "run": "use.run",
     "segment_photo": "use.photo",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "find_run",
     "leaderboard",
     "load_protocol",
+    "report_site",
     "run",
     "segment_photo",
 ]

@@ -30,14 +30,24 @@ def new_report(output: Path) -> Iterator[Path]:
             yield folder
             (folder / MARK).write_text(json.dumps({"schema_version": _SCHEMA, "files": _files(folder)}, indent=1))
             check_place(output)
-            if output.exists():
-                output.rename(Path(beside) / "old")
-            folder.rename(output)
+            _swap(folder, output, Path(beside) / "old")
     except OSError as error:
         raise UserError(
             f"the report {output} could not be written: {error.strerror or error}.  What was there before is still "
             "there: make room and run the same command again"
         ) from error
+
+
+def _swap(new: Path, output: Path, aside: Path) -> None:
+    was_there = output.exists()
+    if was_there:
+        output.rename(aside)
+    try:
+        new.rename(output)
+    except OSError:
+        if was_there:
+            aside.rename(output)
+        raise
 
 
 def check_place(output: Path) -> None:

@@ -60,8 +60,7 @@ function sortTable(table, head, direction) {
 function nextDirection(head) {
   const now = head.getAttribute("aria-sort");
   if (now) return now === "ascending" ? "descending" : "ascending";
-  const rising = head.dataset.sort === "text" || head.textContent.startsWith("rank") || head.textContent === "number";
-  return rising ? "ascending" : "descending";
+  return head.dataset.first || "descending";
 }
 
 function setUpSorting() {

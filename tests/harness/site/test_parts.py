@@ -1,14 +1,19 @@
 """Plots, shades, choices of images and names of files, by hand."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from ovss.harness.site.gallery import Gallery, Shown, choose
-from ovss.harness.site.heat import Shaded
+from ovss.harness.site.heat import SHADES, Shaded
 from ovss.harness.site.render import file_name
 from ovss.harness.site.scatter import LEFT_PX, TOP_PX, WIDTH_PX, plots
 
 from .made_up import row
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_plot_for_each_device() -> None:
@@ -49,6 +54,24 @@ def test_labels_do_not_cover_each_other() -> None:
 @pytest.mark.parametrize(("value", "shade"), [(None, 0), (0.0, 0), (9.99, 0), (10.0, 1), (99.9, 9), (100.0, 9)])
 def test_shades(value: float | None, shade: int) -> None:
     assert Shaded(value).shade == shade
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2."""
+    digits = colour.lstrip("#") if len(colour) == 7 else "".join(2 * c for c in colour.lstrip("#"))
+    parts = [int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_numbers_can_be_read_on_every_shade() -> None:
+    """Contrast of at least 4.5, and each shade is darker than the one before."""
+    style = (ROOT / "harness/site/static/report.css").read_text()
+    found = re.findall(r"\.h(\d) \{ background: (#\w{6}); color: (#\w{3}); \}", style)
+    assert [int(k) for k, _, _ in found] == list(range(SHADES))
+    pairs = [(luminance(paper), luminance(ink)) for _, paper, ink in found]
+    assert all((max(p) + 0.05) / (min(p) + 0.05) >= 4.5 for p in pairs)
+    assert [paper for paper, _ in pairs] == sorted((paper for paper, _ in pairs), reverse=True)
 
 
 def test_images_of_a_gallery() -> None:

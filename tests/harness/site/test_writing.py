@@ -71,6 +71,21 @@ def test_what_goes_wrong_leaves_the_old_one(tmp_path: Path) -> None:
     assert files(tmp_path) == ["site/index.html", f"site/{MARK}"]
 
 
+def test_a_swap_that_fails_halfway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "site", "index.html")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match="No space left"):
+        write(tmp_path / "site", "other.html")
+    assert files(tmp_path) == ["site/index.html", f"site/{MARK}"]
+
+
 def test_a_file_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "site").write_text("mine")
     with pytest.raises(UserError, match="is a file"):
