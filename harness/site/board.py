@@ -1,8 +1,9 @@
 """The first page: the grids of the leaderboard, as data for its template."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ..report.grid import Grid, Line
 from ..report.grid_text import KINDS, Notes, head
@@ -65,13 +66,25 @@ class Board:
     first: bool
 
 
-def column_of(row: Row, titles: Mapping[str, str]) -> Column:
-    """The column that a run stands in."""
+def columns_by(rows: Iterable[Row], titles: Mapping[str, str]) -> dict[tuple[str, ...], Column]:
+    """Columns by what makes them; ``titles`` of data sets by key.
+
+    Under one protocol two columns of a data set, of all images and of some for example, are told apart by a mark.
+    """
+    found = {row.column: _column(row, titles) for row in rows}
+    times = Counter((c.protocol_hash, c.key) for c in found.values())
+    return {
+        column: c if times[c.protocol_hash, c.key] == 1 else replace(c, key=f"{c.key} ({c.name[-4:]})")
+        for column, c in found.items()
+    }
+
+
+def _column(row: Row, titles: Mapping[str, str]) -> Column:
     digest = hashlib.sha256(repr(row.column).encode()).hexdigest()[:8]
     return Column(
         key=f"{row.dataset} {row.split}",
         title=titles.get(row.dataset, row.dataset),
-        name=file_name(f"{row.dataset}-{row.split}-{row.protocol.rstrip('*')}-{digest}"),
+        name=file_name(f"{row.dataset}-{row.split}-{row.protocol.rstrip('*')}")[:90] + f"-{digest}",
         protocol=row.protocol,
         protocol_hash=row.protocol_hash,
         dataset_hash=row.dataset_hash,
@@ -80,24 +93,16 @@ def column_of(row: Row, titles: Mapping[str, str]) -> Column:
     )
 
 
-def boards(grids: Sequence[Grid], titles: Mapping[str, str], notes: Notes) -> tuple[Board, ...]:
-    """Every grid as its table shows it; ``titles`` of data sets by key."""
+def boards(grids: Sequence[Grid], known: Mapping[tuple[str, ...], Column], notes: Notes) -> tuple[Board, ...]:
+    """Every grid as its table shows it."""
     found: list[Board] = []
     for grid in grids:
-        rows = [next(r for x in _all(grid, grids) if (r := x.cells[k])) for k in range(len(grid.columns))]
-        lines = tuple(
-            BoardLine(x, grid.mark(x, -1), tuple(_cell(grid, x, k, notes) for k in range(len(rows))))
-            for x in grid.lines
-        )
+        columns = tuple(known[column] for column in grid.columns)
+        lines = tuple(_line(grid, x, notes) for x in grid.lines)
         first = not any(other.grid.columns == grid.columns for other in found)
-        columns = tuple(column_of(row, titles) for row in rows)
-        found.append(Board(grid, KINDS[grid.training_free], head(grid), columns, lines, rows[0].changed, first))
+        changed = grid.lines[0].row.changed
+        found.append(Board(grid, KINDS[grid.training_free], head(grid), columns, lines, changed, first))
     return tuple(found)
-
-
-def _all(grid: Grid, grids: Sequence[Grid]) -> list[Line]:
-    """Lines of both kinds: a column may have runs of the other kind alone."""
-    return [line for other in grids if other.columns == grid.columns for line in other.lines]
 
 
 def _line(grid: Grid, line: Line, notes: Notes) -> BoardLine:

@@ -9,7 +9,7 @@ from ..report.grid_text import numbered
 from ..report.rows import Row, newest_runs
 from ..runs.run import Finished
 from ..show.telling import Progress, counting, unseen
-from .board import Column, boards, column_of
+from .board import Column, boards, columns_by
 from .gallery import Gallery
 from .heat import SHADES, heat_map
 from .render import file_name, write_page
@@ -43,11 +43,15 @@ class Contents:
 
 def columns_of(rows: Sequence[Row]) -> dict[Column, list[Row]]:
     """The newest runs by column, in the order of data sets and protocols."""
-    titles = {row.dataset: title_of(row.dataset) for row in rows}
+    known = columns_by(rows, _titles(rows))
     found: dict[Column, list[Row]] = {}
     for row in sorted(newest_runs(rows), key=lambda r: r.column):
-        found.setdefault(column_of(row, titles), []).append(row)
+        found.setdefault(known[row.column], []).append(row)
     return found
+
+
+def _titles(rows: Sequence[Row]) -> dict[str, str]:
+    return {row.dataset: title_of(row.dataset) for row in rows}
 
 
 def write_pages(folder: Path, contents: Contents, progress: Progress = unseen) -> None:
@@ -63,11 +67,11 @@ def write_pages(folder: Path, contents: Contents, progress: Progress = unseen) -
     for column, rows in columns.items():
         write_column(folder, column, rows, contents)
         advance(1)
+    known = columns_by(contents.rows, _titles(contents.rows))
     shown = {row.run for row in newest_runs(contents.rows)}
     for row in contents.rows:
         run = contents.runs[row.run]
         path = folder / "runs" / f"{file_name(row.run)}.html"
-        column = column_of(row, {row.dataset: title_of(row.dataset)})
         write_page(
             path,
             "run.html",
@@ -76,7 +80,7 @@ def write_pages(folder: Path, contents: Contents, progress: Progress = unseen) -
             page=run_page(run),
             row=row,
             run=run,
-            column=column,
+            column=known[row.column],
             newest=row.run in shown,
         )
         advance(1)
@@ -86,7 +90,7 @@ def write_front(folder: Path, rows: Sequence[Row], grids: Sequence[Grid], skippe
     """Write ``index.html``: the grids, with the notes of all runs that they show."""
     newest = newest_runs(rows)
     notes = numbered(newest)
-    found = boards(grids, {row.dataset: title_of(row.dataset) for row in rows}, notes)
+    found = boards(grids, columns_by(rows, _titles(rows)), notes)
     keys = list(dict.fromkeys(column.key for board in found for column in board.columns))
     write_page(
         folder / "index.html",

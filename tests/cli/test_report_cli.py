@@ -9,7 +9,7 @@ import pytest
 
 from ovss.harness.show.escaping import is_hidden
 
-from ..harness.site.made_up import Balance, parsed, text_of
+from ..harness.site.made_up import WHY_NO_BROWSER, Balance, assert_silent, open_browser, parsed, text_of
 from .conftest import Ended
 from .test_hostile_text import CLASSES, PLUGIN, hostile
 
@@ -47,6 +47,30 @@ def test_names_of_classes_and_of_a_plugin(
     )
     assert len(CLASSES) == 5
     sys.modules.pop("evil_plugin", None)
+
+
+@pytest.mark.skipif(bool(WHY_NO_BROWSER), reason=WHY_NO_BROWSER)
+def test_every_page_in_a_browser(bench: Bench, own: str, tmp_path: Path) -> None:
+    """Pages in folders find style, script and pictures; a head sorts; nothing complains, and nothing foreign runs."""
+    assert bench("report", "-o", "a #%41 site", "--with-images").code == 0
+    with open_browser() as browser:
+        for path in sorted((tmp_path / "a #%41 site").rglob("*.html")):
+            browser.get(path.as_uri())
+            assert browser.execute_script("return document.querySelector('.theme').hidden") is False
+            assert (
+                browser.execute_script("return getComputedStyle(document.querySelector('.skip')).position")
+                == "absolute"
+            )
+        (column,) = (tmp_path / "a #%41 site" / "data").iterdir()
+        browser.get(column.as_uri())
+        broken = "return Promise.all([...document.images].map((i) => { i.loading = 'eager'; return i.decode(); })).then((d) => d.length)"
+        assert browser.execute_script(broken) > 0
+        browser.execute_script("document.querySelector('.heat thead button').click()")
+        names = browser.execute_script(
+            "return [...document.querySelectorAll('.heat tbody th')].map((t) => t.textContent)"
+        )
+        assert len(names) == len(CLASSES) and names == sorted(names, key=str.lower)
+        assert_silent(browser)
 
 
 def test_pictures_of_others_need_a_word(bench: Bench, own: str, tmp_path: Path) -> None:

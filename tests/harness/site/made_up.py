@@ -1,9 +1,12 @@
 """Made-up rows and grids, a browser, and ways to read a page."""
 
+import json
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,3 +95,32 @@ class Balance(HTMLParser):
 
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+WHY_NO_BROWSER = (
+    "" if BROWSER and DRIVER and find_spec("selenium") else "selenium, chromium or chromedriver is not here"
+)
+
+
+@contextmanager
+def open_browser() -> Iterator[Any]:
+    """A browser without a window that keeps its console's log and every request."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def assert_silent(browser: Any) -> None:
+    """No error in the console and no request to anything but files, so far."""
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"}
+    assert asked and {url.partition(":")[0] for url in asked} == {"file"}

@@ -1,6 +1,5 @@
 """The first page in a real browser, opened from disk: sorting, choosing, what a mean is over, speed, and silence."""
 
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from .made_up import BROWSER, DRIVER, front, row
+from .made_up import WHY_NO_BROWSER, assert_silent, front, open_browser, row
 
-webdriver = pytest.importorskip("selenium.webdriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver are not here")
+pytestmark = pytest.mark.skipif(bool(WHY_NO_BROWSER), reason=WHY_NO_BROWSER)
 
 SECONDS_MOST = 2.0
 NAMES = ("<img src=x onerror=alert(1)>", "b", "c")
@@ -28,14 +26,8 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.chrome.service.Service(DRIVER))
-    yield driver
-    driver.quit()
+    with open_browser() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +182,5 @@ def _mean(rows: list[Any], method: int) -> float:
 
 
 def test_silence(page: Any) -> None:
-    """No error in the console and no request to anything but files, in all tests above."""
-    assert [entry for entry in page.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    sent = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = {m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"}
-    assert asked and {url.partition(":")[0] for url in asked} == {"file"}
+    """In all tests above."""
+    assert_silent(page)

@@ -43,14 +43,29 @@ def test_an_interval_of_the_rank(tmp_path: Path) -> None:
     """Made up: the bootstrap has its own tests."""
     from dataclasses import replace
 
-    from ovss.harness.site.board import boards
+    from ovss.harness.site.board import boards, columns_by
     from ovss.harness.site.render import write_page
 
     (grid,) = grids_of(ROWS[:2])
     grid = replace(grid, lines=(replace(grid.lines[0], interval=(1, 2)), *grid.lines[1:]))
-    values = {"boards": boards([grid], {}, {}), "keys": ["one test"], "notes": {}, "skipped": (), "runs": 1}
+    values = {
+        "boards": boards([grid], columns_by(ROWS, {}), {}),
+        "keys": ["one test"],
+        "notes": {},
+        "skipped": (),
+        "runs": 1,
+    }
     write_page(tmp_path / "p.html", "index.html", here="index", **values)
     assert cells(tmp_path / "p.html")[0][1] == "1 [1, 2]" and cells(tmp_path / "p.html")[1][1] == "2"
+
+
+def test_two_columns_of_one_data_set_are_told_apart(tmp_path: Path) -> None:
+    path = front(tmp_path, [row("a", "one", 90), row("b", "one", 50, images_sha256="some", complete=False)])
+    root = parsed(path)
+    heads = [text_of(th) for th in root.iter("th") if th.get("data-key")]
+    assert len(set(heads)) == 2 and all(h.startswith("one test (") for h in heads)
+    assert [box.get("value") for box in root.iter("input") if box.get("type") == "checkbox"] == heads
+    assert len({a.get("href") for a in root.iter("a") if "data/" in (a.get("href") or "")}) == 2
 
 
 def test_notes_stand_once(tmp_path: Path) -> None:
