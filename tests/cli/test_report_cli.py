@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ovss.harness.show.escaping import is_hidden
+from ovss.harness.show.escaping import is_hidden, plain_text
 
 from ..harness.site.made_up import WHY_NO_BROWSER, Balance, assert_silent, open_browser, parsed, text_of
 from .conftest import Ended
@@ -41,11 +41,8 @@ def test_names_of_classes_and_of_a_plugin(
         Balance(page)
         parsed(tmp_path / "site" / name)
         assert page.count("<script") == 1 and not [c for c in page if is_hidden(c) and c != "\n"], name
-    (column, *_) = sorted((tmp_path / "site" / "data").iterdir())
-    assert all(
-        name in text_of(parsed(column)) for name in ("cat\\x1b[2J", "dog\\u202egod", "x|<b>`q`|\\", "line\\nbreak")
-    )
-    assert len(CLASSES) == 5
+    for column in (tmp_path / "site" / "data").iterdir():
+        assert all(plain_text(name) in text_of(parsed(column)) for name in CLASSES)
     sys.modules.pop("evil_plugin", None)
 
 
@@ -57,18 +54,18 @@ def test_every_page_in_a_browser(bench: Bench, own: str, tmp_path: Path) -> None
         for path in sorted((tmp_path / "a #%41 site").rglob("*.html")):
             browser.get(path.as_uri())
             assert browser.execute_script("return document.querySelector('.theme').hidden") is False
-            assert (
-                browser.execute_script("return getComputedStyle(document.querySelector('.skip')).position")
-                == "absolute"
-            )
+            skip = "return getComputedStyle(document.querySelector('.skip')).position"
+            assert browser.execute_script(skip) == "absolute"
         (column,) = (tmp_path / "a #%41 site" / "data").iterdir()
         browser.get(column.as_uri())
-        broken = "return Promise.all([...document.images].map((i) => { i.loading = 'eager'; return i.decode(); })).then((d) => d.length)"
-        assert browser.execute_script(broken) > 0
-        browser.execute_script("document.querySelector('.heat thead button').click()")
-        names = browser.execute_script(
-            "return [...document.querySelectorAll('.heat tbody th')].map((t) => t.textContent)"
+        decoded = (
+            "return Promise.all([...document.images].map((i) => { i.loading = 'eager'; return i.decode(); }))"
+            ".then((done) => done.length)"
         )
+        assert browser.execute_script(decoded) > 0
+        browser.execute_script("document.querySelector('.heat thead button').click()")
+        heads = "return [...document.querySelectorAll('.heat tbody th')].map((t) => t.textContent)"
+        names = browser.execute_script(heads)
         assert len(names) == len(CLASSES) and names == sorted(names, key=str.lower)
         assert_silent(browser)
 

@@ -95,9 +95,7 @@ class Balance(HTMLParser):
 
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-WHY_NO_BROWSER = (
-    "" if BROWSER and DRIVER and find_spec("selenium") else "selenium, chromium or chromedriver is not here"
-)
+WHY_NO_BROWSER = "" if BROWSER and DRIVER and find_spec("selenium") else "no selenium, chromium or chromedriver"
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The first page in a real browser, opened from disk: sorting, choosing, what a mean is over, speed, and silence."""
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,7 @@ def test_large(browser: Any, tmp_path: Path) -> None:
         for d in range(20)
     ]
     browser.get(front(tmp_path / "large", rows).as_uri())
-    loaded = browser.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd / 1000")
-    assert 0 < loaded < SECONDS_MOST and len(methods(browser)) == 100
+    assert seconds_to_load(browser) < SECONDS_MOST and len(methods(browser)) == 100
     steps = ("document.querySelectorAll('thead button')[2].click()", *_FILTERING)
     for step in steps:
         script = (
@@ -169,6 +169,15 @@ def test_large(browser: Any, tmp_path: Path) -> None:
         )
         assert browser.execute_script(script) / 1000 < SECONDS_MOST, step
     assert methods(browser) == [f"method-{m:03d}" for m in sorted(range(10, 20), key=lambda m: -_mean(rows, m))]
+
+
+def seconds_to_load(browser: Any) -> float:
+    script = "return performance.getEntriesByType('navigation')[0].loadEventEnd / 1000"
+    for _ in range(100):
+        if seconds := browser.execute_script(script):
+            return float(seconds)
+        time.sleep(0.02)
+    raise AssertionError("the page has not loaded")
 
 
 _FILTERING = (

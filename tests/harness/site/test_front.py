@@ -1,9 +1,12 @@
 """The first page as text: what it says, what it escapes, what it may load."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ovss.harness.report.rows import Row
 from ovss.harness.show.escaping import is_hidden
+from ovss.harness.site.board import boards, columns_by
+from ovss.harness.site.render import write_page
 
 from .made_up import Balance, front, grids_of, parsed, row, text_of
 
@@ -41,21 +44,11 @@ def test_it_says_what_the_grid_says(tmp_path: Path) -> None:
 
 def test_an_interval_of_the_rank(tmp_path: Path) -> None:
     """Made up: the bootstrap has its own tests."""
-    from dataclasses import replace
-
-    from ovss.harness.site.board import boards, columns_by
-    from ovss.harness.site.render import write_page
-
     (grid,) = grids_of(ROWS[:2])
     grid = replace(grid, lines=(replace(grid.lines[0], interval=(1, 2)), *grid.lines[1:]))
-    values = {
-        "boards": boards([grid], columns_by(ROWS, {}), {}),
-        "keys": ["one test"],
-        "notes": {},
-        "skipped": (),
-        "runs": 1,
-    }
-    write_page(tmp_path / "p.html", "index.html", here="index", **values)
+    known = columns_by(ROWS, {})
+    values = {"boards": boards([grid], known, {}), "keys": ["one test"], "notes": {}, "skipped": (), "runs": 1}
+    write_page(tmp_path / "p.html", "index.html", here="index", **values)  # type: ignore[arg-type]
     assert cells(tmp_path / "p.html")[0][1] == "1 [1, 2]" and cells(tmp_path / "p.html")[1][1] == "2"
 
 
