@@ -36,25 +36,6 @@ def compare(
 
 
 @results_app.command()
-def leaderboard(
-    results: Results = Path("results"),
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RESULTS/LEADERBOARD.md.")] = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="Only these methods: A,B.")] = "",
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Only these data sets: A,B.")] = "",
-    protocol: Annotated[str, typer.Option(help="Only these protocols, by name or hash: A,B.")] = "",
-    complete: Annotated[
-        bool, typer.Option("--complete", help="Only methods with all images of all data sets.")
-    ] = False,
-    sort: Annotated[str, typer.Option(help="rank, mean, method, images/s, or a data set.")] = "rank",
-    json: Json = False,
-) -> None:
-    """Write tables of all runs: Markdown, with CSV, JSON and LaTeX beside it; of a part only with --output."""
-    from .report import leaderboard_command, only_of
-
-    leaderboard_command(results, output, only_of(method, dataset, protocol, complete), sort, as_json=json)
-
-
-@results_app.command()
 def report(
     results: Results = Path("results"),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder (default: RESULTS/site).")] = None,
@@ -75,3 +56,22 @@ def report(
 
     only = only_of(method, dataset, protocol, complete=False)
     report_command(results, output or results / "site", with_images, labels, only, as_json=json)
+
+
+@results_app.command()
+def leaderboard(
+    results: Results = Path("results"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RESULTS/LEADERBOARD.md.")] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="Only these methods: A,B.")] = "",
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Only these data sets: A,B.")] = "",
+    protocol: Annotated[str, typer.Option(help="Only these protocols, by name or hash: A,B.")] = "",
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Only methods with all images of all data sets.")
+    ] = False,
+    sort: Annotated[str, typer.Option(help="rank, mean, method, images/s, or a data set.")] = "rank",
+    json: Json = False,
+) -> None:
+    """Write tables of all runs: Markdown, with CSV, JSON and LaTeX beside it; of a part only with --output."""
+    from .report import leaderboard_command, only_of
+
+    leaderboard_command(results, output, only_of(method, dataset, protocol, complete), sort, as_json=json)

@@ -5,8 +5,8 @@ its own.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ from .rows import Only, Row, newest_runs
 class Leaderboard:
     """``rows``: one per finished run, newest first.  ``skipped``: why a run folder could not be read, each.
 
-    ``grids``: methods by data sets, see ``Grid``.
+    ``grids``: methods by data sets, see ``Grid``.  ``runs``: the runs of the rows, by name.
     """
 
     rows: tuple[Row, ...]
     skipped: tuple[str, ...] = ()
     grids: tuple[Grid, ...] = ()
+    runs: Mapping[str, Finished] = field(default_factory=dict)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -66,38 +67,30 @@ def leaderboard(
 
     Raises ``UserError`` when there is no finished run, or none that was asked for.
     """
-    found = leaderboard_of(*readable_runs(results), only, sort)
-    if output is not None:
-        found.write(output)
-    return found
-
-
-def leaderboard_of(runs: Sequence[Finished], skipped: Sequence[str], only: Only, sort: str) -> Leaderboard:
-    """The leaderboard of runs that are in memory already."""
+    runs, skipped = _readable(results)
+    if not runs:
+        why = "".join(f"\n  {reason}" for reason in skipped)
+        raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`{why}")
     rows = sorted((_row(run) for run in runs), key=lambda row: (row.finished, row.run), reverse=True)
     rows = only.of(rows)
     if not rows:
         raise UserError(f"none of {len(runs)} finished runs is what was asked for: `bench leaderboard` shows them all")
     by_name = {run.name: run for run in runs}
     compared = _with_comparisons(rows, by_name)
-    return Leaderboard(compared, tuple(skipped), grids(compared, lambda row: by_name[row.run].result, sort))
+    found = Leaderboard(compared, tuple(skipped), grids(compared, lambda row: by_name[row.run].result, sort), by_name)
+    if output is not None:
+        found.write(output)
+    return found
 
 
-def readable_runs(results: Path) -> tuple[list[Finished], list[str]]:
-    """Every finished run below ``results``, and why a run folder could not be read, each.
-
-    Raises ``UserError`` when there is none.
-    """
-    runs, skipped = [], []
+def _readable(results: Path) -> tuple[list[Finished], list[str]]:
+    found, skipped = [], []
     for run in list_runs(results):
         try:
-            runs.append(run.finished())
+            found.append(run.finished())
         except UserError as error:
             skipped.append(str(error))
-    if not runs:
-        why = "".join(f"\n  {reason}" for reason in skipped)
-        raise UserError(f"there are no finished runs in {results / 'runs'}: start one with `bench run`{why}")
-    return runs, skipped
+    return found, skipped
 
 
 def _row(run: Finished) -> Row:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..report.leaderboard import leaderboard_of, readable_runs
+from ..report.leaderboard import leaderboard
 from ..report.rows import Only, Row
 from ..runs.run import Finished
 from ..show.escaping import plain_text
@@ -48,15 +48,13 @@ def report_site(
     Raises ``UserError`` when there is no finished run, or when ``output`` holds anything but an earlier report.
     """
     check_place(output)
-    runs, skipped = readable_runs(results)
-    board = leaderboard_of(runs, skipped, only, "rank")
-    by_name = {run.name: run for run in runs}
+    board = leaderboard(results, only=only)
     with new_report(output) as folder:
         galleries = {
-            column.name: _gallery(folder, column, rows, by_name, with_images, labels, progress, say)
+            column.name: _gallery(folder, column, rows, board.runs, with_images, labels, progress, say)
             for column, rows in columns_of(board.rows).items()
         }
-        write_pages(folder, Contents(board.rows, board.grids, by_name, galleries, board.skipped), progress)
+        write_pages(folder, Contents(board.rows, board.grids, board.runs, galleries, board.skipped), progress)
     return Site(
         output / "index.html",
         len(board.rows),
