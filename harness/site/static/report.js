@@ -143,6 +143,7 @@ function setUpBoard() {
   const filter = document.getElementById("filter");
   const boxes = [...controls.querySelectorAll("input[type=checkbox]")];
   const state = document.getElementById("state");
+  let wasNarrowed = false;
 
   function apply() {
     const keys = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
@@ -159,7 +160,9 @@ function setUpBoard() {
     }
     narrowed ||= visible < all;
     const said = [];
-    for (const group of new Set(sections.map((section) => section.group))) {
+    const changed = narrowed || wasNarrowed;
+    wasNarrowed = narrowed;
+    for (const group of changed ? new Set(sections.map((section) => section.group)) : []) {
       said.push(...applyGroup(sections.filter((section) => section.group === group), keys, narrowed));
     }
     state.textContent = narrowed
