@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .use.photo import segment_photo
     from .use.reproduce import reproduce
     from .use.run import run
+    from .use.site import report_site
 
 _HOMES = {
     "Counts": "metrics.counts",
@@ -42,6 +43,7 @@ _HOMES = {
     "leaderboard": "report.leaderboard",
     "list_claims": "report.claims",
     "load_protocol": "protocol.protocol",
+    "report_site": "use.site",
     "reproduce": "use.reproduce",
     "run": "use.run",
     "segment_photo": "use.photo",
@@ -64,6 +66,7 @@ __all__ = [
     "leaderboard",
     "list_claims",
     "load_protocol",
+    "report_site",
     "reproduce",
     "run",
     "segment_photo",

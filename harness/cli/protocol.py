@@ -1,6 +1,5 @@
 """``bench protocol show`` and ``diff``."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from ...methods import UserError
 from ...methods.core.errors import did_you_mean
 from ..protocol.protocol import Protocol, Setting, diff_settings, split_name
 from ..protocol.words import OFFICIAL, OUTSIDE, class_texts, list_words
+from ..report.of_protocol import changes, source_of, value_rows, value_text
 from ..runs.sources import load_any
 from ..show.tables import print_json, print_line, print_table
 
@@ -43,18 +43,12 @@ def _print_values(protocol: Protocol, setting: Setting, key: str | None) -> None
     title = f"values on {key}" if key else "values where no table of a data set says otherwise"
     columns = ("field", "value", "why it matters", "where the value comes from")
     chosen = [name for name in Setting.model_fields if name in setting.model_fields_set]
-    rows = [row for name in chosen for row in _rows(setting, name, _source(protocol, setting, name))]
+    rows = [row for name in chosen for row in value_rows(setting, name, source_of(protocol, setting, name))]
     print_table(title, columns, rows)
-    rest = [row for name in Setting.model_fields if name not in chosen for row in _rows(setting, name)]
+    rest = [row for name in Setting.model_fields if name not in chosen for row in value_rows(setting, name)]
     if rest:
         print_line("")
         print_table("fields left at the default of every protocol", columns[:3], rest)
-
-
-def _source(protocol: Protocol, setting: Setting, field: str) -> str:
-    if field not in setting.model_fields_set:
-        return "default of every protocol"
-    return protocol.sources.get(field, "the file does not say")
 
 
 def _print_tables(protocol: Protocol) -> None:
@@ -63,48 +57,10 @@ def _print_tables(protocol: Protocol) -> None:
     rows = []
     for key, table in protocol.dataset.items():
         values = {**base.model_dump(), **table}
-        rows.append((key, "; ".join(_changes(base.model_dump(), values)) or "nothing"))
+        rows.append((key, "; ".join(changes(base.model_dump(), values)) or "nothing"))
     if rows:
         print_line("")
         print_table("data sets with a table of their own", ("data set", "what differs from the values above"), rows)
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """``name = value`` for each value of ``new`` that is not in ``old``; tables within tables by their full names."""
-    for name, value in new.items():
-        if isinstance(value, dict):
-            inner = old.get(name)
-            yield from _changes(inner if isinstance(inner, dict) else {}, value, f"{prefix}{name}.")
-        elif name not in old or old[name] != value:
-            yield f"{prefix}{name} = {_text(value)}"
-
-
-def _rows(setting: Setting, field: str, *source: str) -> list[tuple[str, ...]]:
-    """Rows of a table for one field: one, and for a dictionary one more per entry, indented."""
-    value = getattr(setting, field)
-    own = "" if isinstance(value, dict) and value else _text(value)
-    blank = ("", *("" for _ in source))
-    return [(field, own, _why(field), *source), *((*cells, *blank) for cells in _inside(value, "  "))]
-
-
-def _inside(value: object, indent: str) -> Iterator[tuple[str, str]]:
-    for name, inner in value.items() if isinstance(value, dict) else ():
-        yield (indent + name, "" if isinstance(inner, dict) else _text(inner))
-        yield from _inside(inner, indent + "  ")
-
-
-def _why(field: str) -> str:
-    return Setting.model_fields[field].description or ""
-
-
-def _text(value: object) -> str:
-    """A value as `--set` takes it; quoted where blanks or nothing would be overlooked."""
-    if value is None or value == {}:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = str(value)
-    return text if text.strip() == text != "" else f'"{text}"'
 
 
 def _words(setting: Setting, record: DatasetRecord) -> dict[str, list[str]]:
@@ -154,7 +110,7 @@ def protocol_diff_command(first: str, second: str, dataset: str | None, as_json:
     settings = [protocol.setting(key) for protocol, key, _ in sides]
     found = diff_settings(settings[0], settings[1])
     sources = {
-        name: [_source(side[0], setting, name) for side, setting in zip(sides, settings, strict=True)]
+        name: [source_of(side[0], setting, name) for side, setting in zip(sides, settings, strict=True)]
         for name, *_ in found
     }
     words = _different_words(sides, settings)
@@ -177,8 +133,8 @@ def _print_differences(
     rows = []
     for field, a, b, why in found:
         if isinstance(a, dict):
-            a, b = ("; ".join(_changes(other, value)) or "none" for value, other in ((a, b), (b, a)))
-        rows.append((field, _text(a), _text(b), why))
+            a, b = ("; ".join(changes(other, value)) or "none" for value, other in ((a, b), (b, a)))
+        rows.append((field, value_text(a), value_text(b), why))
     print_table("", ("field", *names, "why numbers may move"), rows)
     print_line("")
     where = [(field, *sources[field]) for field, *_ in found]

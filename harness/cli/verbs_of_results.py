@@ -55,6 +55,29 @@ def compare(
 
 
 @results_app.command()
+def report(
+    results: Results = Path("results"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder (default: RESULTS/site).")] = None,
+    with_images: Annotated[
+        bool, typer.Option("--with-images", help="Pictures of data sets that are not ours too: mind their licences.")
+    ] = False,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of `bench run --save-labels`, else they are predicted again.")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="Only these methods: A,B.")] = "",
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Only these data sets: A,B.")] = "",
+    protocol: Annotated[str, typer.Option(help="Only these protocols, by name or hash: A,B.")] = "",
+    json: Json = False,
+) -> None:
+    """Write pages of all runs that open in a browser, without a server: tables, plots, classes, pictures."""
+    from .report import only_of
+    from .site import report_command
+
+    only = only_of(method, dataset, protocol, complete=False)
+    report_command(results, output or results / "site", with_images, labels, only, as_json=json)
+
+
+@results_app.command()
 def leaderboard(
     results: Results = Path("results"),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RESULTS/LEADERBOARD.md.")] = None,

@@ -5,7 +5,8 @@ its own.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ from .rows import Only, Row, newest_runs
 class Leaderboard:
     """``rows``: one per finished run, newest first.  ``skipped``: why a run folder could not be read, each.
 
-    ``grids``: methods by data sets, see ``Grid``.
+    ``grids``: methods by data sets, see ``Grid``.  ``runs``: the runs of the rows, by name.
     """
 
     rows: tuple[Row, ...]
     skipped: tuple[str, ...] = ()
     grids: tuple[Grid, ...] = ()
+    runs: Mapping[str, Finished] = field(default_factory=dict)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -86,7 +88,7 @@ def leaderboard(
         )
     by_name = {run.name: run for run in runs}
     compared = _with_comparisons(rows, by_name)
-    found = Leaderboard(compared, tuple(skipped), grids(compared, lambda row: by_name[row.run].result, sort))
+    found = Leaderboard(compared, tuple(skipped), grids(compared, lambda row: by_name[row.run].result, sort), by_name)
     if output is not None:
         found.write(output, interval)
     return found
