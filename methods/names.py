@@ -16,6 +16,8 @@ _BUILT_IN = {
     "clearclip": ".clearclip:ClearCLIP",
     "naclip": ".naclip:NACLIP",
     "proxyclip": ".proxyclip:ProxyCLIP",
+    "resclip": ".resclip:ResCLIP",
+    "sc-clip": ".sc_clip:SCCLIP",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
     "clip-diy": ".clip_diy:CLIPDIY",
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",

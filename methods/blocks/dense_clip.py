@@ -179,13 +179,19 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
 
     def raw_features(self, tokens: Tensor, grid: tuple[int, int], heads: Heads | None = None) -> Tensor:
         """``patch_features`` before they are normalised."""
-        block, rule = self.tower.blocks[-1], self.last_block
-        x = vit.project_out(block, _mix_values(block, tokens, rule, grid, heads))
-        if rule.residual:
-            x = tokens[:, 1:] + x
-        if rule.ffn:
-            x = vit.add_ffn(block, x)
-        return vit.project(self.tower, x)
+        mixed = _mix_values(self.tower.blocks[-1], tokens, self.last_block, grid, heads)
+        return project_mixed(self.tower, self.last_block, tokens, mixed)
+
+
+def project_mixed(tower: vit.VisionTransformer, rule: LastBlock, tokens: Tensor, mixed: Tensor) -> Tensor:
+    """What follows the attention: its input ``(B, 1 + N, D)`` and mixed values ``(B, N, D)`` -> ``(B, N, dim)``."""
+    block = tower.blocks[-1]
+    x = vit.project_out(block, mixed)
+    if rule.residual:
+        x = tokens[:, 1:] + x
+    if rule.ffn:
+        x = vit.add_ffn(block, x)
+    return vit.project(tower, x)
 
 
 def _mix_values(

@@ -12,6 +12,7 @@ from ovss.datasets import DatasetRecord
 from ovss.harness.protocol.protocol import Protocol, Setting, load_protocol
 from ovss.harness.protocol.words import vocabulary_for
 from ovss.methods.core.vocabulary import load_templates
+from ovss.methods.resclip import ResCLIPOptions
 
 CLASSES = Path(ovss.datasets.__file__).parent / "classes"
 WORDS = Path(ovss.harness.__file__).parent / "protocol" / "vocabularies"
@@ -19,7 +20,7 @@ SETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff",
 PRESETS = (
     *("tcl", "maskclip", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip"),
     *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
-    *("tcl-original", "groupvit", "segclip"),
+    *("tcl-original", "groupvit", "segclip", "resclip"),
 )
 METHOD_OPTIONS = {"clearclip": {"pad": True}, "tcl": {"pad": "end", "positions": "size"}}
 NAMED = [(name, key) for name in PRESETS for key in load_protocol(name).dataset]
@@ -178,6 +179,7 @@ FAMILY: dict[str, dict[str, tuple[int, int, int, float, float, float]]] = {
         "ade20k": (336, 224, 112, 40, 0, 0),
     },
 }
+FAMILY["resclip"] = FAMILY["naclip"]
 FAMILY["corrclip"] = {key: FAMILY["proxyclip"][key] for key in SETS}
 
 
@@ -215,6 +217,28 @@ def test_constants_inside_trident(key: str) -> None:
     names = ("window_px", "stride_px", "cosine_factor", "refine_negative_cosine", "coarse_threshold")
     assert tuple(options.pop(name) for name in names) == TRIDENT[key]
     assert options == {"sam_refinement": True}
+
+
+RESCLIP = {  # least probability, gain and share of earlier attention, gain and share of the feedback
+    "voc21": (0.5, 2.0, 0.3, 2.2, 0.7),
+    "voc20": (0.1, 2.0, 0.6, 2.1, 0.6),
+    "context60": (0.3, 2.0, 0.3, 1.8, 0.7),
+    "context59": (0.25, 2.0, 0.4, 1.8, 0.7),
+    "coco_object": (0.11, 2.0, 0.4, 1.8, 0.7),
+    "coco_stuff": (0.11, 2.0, 0.4, 1.8, 0.7),
+    "cityscapes": (0.1, 2.0, 0.2, 2.1, 0.6),
+    "ade20k": (0.25, 2.0, 0.3, 2.1, 0.7),
+}
+
+
+@pytest.mark.parametrize("key", RESCLIP)
+def test_constants_inside_resclip(key: str) -> None:
+    names = ("least_probability", "early_gain", "early_share", "feedback_gain", "feedback_share")
+    setting = load_protocol("resclip").setting(key)
+    assert setting.options_of == {"resclip": dict(zip(names, RESCLIP[key], strict=True))}
+    assert setting.options_for("resclip") == {"logit_scale": 40, **setting.options_of["resclip"]}
+    same = ResCLIPOptions(**setting.options_for("resclip")) == ResCLIPOptions()
+    assert same == (key == "ade20k")
 
 
 def test_background_rules_of_tcl_and_clip_dinoiser() -> None:
@@ -371,6 +395,7 @@ LISTS = {  # the list of each paper on SETS; the background words of CLIPer's li
     "sclip": ("sclip",) * 8,
     "naclip": ("sclip",) * 8,
     "sc-clip": ("sclip",) * 8,
+    "resclip": ("sclip",) * 8,
     "corrclip": ("corrclip",) * 8,
     "clearclip": ("clearclip", "clearclip", "sclip", "sclip", "clearclip", "sclip", "sclip", "sclip"),
     "proxyclip": ("proxyclip", "proxyclip", "sclip", "sclip", "proxyclip", "sclip", "sclip", "sclip"),
