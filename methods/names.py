@@ -16,6 +16,7 @@ _BUILT_IN = {
     "clearclip": ".clearclip:ClearCLIP",
     "naclip": ".naclip:NACLIP",
     "proxyclip": ".proxyclip:ProxyCLIP",
+    "sfp": ".sfp:SFP",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
     "clip-diy": ".clip_diy:CLIPDIY",
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",

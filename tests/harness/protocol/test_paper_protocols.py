@@ -18,7 +18,7 @@ WORDS = Path(ovss.harness.__file__).parent / "protocol" / "vocabularies"
 SETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k")
 PRESETS = (
     *("tcl", "maskclip", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip"),
-    *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
+    *("sfp", "cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
     *("tcl-original", "groupvit", "segclip"),
 )
 METHOD_OPTIONS = {"clearclip": {"pad": True}, "tcl": {"pad": "end", "positions": "size"}}
@@ -66,7 +66,7 @@ def test_words_are_chosen_data_set_by_data_set(name: str) -> None:
 
 
 def test_which_data_sets_have_a_table() -> None:
-    for name in ("tcl", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip", "cliper-v2"):
+    for name in (*FAMILY, "cliper-v2"):
         assert set(SETS) <= set(load_protocol(name).dataset), name
     assert set(SETS) == set(load_protocol("cliper-v2-l14").dataset)
     for name in ("cliper-v1", "cliper-v1-l14"):
@@ -178,6 +178,7 @@ FAMILY: dict[str, dict[str, tuple[int, int, int, float, float, float]]] = {
         "ade20k": (336, 224, 112, 40, 0, 0),
     },
 }
+FAMILY["sfp"] = {**FAMILY["sc-clip"], "ade20k": (384, 224, 112, 40, 0, 0)}
 FAMILY["corrclip"] = {key: FAMILY["proxyclip"][key] for key in SETS}
 
 
@@ -371,6 +372,7 @@ LISTS = {  # the list of each paper on SETS; the background words of CLIPer's li
     "sclip": ("sclip",) * 8,
     "naclip": ("sclip",) * 8,
     "sc-clip": ("sclip",) * 8,
+    "sfp": ("sclip",) * 8,
     "corrclip": ("corrclip",) * 8,
     "clearclip": ("clearclip", "clearclip", "sclip", "sclip", "clearclip", "sclip", "sclip", "sclip"),
     "proxyclip": ("proxyclip", "proxyclip", "sclip", "sclip", "proxyclip", "sclip", "sclip", "sclip"),
