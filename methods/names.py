@@ -17,6 +17,7 @@ _BUILT_IN = {
     "naclip": ".naclip:NACLIP",
     "proxyclip": ".proxyclip:ProxyCLIP",
     "sfp": ".sfp:SFP",
+    "rf-clip": ".rf_clip:RFCLIP",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
     "clip-diy": ".clip_diy:CLIPDIY",
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",
