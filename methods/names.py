@@ -18,6 +18,8 @@ _BUILT_IN = {
     "proxyclip": ".proxyclip:ProxyCLIP",
     "resclip": ".resclip:ResCLIP",
     "sc-clip": ".sc_clip:SCCLIP",
+    "sfp": ".sfp:SFP",
+    "rf-clip": ".rf_clip:RFCLIP",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
     "clip-diy": ".clip_diy:CLIPDIY",
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",

@@ -74,6 +74,11 @@ class Method(ABC, Generic[Seen, Said]):
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or options_type(type(self))()
 
+    @property
+    def sees_whole_image(self) -> bool:
+        """Whether scores of a window depend on the image outside it."""
+        return False
+
     @abstractmethod
     def encode_text(self, vocabulary: Vocabulary) -> Said:
         """The words, encoded once.  Raises ``UserError`` for a vocabulary that the method cannot use."""

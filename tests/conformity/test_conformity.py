@@ -114,6 +114,12 @@ class BatchDependent(Sound):
         return super().score_windows(seen, words) + 0.01 * len(seen.features)
 
 
+class SeesImage(BatchDependent):
+    """Its windows are no images of their own, and it says so."""
+
+    sees_whole_image = True
+
+
 class OpensSocket(Sound):
     def score_windows(self, seen: SeenPatches, words: ClipWords) -> Tensor:
         socket.socket().close()
@@ -201,6 +207,7 @@ class SilentOption(Sound):
 
 def test_sound(backbone: Backbone) -> None:
     assert failures(lambda: Sound(backbone)) == {}
+    assert failures(lambda: SeesImage(backbone)) == {}
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
         return {"encoder": random_s4_weights(visual.proj.shape[1])}
     if name == "ovseg-tf":
         return {"scale": 2000.0, "min_size": 2000}  # few superpixels: fast
+    if name == "rf-clip":
+        return {"sink_channels": f"1,{width // 2},{width - 1}"}
     if name in own:
         return {"weights": own[name]()}
     if name == "clip-dinoiser":

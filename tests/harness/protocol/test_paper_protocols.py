@@ -13,6 +13,7 @@ from ovss.harness.protocol.protocol import Protocol, Setting, load_protocol
 from ovss.harness.protocol.words import vocabulary_for
 from ovss.methods.core.vocabulary import load_templates
 from ovss.methods.resclip import ResCLIPOptions
+from ovss.methods.rf_clip import RFCLIPOptions
 
 CLASSES = Path(ovss.datasets.__file__).parent / "classes"
 WORDS = Path(ovss.harness.__file__).parent / "protocol" / "vocabularies"
@@ -20,7 +21,7 @@ SETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff",
 PRESETS = (
     *("tcl", "maskclip", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip"),
     *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
-    *("tcl-original", "groupvit", "segclip", "resclip"),
+    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip"),
 )
 METHOD_OPTIONS = {"clearclip": {"pad": True}, "tcl": {"pad": "end", "positions": "size"}}
 NAMED = [(name, key) for name in PRESETS for key in load_protocol(name).dataset]
@@ -67,7 +68,7 @@ def test_words_are_chosen_data_set_by_data_set(name: str) -> None:
 
 
 def test_which_data_sets_have_a_table() -> None:
-    for name in ("tcl", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip", "cliper-v2"):
+    for name in (*FAMILY, "cliper-v2"):
         assert set(SETS) <= set(load_protocol(name).dataset), name
     assert set(SETS) == set(load_protocol("cliper-v2-l14").dataset)
     for name in ("cliper-v1", "cliper-v1-l14"):
@@ -180,6 +181,8 @@ FAMILY: dict[str, dict[str, tuple[int, int, int, float, float, float]]] = {
     },
 }
 FAMILY["resclip"] = FAMILY["naclip"]
+FAMILY["sfp"] = {**FAMILY["sc-clip"], "ade20k": (384, 224, 112, 40, 0, 0)}
+FAMILY["rf-clip"] = {**FAMILY["naclip"], "voc20": (336, 224, 112, 40, 0, 0)}
 FAMILY["corrclip"] = {key: FAMILY["proxyclip"][key] for key in SETS}
 
 
@@ -195,7 +198,7 @@ def test_settings_of_the_mmseg_family(name: str) -> None:
         assert (found.long_side_px, found.resize, found.columns) == (2048, "opencv-linear", 1)
         assert (found.size_multiple_px, found.templates, found.averaging) == (0, "openai80", "mmseg")
         assert found.average == ("probability" if name == "tcl" else "score")
-        assert (found.refine, found.refine_steps) == ("pamr" if name == "naclip" else "none", 10)
+        assert (found.refine, found.refine_steps) == ("pamr" if name in ("naclip", "rf-clip") else "none", 10)
         assert found.method_options == METHOD_OPTIONS.get(name, {})
 
 
@@ -239,6 +242,25 @@ def test_constants_inside_resclip(key: str) -> None:
     assert setting.options_for("resclip") == {"logit_scale": 40, **setting.options_of["resclip"]}
     same = ResCLIPOptions(**setting.options_for("resclip")) == ResCLIPOptions()
     assert same == (key == "ade20k")
+
+
+RF_CLIP = {  # weight of the overall score, of the image in the texts, distance of texts, what the overall score is of
+    "voc21": (0.1, 0.03, 0.1, "image"),
+    "voc20": (0.4, 0.02, 0.1, "image"),
+    "context60": (0.25, 0.04, 0.09, "image"),
+    "context59": (0.25, 0.04, 0.09, "image"),
+    "coco_object": (0.25, 0.01, 0.1, "image"),
+    "coco_stuff": (0.2, 0.02, 0.02, "image"),
+    "cityscapes": (0.1, 0.03, 0.14, "window"),
+    "ade20k": (0.3, 0.05, 0.06, "image"),
+}
+
+
+@pytest.mark.parametrize("key", RF_CLIP)
+def test_constants_inside_rf_clip(key: str) -> None:
+    found = RFCLIPOptions(**load_protocol("rf-clip").setting(key).options_of["rf-clip"])
+    assert (found.overall_weight, found.image_weight, found.text_distance, found.overall) == RF_CLIP[key]
+    assert load_protocol("rf-clip").setting("camvid").options_for("rf-clip") == {}
 
 
 def test_background_rules_of_tcl_and_clip_dinoiser() -> None:
@@ -396,6 +418,8 @@ LISTS = {  # the list of each paper on SETS; the background words of CLIPer's li
     "naclip": ("sclip",) * 8,
     "sc-clip": ("sclip",) * 8,
     "resclip": ("sclip",) * 8,
+    "sfp": ("sclip",) * 8,
+    "rf-clip": ("sclip",) * 8,
     "corrclip": ("corrclip",) * 8,
     "clearclip": ("clearclip", "clearclip", "sclip", "sclip", "clearclip", "sclip", "sclip", "sclip"),
     "proxyclip": ("proxyclip", "proxyclip", "sclip", "sclip", "proxyclip", "sclip", "sclip", "sclip"),

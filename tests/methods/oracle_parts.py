@@ -1,0 +1,48 @@
+"""Vectors of original programs (tests/data/oracles) as this package's parts."""
+
+from pathlib import Path
+
+import open_clip
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ovss.methods import Backbone, Picture, Vocabulary, WindowGeometry
+from ovss.methods.blocks.clip_method import ClipMethod, ClipWords
+
+TOLERANCE = 2e-5
+VOCABULARY = Vocabulary.from_texts([["a", "b", "c"], ["d"], ["e", "f"], ["g"]], ["0", "1", "2", "3"], ["{}"])
+"""Seven texts of four classes, as the vectors of one CLIP have them."""
+_FOLDER = Path(__file__).parents[1] / "data" / "oracles"
+_MEAN, _STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
+
+
+def read_oracle(name: str) -> dict[str, Tensor]:
+    tensors = load_file(_FOLDER / f"{name}.safetensors")
+    return {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
+
+
+def oracle_backbone(oracle: dict[str, Tensor], layers: int = 12) -> Backbone:
+    """A CLIP of width 128 with the vectors' image tower, and no text tower to speak of."""
+    vision = {"image_size": 224, "layers": layers, "width": 128, "head_width": 64, "patch_size": 16}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
+    model = open_clip.CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval()
+    weights = {k.removeprefix("clip."): t for k, t in oracle.items() if k.startswith("clip.")}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected and not [name for name in missing if name.startswith("visual")]
+    mean, std = (tuple(v / 255 for v in values) for values in (_MEAN, _STD))
+    return Backbone(model, SimpleTokenizer(context_length=16), "tiny", "oracle", mean, std)  # type: ignore[arg-type]
+
+
+def scores_of(
+    method: ClipMethod, oracle: dict[str, Tensor], image: str, geometry: WindowGeometry = WindowGeometry()
+) -> Tensor:
+    """Scores ``(windows, Q, h, w)`` of the vectors' image and texts, by the method's own way."""
+    seen = method.encode_image(Picture.of(oracle[f"{image}.image"].permute(2, 0, 1)), geometry)
+    return method.score(seen, ClipWords(VOCABULARY, oracle["text"])).dense().scores
+
+
+def error(got: Tensor, wanted: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    assert got.shape == wanted.shape
+    return float((got - wanted).abs().max() / wanted.abs().max())
