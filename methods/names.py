@@ -15,6 +15,7 @@ _BUILT_IN = {
     "sclip": ".sclip:SCLIP",
     "clearclip": ".clearclip:ClearCLIP",
     "naclip": ".naclip:NACLIP",
+    "gem": ".gem:GEM",
     "proxyclip": ".proxyclip:ProxyCLIP",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
     "clip-diy": ".clip_diy:CLIPDIY",

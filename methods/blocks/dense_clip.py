@@ -68,8 +68,10 @@ class DenseClipOptions(Options):
         "window (SCLIP, NACLIP), true pads evenly with the mean colour and cuts after (ClearCLIP), end pads with black "
         "below and to the right and stretches the grid over the window (CLIP-DINOiser)",
     )
-    positions: Literal["factor", "size"] = Field(
-        "factor", description="how the position embedding is interpolated: by a scale factor or by the target size"
+    positions: Literal["factor", "size", "antialias", "bilinear"] = Field(
+        "factor",
+        description="how the position embedding is interpolated: bicubic by a scale factor, by the target size, by "
+        "that with antialias (GEM), or bilinear (CLIPSurgery)",
     )
 
 
@@ -77,7 +79,7 @@ class EndPaddedOptions(DenseClipOptions):
     """As MaskCLIP and CLIP-DINOiser were released: padding below and to the right, positions by target size."""
 
     pad: Literal["end"] | bool = Field("end", description=DenseClipOptions.model_fields["pad"].description)
-    positions: Literal["factor", "size"] = Field(
+    positions: Literal["factor", "size", "antialias", "bilinear"] = Field(
         "size", description=DenseClipOptions.model_fields["positions"].description
     )
 
