@@ -15,6 +15,7 @@ _BUILT_IN = {
     "sclip": ".sclip:SCLIP",
     "clearclip": ".clearclip:ClearCLIP",
     "naclip": ".naclip:NACLIP",
+    "clip-surgery": ".clip_surgery:CLIPSurgery",
     "gem": ".gem:GEM",
     "proxyclip": ".proxyclip:ProxyCLIP",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",

@@ -46,8 +46,8 @@ def backbone() -> Backbone:
 
 
 PADDED = (
-    *("clip", "maskclip", "maskclip-value", "sclip", "clearclip", "naclip", "gem", "maskclip-original"),
-    "clip-dinoiser",
+    *("clip", "maskclip", "maskclip-value", "sclip", "clearclip", "naclip", "clip-surgery", "gem"),
+    *("maskclip-original", "clip-dinoiser"),
 )
 
 
