@@ -48,8 +48,8 @@ class SeenPatches:
 
     ``features`` ``(B, h, w, dim)`` float32 are of unit length.  The rest is None unless the method asks for it:
     ``keys`` ``(B, h * w, D)`` float32 are those of the last block through its output projection, ``salient``
-    ``(B, h, w)`` bool marks patches that show an object, ``class_token`` ``(B, dim)`` float32 is that of the window, of unit
-    length, as CLIP itself has it.
+    ``(B, h, w)`` bool marks patches that show an object, ``class_token`` ``(B, dim)`` float32 is that of the window as
+    CLIP itself has it, of unit length.
 
     A slice of a wider tensor would not do: a product reads it with other strides, and on some CPUs rounds otherwise
     than the same product in another method.

@@ -43,11 +43,14 @@ def test_cosines_of_the_original(oracle: dict[str, Tensor], backbone: Backbone, 
     assert error(scores(oracle, backbone, image), oracle[f"{image}.cos_grid"]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("image", IMAGES)
-def test_feature_surgery_of_the_original(oracle: dict[str, Tensor], backbone: Backbone, image: str) -> None:
+@pytest.mark.parametrize(("image", "moved"), [("in0", 0.2347), ("in1", 0.1157)])
+def test_feature_surgery_of_the_original(
+    oracle: dict[str, Tensor], backbone: Backbone, image: str, moved: float
+) -> None:
+    """It moves the best class, of as many patches as with the original."""
     found, plain = scores(oracle, backbone, image, feature_surgery=True), scores(oracle, backbone, image)
     assert error(found, surgery(oracle, image, "multi")) <= TOLERANCE
-    assert 0.05 < float((found.argmax(0) != plain.argmax(0)).float().mean()) < 0.3  # it moves the best class
+    assert float((found.argmax(0) != plain.argmax(0)).float().mean()) == pytest.approx(moved, abs=1e-4)
 
 
 @pytest.mark.parametrize("image", IMAGES)
