@@ -15,6 +15,8 @@ _BUILT_IN = {
     "sclip": ".sclip:SCLIP",
     "clearclip": ".clearclip:ClearCLIP",
     "naclip": ".naclip:NACLIP",
+    "clip-surgery": ".clip_surgery:CLIPSurgery",
+    "gem": ".gem:GEM",
     "proxyclip": ".proxyclip:ProxyCLIP",
     "resclip": ".resclip:ResCLIP",
     "sc-clip": ".sc_clip:SCCLIP",

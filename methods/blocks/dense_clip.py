@@ -48,7 +48,8 @@ class SeenPatches:
 
     ``features`` ``(B, h, w, dim)`` float32 are of unit length.  The rest is None unless the method asks for it:
     ``keys`` ``(B, h * w, D)`` float32 are those of the last block through its output projection, ``salient``
-    ``(B, h, w)`` bool marks patches that show an object.
+    ``(B, h, w)`` bool marks patches that show an object, ``class_token`` ``(B, dim)`` float32 is that of the window as
+    CLIP itself has it, of unit length.
 
     A slice of a wider tensor would not do: a product reads it with other strides, and on some CPUs rounds otherwise
     than the same product in another method.
@@ -57,6 +58,7 @@ class SeenPatches:
     features: Tensor
     keys: Tensor | None = None
     salient: Tensor | None = None
+    class_token: Tensor | None = None
 
 
 class DenseClipOptions(Options):
@@ -68,8 +70,10 @@ class DenseClipOptions(Options):
         "window (SCLIP, NACLIP), true pads evenly with the mean colour and cuts after (ClearCLIP), end pads with black "
         "below and to the right and stretches the grid over the window (CLIP-DINOiser)",
     )
-    positions: Literal["factor", "size"] = Field(
-        "factor", description="how the position embedding is interpolated: by a scale factor or by the target size"
+    positions: Literal["factor", "size", "antialias", "bilinear"] = Field(
+        "factor",
+        description="how the position embedding is interpolated: bicubic by a scale factor, by the target size, by "
+        "that with antialias (GEM), or bilinear (CLIPSurgery)",
     )
 
 
@@ -77,7 +81,7 @@ class EndPaddedOptions(DenseClipOptions):
     """As MaskCLIP and CLIP-DINOiser were released: padding below and to the right, positions by target size."""
 
     pad: Literal["end"] | bool = Field("end", description=DenseClipOptions.model_fields["pad"].description)
-    positions: Literal["factor", "size"] = Field(
+    positions: Literal["factor", "size", "antialias", "bilinear"] = Field(
         "size", description=DenseClipOptions.model_fields["positions"].description
     )
 

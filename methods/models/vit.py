@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 
 Activation = Callable[[Tensor], Tensor]
-Positions = Literal["factor", "size", "half"]
+Positions = Literal["factor", "size", "antialias", "bilinear", "half"]
 
 
 @dataclass(frozen=True)
@@ -211,11 +211,12 @@ def run_block(block: Block, x: Tensor, causal: bool = False) -> Tensor:
 def position_for(vit: PositionTable, height: int, width: int, rule: Positions = "factor") -> Tensor:
     """Position embedding for a grid of ``height x width`` patches, ``(1 + height * width, D)`` float32.
 
-    As stored when the grid is the stored one.  Otherwise interpolated, no antialias, align_corners False.  The rules
-    differ in where and how they sample, hence in numbers.  "factor": bicubic by *scale factors* ``(height + 0.1) /
-    side``, as the family around SCLIP does (wangf3014/SCLIP, clip/model.py).  "size": bicubic by the target size, as
-    CLIP-DINOiser does (wysoczanska/clip_dinoiser, models/maskclip/maskclip.py).  "half": bilinear by the target size
-    and rounded to float16, whatever the grid, as CLIPer does (linsun449/cliper.code, modified_clip/model.py).
+    As stored when the grid is the stored one.  Otherwise interpolated, align_corners False.  The rules differ in where
+    and how they sample, hence in numbers.  "factor": bicubic by *scale factors* ``(height + 0.1) / side``, as the
+    family around SCLIP does (wangf3014/SCLIP, clip/model.py).  "size": bicubic by the target size, as CLIP-DINOiser
+    does (wysoczanska/clip_dinoiser, models/maskclip/maskclip.py).  "antialias": the same with antialias, another
+    kernel also where the table grows, as GEM does.  "bilinear": by the target size, as CLIPSurgery does.  "half": that,
+    rounded to float16, whatever the grid, as CLIPer does (linsun449/cliper.code, modified_clip/model.py).
     """
     position = _resized_table(vit, height, width, rule)
     return position.half().float() if rule == "half" else position
@@ -229,7 +230,8 @@ def _resized_table(vit: PositionTable, height: int, width: int, rule: Positions)
     where: Any = {"size": (height, width)}
     if rule == "factor":
         where = {"scale_factor": ((height + 0.1) / side, (width + 0.1) / side)}
-    table = F.interpolate(table, **where, mode="bilinear" if rule == "half" else "bicubic", align_corners=False)
+    mode = "bilinear" if rule in ("bilinear", "half") else "bicubic"
+    table = F.interpolate(table, **where, mode=mode, align_corners=False, antialias=rule == "antialias")
     if tuple(table.shape[2:]) != (height, width):
         raise ValueError(f"position table became {tuple(table.shape[2:])}, wanted {(height, width)}")
     return torch.cat([vit.position[:1], table.flatten(2)[0].T])

@@ -50,7 +50,7 @@ BEFORE_TORCH = {
 }
 BEFORE_OPEN_CLIP = {
     "run -m sclip -d shapes --option colour=3": "method 'sclip': there is no option 'colour'. Known: pad, positions",
-    "run -m sclip -d shapes --option positions=sise": "option positions is 'sise': allowed is factor or size",
+    "run -m sclip -d shapes --option positions=sise": "allowed is factor, size, antialias or bilinear",
     "run -m sclip,clip -d shapes --option colour=3": "none of the methods sclip, clip takes an option 'colour'",
     "run -m sclip,clip -d shapes --option slcip.pad=true": "none of the methods; did you mean sclip?",
     "run -m sclip,clip -d shapes --option sclip.colour=3": "method 'sclip': there is no option 'colour'",

@@ -46,8 +46,8 @@ def backbone() -> Backbone:
 
 
 PADDED = (
-    *("clip", "maskclip", "maskclip-value", "sclip", "clearclip", "naclip", "maskclip-original", "clip-dinoiser"),
-    "sc-clip",
+    *("clip", "maskclip", "maskclip-value", "sclip", "clearclip", "naclip", "clip-surgery", "gem"),
+    *("maskclip-original", "clip-dinoiser", "sc-clip"),
 )
 
 
