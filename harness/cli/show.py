@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ..report.confused import Confused
 from ..report.of_run import class_rows, provenance_rows
 from ..runs.run import Finished, find_run
 from ..show.tables import percent, print_json, print_line, print_table, print_warning
-from ..use.images import Confusion, ScoredImage, confusions, draw_images, worst_images
+from ..use.images import ScoredImage, confusions, draw_images, worst_images
 from .early import check_png
 
 _CONFUSIONS = 20
@@ -41,7 +42,7 @@ def _show_images(
     worst: Sequence[ScoredImage],
     picture: Path | None,
     labels: Path | None,
-    taken: Sequence[Confusion] | None,
+    taken: Sequence[Confused] | None,
     as_json: bool,
 ) -> None:
     same = draw_images(run, [one.image for one in worst], picture, labels) if picture and worst else True

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ...datasets import find_record
 from ...datasets.catalog import dataset_keys
-from ..metrics.of_confusion import dense
 from ..protocol.protocol import Setting
+from ..report.confused import Confused, confusion_table
 from ..report.of_protocol import source_of, value_rows
 from ..report.of_run import class_rows, provenance_rows
 from ..runs.run import Finished
@@ -17,17 +15,6 @@ from .heat import Shaded
 MATRIX_MOST = 40
 """Classes of which a matrix can still be read."""
 CONFUSIONS_MOST = 20
-OUTSIDE = "none of the classes"
-
-
-@dataclass(frozen=True)
-class Confused:
-    """Pixels of the class ``label`` that were said to be ``prediction``, and their share of the label in percent."""
-
-    label: str
-    prediction: str
-    pixels: int
-    percent: float
 
 
 @dataclass(frozen=True)
@@ -111,21 +98,13 @@ def _stages(seconds: dict[str, float]) -> tuple[Stage, ...]:
 
 def _confusion(run: Finished) -> Confusion | None:
     """None when the run has not stored it."""
-    if run.result.confusion is None:
+    table = confusion_table(run)
+    if table is None:
         return None
-    classes = run.plan.record.classes
-    size = max(len(classes), int(run.result.confusion.prediction.max(initial=0)) + 1)
-    names = (*classes, *[OUTSIDE] * (size - len(classes)))
-    table = dense(run.result.confusion, size)
-    totals = table.sum(axis=1)
-    shares = 100 * table / np.maximum(totals, 1)[:, None]
-    wrong = table.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[: min(CONFUSIONS_MOST, np.count_nonzero(wrong))]
-    cells = [divmod(int(k), size) for k in order]
-    most = tuple(Confused(names[a], names[b], int(table[a, b]), float(shares[a, b])) for a, b in cells)
-    if len(classes) > MATRIX_MOST:
-        return Confusion(most, names, ())
-    lines = range(len(classes))
-    matrix = tuple(tuple(Shaded(float(v) if totals[a] else None) for v in shares[a]) for a in lines)
-    return Confusion(most, names, matrix)
+    most = table.most_confused()[:CONFUSIONS_MOST]
+    classes = len(run.plan.record.classes)
+    if classes > MATRIX_MOST:
+        return Confusion(most, table.names, ())
+    labelled, shares = table.pixels.sum(axis=1) > 0, 100 * table.shares
+    matrix = tuple(tuple(Shaded(float(v) if labelled[a] else None) for v in shares[a]) for a in range(classes))
+    return Confusion(most, table.names, matrix)

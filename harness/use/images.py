@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...methods import UserError
-from ..metrics.of_confusion import dense
+from ..report.confused import Confused, confusion_table
 from ..report.sheets import results_sheet, save_png
 from ..runs.run import Finished
 from .label_maps import label_maps
@@ -19,16 +19,6 @@ class ScoredImage:
 
     image: str
     miou: float
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Pixels of the class ``label`` that were said to be ``prediction``, and their share of all pixels of ``label``."""
-
-    label: str
-    prediction: str
-    pixels: int
-    share: float
 
 
 def worst_images(run: Finished, count: int) -> tuple[ScoredImage, ...]:
@@ -49,23 +39,13 @@ def draw_images(run: Finished, ids: Sequence[str], output: Path, saved: Path | N
     return all(one.same for one in found)
 
 
-def confusions(run: Finished) -> tuple[Confusion, ...]:
-    """What was taken for what, most pixels first; equal labels and predictions are left out.
-
-    Raises ``UserError`` when the run has not stored it.
-    """
-    if run.result.confusion is None:
+def confusions(run: Finished) -> tuple[Confused, ...]:
+    """What was taken for what, most pixels first.  Raises ``UserError`` when the run has not stored it."""
+    table = confusion_table(run)
+    if table is None:
         spec = run.plan.spec
         raise UserError(
             f"{run.name} has not stored which class was taken for which: "
             f"`bench run --method {spec.method} --dataset {spec.dataset} --confusion` does"
         )
-    classes = run.plan.record.classes
-    size = max(len(classes), int(run.result.confusion.prediction.max(initial=0)) + 1)
-    table = dense(run.result.confusion, size)
-    names = [*classes, *["none of the classes"] * (size - len(classes))]
-    totals = table.sum(axis=1)
-    np.fill_diagonal(table, 0)
-    order = np.argsort(-table, axis=None, kind="stable")[: np.count_nonzero(table)]
-    cells = (divmod(int(k), size) for k in order)
-    return tuple(Confusion(names[a], names[b], int(table[a, b]), float(table[a, b] / totals[a])) for a, b in cells)
+    return table.most_confused()
