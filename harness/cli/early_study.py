@@ -36,7 +36,7 @@ def check_sweep(
             changes=[*others, f"{asked.field}={value}"],
             options=options,
             picture=None,
-            results=results,
+            folders={"--results": results},
         )
 
 

@@ -103,7 +103,7 @@ def time_(
         changes=changes,
         options=option or [],
         picture=None,
-        results=results,
+        folders={"--results": results},
     )
     from .timing import time_command
 
