@@ -89,7 +89,6 @@ class RFCLIP(DenseClip):
         name="rf-clip",
         title="RF-CLIP",
         paper="AAAI 2026; public code liblacklucy/RF-CLIP",
-        published="RF-CLIP",
         offline=False,
     )
     last_block = LastBlock(("kk",), residual=False, ffn=False)

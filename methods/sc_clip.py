@@ -50,7 +50,7 @@ class SCCLIP(DenseClip):
     info = MethodInfo(
         name="sc-clip",
         title="SC-CLIP",
-        paper="Bai et al., arXiv:2411.15869",
+        paper="Bai et al., 2024, arXiv:2411.15869",
         published="SC-CLIP",
     )
     last_block = LastBlock(("kk",), residual=False, ffn=False)

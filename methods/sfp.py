@@ -58,7 +58,7 @@ class SFP(DenseClip):
     info = MethodInfo(
         name="sfp",
         title="SFP",
-        paper="ICCV 2025; public code Kimsure/SFP",
+        paper="Jin et al., ICCV 2025; public code Kimsure/SFP",
         published="SFP",
     )
     last_block = LastBlock(("qq", "kk"), residual=False, ffn=False)

@@ -49,7 +49,8 @@ def test_names_of_classes_and_of_a_plugin(
 @pytest.mark.skipif(bool(WHY_NO_BROWSER), reason=WHY_NO_BROWSER)
 def test_every_page_in_a_browser(bench: Bench, own: str, tmp_path: Path) -> None:
     """Pages in folders find style, script and pictures; a head sorts; nothing complains, and nothing foreign runs."""
-    assert bench("report", "-o", "a #%41 site", "--with-images").code == 0
+    ended = bench("report", "-o", "a #%41 site", "--with-images")
+    assert ended.code == 0 and "warning" not in ended.err, ended.err
     with open_browser() as browser:
         for path in sorted((tmp_path / "a #%41 site").rglob("*.html")):
             browser.get(path.as_uri())

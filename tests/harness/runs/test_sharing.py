@@ -214,7 +214,7 @@ def test_workers(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, un
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
     lanes = lanes_for(tmp_path, home, THREE)
     seen: list[int] = []
-    engine.work_in_processes([lane.run for lane in lanes], lanes[0].data.ids, workers, seen.append)
+    engine.work_in_processes([lane.run for lane in lanes], lanes[0].data.ids, workers, seen.append, [None] * len(lanes))
     assert sum(seen) == 3 * len(SIZES)
     assert outputs(lanes) == undisturbed
 
