@@ -9,7 +9,7 @@ import pytest
 
 from ovss.harness.show.escaping import is_hidden, plain_text
 
-from ..harness.site.made_up import WHY_NO_BROWSER, Balance, assert_silent, open_browser, parsed, text_of
+from ..harness.site.made_up import WHY_NO_BROWSER, Balance, assert_silent, open_browser, open_page, parsed, text_of
 from .conftest import Ended
 from .test_hostile_text import CLASSES, PLUGIN, hostile
 
@@ -53,12 +53,12 @@ def test_every_page_in_a_browser(bench: Bench, own: str, tmp_path: Path) -> None
     assert ended.code == 0 and "warning" not in ended.err, ended.err
     with open_browser() as browser:
         for path in sorted((tmp_path / "a #%41 site").rglob("*.html")):
-            browser.get(path.as_uri())
+            open_page(browser, path)
             assert browser.execute_script("return document.querySelector('.theme').hidden") is False
             skip = "return getComputedStyle(document.querySelector('.skip')).position"
             assert browser.execute_script(skip) == "absolute"
         (column,) = (tmp_path / "a #%41 site" / "data").iterdir()
-        browser.get(column.as_uri())
+        open_page(browser, column)
         decoded = (
             "return Promise.all([...document.images].map((i) => { i.loading = 'eager'; return i.decode(); }))"
             ".then((done) => done.length)"

@@ -116,6 +116,15 @@ def open_browser() -> Iterator[Any]:
         driver.quit()
 
 
+def open_page(browser: Any, path: Path) -> None:
+    """Open a file and wait until it is there as a whole: ``get`` was seen to come back before that."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(path.as_uri())
+    whole = "return document.URL.split('#')[0] === arguments[0] && document.readyState === 'complete'"
+    WebDriverWait(browser, 20, 0.05).until(lambda b: b.execute_script(whole, path.as_uri()))
+
+
 def assert_silent(browser: Any) -> None:
     """No error in the console and no request to anything but files, so far."""
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .made_up import WHY_NO_BROWSER, assert_silent, front, open_browser, row
+from .made_up import WHY_NO_BROWSER, assert_silent, front, open_browser, open_page, row
 
 pytestmark = pytest.mark.skipif(bool(WHY_NO_BROWSER), reason=WHY_NO_BROWSER)
 
@@ -34,7 +34,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = front(tmp_path_factory.mktemp("small"), ROWS)
-    browser.get(path.as_uri())
+    open_page(browser, path)
     return browser
 
 
