@@ -29,7 +29,7 @@ test: $(READY)  ## all tests but the slow ones
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --durations=10
 
 test-slow: $(READY)  ## the slow tests
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m slow
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
