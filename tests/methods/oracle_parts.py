@@ -14,15 +14,18 @@ TOLERANCE = 2e-5
 VOCABULARY = Vocabulary.from_texts([["a", "b", "c"], ["d"], ["e", "f"], ["g"]], ["0", "1", "2", "3"], ["{}"])
 """Seven texts of four classes, as the vectors of one CLIP have them."""
 _FOLDER = Path(__file__).parents[1] / "data" / "oracles"
-_MEAN, _STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
+_MEAN = (122.771 / 255, 116.746 / 255, 104.094 / 255)
+_STD = (68.501 / 255, 66.632 / 255, 70.323 / 255)
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-def read_oracle(name: str) -> dict[str, Tensor]:
+def load_oracle(name: str) -> dict[str, Tensor]:
+    """Tensors of ``name``, numbers with a fraction as float32."""
     tensors = load_file(_FOLDER / f"{name}.safetensors")
     return {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
 
 
-def oracle_backbone(oracle: dict[str, Tensor], layers: int = 12) -> Backbone:
+def oracle_backbone(oracle: dict[str, Tensor], layers: int = 12, statistics: Statistics = (_MEAN, _STD)) -> Backbone:
     """A CLIP of width 128 with the vectors' image tower, and no text tower to speak of."""
     vision = {"image_size": 224, "layers": layers, "width": 128, "head_width": 64, "patch_size": 16}
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
@@ -30,8 +33,7 @@ def oracle_backbone(oracle: dict[str, Tensor], layers: int = 12) -> Backbone:
     weights = {k.removeprefix("clip."): t for k, t in oracle.items() if k.startswith("clip.")}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected and not [name for name in missing if name.startswith("visual")]
-    mean, std = (tuple(v / 255 for v in values) for values in (_MEAN, _STD))
-    return Backbone(model, SimpleTokenizer(context_length=16), "tiny", "oracle", mean, std)  # type: ignore[arg-type]
+    return Backbone(model, SimpleTokenizer(context_length=16), "tiny", "oracle", *statistics)
 
 
 def scores_of(

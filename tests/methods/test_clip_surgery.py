@@ -11,7 +11,8 @@ from ovss.methods import Backbone, Picture, UserError, Vocabulary, WindowGeometr
 from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.clip_surgery import CLIPSurgery, CLIPSurgeryOptions
 
-from .second_path_parts import TOLERANCE, error, load_oracle, oracle_backbone, oracle_field
+from .oracle_parts import error, load_oracle
+from .second_path_parts import TOLERANCE, oracle_clip, oracle_field
 
 IMAGES = ("in0", "in1")  # 224 x 224, the stored grid, and 176 x 176 px
 
@@ -25,7 +26,7 @@ def oracle() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def backbone(oracle: dict[str, Tensor]) -> Backbone:
-    return oracle_backbone(oracle)
+    return oracle_clip(oracle)
 
 
 def scores(oracle: dict[str, Tensor], backbone: Backbone, image: str, **options: Any) -> Tensor:

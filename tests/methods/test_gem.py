@@ -12,7 +12,8 @@ from ovss.methods import Backbone, UserError, Windows, create_method
 from ovss.methods.gem import GEM, GEMOptions
 from ovss.methods.models import vit
 
-from .second_path_parts import TOLERANCE, error, load_oracle, oracle_backbone, oracle_field
+from .oracle_parts import error, load_oracle
+from .second_path_parts import TOLERANCE, oracle_clip, oracle_field
 
 CASES = {"default": {}, "iter2_temp12": {"iterations": 2, "tau": 12.0}}
 IMAGES = ("in0", "in1")  # 224 x 224, the stored grid, and 144 x 208 px
@@ -27,7 +28,7 @@ def oracle() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def backbone(oracle: dict[str, Tensor]) -> Backbone:
-    return oracle_backbone(oracle)
+    return oracle_clip(oracle)
 
 
 def scores(oracle: dict[str, Tensor], backbone: Backbone, image: str, **options: Any) -> Tensor:

@@ -15,7 +15,7 @@ from ovss.methods.blocks import label_feedback
 from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.resclip import ResCLIP, ResCLIPOptions
 
-from .small_clip import VOCABULARY, error, load_oracle, oracle_backbone
+from .oracle_parts import VOCABULARY, error, load_oracle, oracle_backbone
 
 TOLERANCE = 2e-5
 CASES: dict[str, dict[str, Any]] = {

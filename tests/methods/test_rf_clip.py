@@ -12,7 +12,7 @@ from ovss.methods.blocks import text_groups
 from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.rf_clip import RFCLIP, RFCLIPOptions, soften
 
-from .oracle_parts import TOLERANCE, VOCABULARY, error, oracle_backbone, read_oracle
+from .oracle_parts import TOLERANCE, VOCABULARY, error, load_oracle, oracle_backbone
 
 SINKS = "4,22,41,58,77,90,105,119"
 NUMBERS = {"": (0.25, 0.04, 0.1), "strong.": (0.1, 0.3, 0.1), "plain.": (0.0, 0.0, 0.1)}
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 @pytest.fixture(scope="module")
 def oracle() -> dict[str, Tensor]:
-    return read_oracle("rfclip")
+    return load_oracle("rfclip")
 
 
 @pytest.fixture(scope="module")

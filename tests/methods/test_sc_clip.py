@@ -16,7 +16,7 @@ from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.blocks.token_repair import local_outliers
 from ovss.methods.sc_clip import SCCLIP, SCCLIPOptions
 
-from .small_clip import VOCABULARY, error, load_oracle, oracle_backbone
+from .oracle_parts import VOCABULARY, error, load_oracle, oracle_backbone
 
 TOLERANCE = 2e-5
 

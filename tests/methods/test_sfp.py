@@ -11,7 +11,7 @@ from ovss.methods import sfp as sfp_module
 from ovss.methods.models.vit import position_for, read_vision
 from ovss.methods.sfp import SFP, SFPOptions
 
-from .oracle_parts import TOLERANCE, error, oracle_backbone, read_oracle, scores_of
+from .oracle_parts import TOLERANCE, error, load_oracle, oracle_backbone, scores_of
 
 DETECTORS = {"": "attention", "lof.": "local", "l2.": "norm"}
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 @pytest.fixture(scope="module")
 def oracle() -> dict[str, Tensor]:
-    return read_oracle("sfp")
+    return load_oracle("sfp")
 
 
 @pytest.fixture(scope="module")
