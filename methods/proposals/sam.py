@@ -2,21 +2,21 @@
 
 Segment Anything (Kirillov et al., ICCV 2023), run by the transformers library; trained with the masks of SA-1B.
 Defaults are those of facebookresearch/segment-anything, segment_anything/automatic_mask_generator.py, but for the cap.
+SAM sees the picture at its own size, as in ``models.sam``, so that whoever else asks it shares the look.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from ..core.options import Options
 from ..core.picture import Picture
-from ..models.weights import find_weights
+from ..models.open_model import open_model
+from ..models.sam import Sam as SamModel
+from ..models.sam import SamView, load_sam
 from .base import Proposals, Proposer, ProposerParts
-from .transformers_masks import load_pretrained, padded, weights_sha256
 
 _POINTS_AT_ONCE = 64
 STABILITY_OFFSET = 1.0
@@ -45,24 +45,21 @@ class Sam(Proposer):
 
     def __init__(self, parts: ProposerParts, options: SamOptions | None = None) -> None:
         super().__init__(parts, options)
-        self.folder = find_weights("sam-vitb-hf", Path(parts.weights) if parts.weights else None)
-        self.model = load_pretrained("SamModel", self.folder).to(parts.device)
+        self.sam: SamModel = open_model(load_sam, "sam-vitb-hf", parts.weights, parts.device)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """See ``Proposer.provenance``."""
-        return {**super().provenance, "sha256": weights_sha256(self.folder)}
+        return {**super().provenance, "sha256": self.sam.sha256}
 
     @torch.inference_mode()
     def propose(self, picture: Picture) -> Proposals:
         """See ``Proposer.propose``; masks overlap and leave holes, and there may be none."""
         from torchvision.ops import masks_to_boxes, nms
 
-        image = picture.pixels
-        size = (image.shape[1], image.shape[2])
-        scale = self._side / max(size)
-        shown = (max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5)))
-        found = [self._good(*part, shown, size) for part in self._predict(image, shown)]
+        view = self.sam.look(picture)
+        points = self._points(*view.shown).split(_POINTS_AT_ONCE)
+        found = [self._good(*self.sam.masks(view, some), view, picture.size) for some in points]
         masks, sure = (torch.cat(parts) for parts in zip(*found, strict=True))
         if len(masks):
             kept = nms(masks_to_boxes(masks), sure, self.options.most_overlap)
@@ -70,43 +67,20 @@ class Sam(Proposer):
             masks = masks[masks.flatten(1).sum(dim=1).argsort(descending=True, stable=True)]
         return Proposals(masks[: self.options.most_masks].float())
 
-    @property
-    def _side(self) -> int:
-        """Side of the square that the model sees."""
-        side: int = self.model.config.vision_config.image_size
-        return side
-
-    def _predict(self, image: Tensor, shown: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-        """Mask logits over the padded square and predicted IoUs, for some points at a time.
-
-        The image takes the upper left ``shown`` px (height, width) of the square.
-        """
-        height, width = shown
-        resized = F.interpolate(
-            image[None].to(self.device).float(), (height, width), mode="bilinear", align_corners=False, antialias=True
-        )
-        pixels = padded(resized[0].round().clamp(0, 255), self._side)
-        embeddings = self.model.get_image_embeddings(pixels)
+    def _points(self, height: int, width: int) -> Tensor:
+        """Places to ask at, ``(points, 2)`` x, y, in an image of ``height x width`` px."""
         count = self.options.points_per_side
         line = (torch.arange(count, device=self.device) + 0.5) / count
         y, x = torch.meshgrid(line * height, line * width, indexing="ij")
-        points = torch.stack([x, y], dim=-1).view(1, -1, 1, 2)
-        out = []
-        for some in points.split(_POINTS_AT_ONCE, dim=1):
-            result = self.model(image_embeddings=embeddings, input_points=some)
-            out.append((result.pred_masks[0].flatten(0, 1), result.iou_scores[0].flatten()))
-        return out
+        return torch.stack([x, y], dim=-1).view(-1, 2)
 
-    def _good(
-        self, logits: Tensor, sure: Tensor, shown: tuple[int, int], size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Masks at the size of the image, ``(M, h, w)`` bool, that are sure and stable, and how sure."""
+    def _good(self, logits: Tensor, sure: Tensor, view: SamView, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Masks at ``size``, ``(M, h, w)`` bool, that are sure and stable, and how sure."""
         kept = sure >= self.options.least_iou
         logits, sure = logits[kept], sure[kept]
         if not len(logits):
             return torch.zeros(0, *size, dtype=torch.bool, device=logits.device), sure
-        square = F.interpolate(logits[None], (self._side, self._side), mode="bilinear", align_corners=False)
-        whole = F.interpolate(square[:, :, : shown[0], : shown[1]], size, mode="bilinear", align_corners=False)[0]
+        whole = self.sam.on_image(logits, view, size)
         inner, outer = ((whole > offset).flatten(1).sum(dim=1) for offset in (STABILITY_OFFSET, -STABILITY_OFFSET))
         stable = inner / outer.clamp(min=1) >= self.options.least_stability
         masks = whole[stable] > 0

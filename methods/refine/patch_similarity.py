@@ -115,14 +115,17 @@ def patch_grid(height: int, width: int, patch_px: int, most_patches: int) -> tup
     return rows, min(most_patches // rows, max(1, int(width * scale)))
 
 
-def similarity_matrix(tokens: Tensor, beta: float = BETA, gamma: float = GAMMA) -> tuple[Tensor, int]:
+def similarity_matrix(
+    tokens: Tensor, beta: float = BETA, gamma: float = GAMMA, mean: Tensor | None = None
+) -> tuple[Tensor, int]:
     """R, ``(N, N)`` float32, of tokens ``(N, D)``, and how many of its rows were left without any entry.
 
-    One matrix and one mask of its shape are held at a time.
+    ``mean`` takes the place of the mean of C, for those who look at several images together.  One matrix and one mask
+    of its shape are held at a time.
     """
     unit = F.normalize(tokens.float(), dim=1)
     matrix = unit @ unit.T
-    matrix.sub_(beta * matrix.mean()).mul_(gamma)
+    matrix.sub_(beta * (matrix.mean() if mean is None else mean)).mul_(gamma)
     matrix.masked_fill_(matrix < 0, -math.inf)
     lone = (matrix.amax(dim=1) == -math.inf).nonzero()[:, 0]
     matrix[lone, lone] = 0

@@ -395,7 +395,7 @@ def test_names_and_options(backbone: Backbone, tmp_path: Path, monkeypatch: pyte
     ]
     monkeypatch.setattr("ovss.methods.models.vit.run_trunk", None)
     monkeypatch.setattr("ovss.methods.proposals.clusters.open_model", None)
-    monkeypatch.setattr("ovss.methods.proposals.sam.find_weights", None)
+    monkeypatch.setattr("ovss.methods.proposals.sam.open_model", None)
     for name, options, allowed in wrong:
         option, value = next(iter(options.items()))
         with pytest.raises(UserError, match=f"proposer '{name}': option {option} is {value!r}: {allowed}"):
