@@ -52,3 +52,17 @@ Key = Annotated[str, Field(max_length=128)]
 """Of a data set, or a pattern for keys."""
 Options = Annotated[dict[str, Any], AfterValidator(_finite)]
 OptionsOf = Annotated[dict[str, dict[str, Any]], AfterValidator(_finite)]
+
+
+def check_refinement(refine: str, upsample: str, gated: bool) -> None:
+    """Raise ``ValueError`` for a refinement that does not fit how classes are decided."""
+    if upsample == "labels" and refine != "none":
+        raise ValueError(
+            f"upsample = 'labels' decides classes on the grid, refine = {refine!r} works on scores at full "
+            "size: set refine to none, or upsample to frame"
+        )
+    if gated and refine == "sam":
+        raise ValueError(
+            "refine = 'sam' weighs masks by probabilities of classes, which class_scaling, class_gate and complement "
+            "take apart: set refine to another guide or to none, or drop these three"
+        )

@@ -16,9 +16,9 @@ from ...datasets import DatasetRecord
 from ...datasets.invalid import message_of
 from ...methods import UserError, WindowGeometry
 from ...methods.core.errors import did_you_mean
-from ...methods.refine.names import Fusion, GuideName, Noise
+from ...methods.refine.names import Fusion, GuideName, LabelGuideName, Noise
 from ..decoding.rule import DecodeRule
-from .bounds import Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Steps
+from .bounds import Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Steps, check_refinement
 from .files import name_of, read_toml
 from .resize import ResizeKind
 from .word_lint import Findings, lint_words
@@ -99,12 +99,15 @@ class Setting(BaseModel):
     complement: bool = Field(
         default=False, description="Background is (1 - best class)^2 instead of what falls below a threshold (CLIPer)"
     )
-    refine: Literal["none", "pamr", GuideName] = Field(
+    refine: Literal["none", "pamr", GuideName, LabelGuideName] = Field(
         default="none", description="Post-processing adds several mIoU to any method; never mix rows with and without"
     )
     refine_steps: Steps = Field(default=10, description="More steps smooth more (PAMR)")
     refine_threshold: float = Field(
-        default=0.1, ge=0, lt=1, description="Attention below this share of its column's maximum is dropped (diffusion)"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Drops attention below this share of its maximum (diffusion), or pixels (sam)",
     )
     refine_fusion: Fusion = Field(
         default="chain", description="The product of the heads' attention maps reaches further than their mean"
@@ -132,12 +135,9 @@ class Setting(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _labels_are_not_refined(self) -> "Setting":
-        if self.upsample == "labels" and self.refine != "none":
-            raise ValueError(
-                f"upsample = 'labels' decides classes on the grid, refine = {self.refine!r} works on scores at full "
-                "size: set refine to none, or upsample to frame"
-            )
+    def _refinement_fits(self) -> "Setting":
+        gated = self.class_scaling != "none" or self.class_gate is not None or self.complement
+        check_refinement(self.refine, self.upsample, gated)
         return self
 
     @property

@@ -14,10 +14,10 @@ from ...methods import ScoreField, UserError
 from ...methods.core.foreign import foreign_code
 from ...methods.core.method import Method, Words
 from ...methods.core.picture import Bill, Memo, Picture
-from ...methods.refine.guide import Affinity, Guide
-from ...methods.refine.load_guide import load_guide
+from ...methods.refine.guide import Affinity, Correction, Guide, LabelGuide
+from ...methods.refine.load_guide import load_guide, load_label_guide
 from ..decoding.decode import Winners, decode, winners_of
-from ..decoding.heat import class_map
+from ..decoding.heat import ClassMaps
 from ..decoding.on_grid import decode_on_grid, winners_on_grid
 from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
@@ -60,7 +60,7 @@ class Clock:
 class Decision:
     """Scores of an image, refined if a guide does that, and the rule by which they become labels of ``size``.
 
-    ``on_grid``: classes are decided on the method's grid.
+    ``on_grid``: classes are decided on the method's grid.  ``correct`` is the last word on the labels.
     """
 
     scores: ScoreField
@@ -68,22 +68,27 @@ class Decision:
     rule: DecodeRule
     refine: Refiner | None
     on_grid: bool
+    correct: Callable[[Tensor, int, ClassMaps], Tensor] | None = None
 
     def labels(self) -> Tensor:
         """Label map ``(H, W)``."""
         if self.on_grid:
             return decode_on_grid(self.scores, self.size, self.rule)
-        return decode(self.scores, self.size, self.rule, self.refine)
+        labels = decode(self.scores, self.size, self.rule, self.refine)
+        if self.correct is None:
+            return labels
+        maps = ClassMaps(self.scores, self.size, self.rule, self.refine)
+        return self.correct(labels, self.rule.num_classes(self.scores), maps)
 
     def winners(self) -> Winners:
-        """The same before the probability threshold.  The rule must not be gated."""
+        """The same before the probability threshold.  The rule must not be gated, nor labels corrected."""
         if self.on_grid:
             return winners_on_grid(self.scores, self.size, self.rule)
         return winners_of(self.scores, self.size, self.rule, self.refine)
 
     def heat(self, class_index: int) -> Tensor:
         """How sure the scores are of a class, ``(H, W)`` float32, before any decision."""
-        return class_map(self.scores, self.size, self.rule, self.refine, class_index)
+        return ClassMaps(self.scores, self.size, self.rule, self.refine)(class_index)
 
 
 @dataclass(frozen=True)
@@ -93,16 +98,19 @@ class Observed:
     scores: ScoreField
     pixels: Tensor
     size: tuple[int, int]
-    affinity: Affinity | None
+    affinity: Affinity | None = None
+    correction: Correction | None = None
 
 
-def guide_for(setting: Setting, method: Method) -> Guide | None:
+def guide_for(setting: Setting, method: Method) -> Guide | LabelGuide | None:
     """The guide of a protocol, on the device of the method; None if it has none.
 
     Raises ``UserError`` when the guide's weights are not on this machine.
     """
     if setting.refine in ("none", "pamr"):
         return None
+    if setting.refine == "sam":
+        return load_label_guide(str(method.device), setting.refine_threshold, method.size_multiple_px)
     options = (setting.refine_threshold, setting.refine_fusion, setting.refine_noise, setting.seed)
     return load_guide(setting.refine, str(method.device), *options)
 
@@ -158,14 +166,14 @@ class Pipeline:
 
     def _predict_column(self, picture: Picture, clock: Clock) -> Tensor:
         seen = self.observe(picture, clock)
-        return self.finish(seen.scores, seen.pixels, seen.size, clock, seen.affinity)
+        return self._finish(seen, clock)
 
     def observe(self, picture: Picture, clock: Clock) -> Observed:
         """Everything about a picture that comes before the decision."""
         scores = clock.time("segment", lambda: self.scores(picture))
+        given = Observed(scores, picture.pixels, (picture.original.shape[1], picture.original.shape[2]))
         guide = self.guide
-        affinity = None if guide is None else clock.time("refine", lambda: _observe(guide, picture))
-        return Observed(scores, picture.pixels, (picture.original.shape[1], picture.original.shape[2]), affinity)
+        return given if guide is None else clock.time("refine", lambda: _guided(given, guide, picture))
 
     @torch.inference_mode()
     def scores(self, picture: Picture) -> ScoreField:
@@ -192,14 +200,12 @@ class Pipeline:
         counts = tally(table).first(classes)
         return Scored(counts, int(table.sum()), boundary, sparse(table) if self.confusion else None)
 
-    def finish(
-        self, scores: ScoreField, pixels: Tensor, size: tuple[int, int], clock: Clock, affinity: Affinity | None = None
-    ) -> Tensor:
-        """From the scores of the resized image ``pixels`` (3, h, w) uint8 to labels of ``size``.
+    def finish(self, scores: ScoreField, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Tensor:
+        """From the scores of the resized image ``pixels`` (3, h, w) uint8 to labels of ``size``, without a guide."""
+        return self._finish(Observed(scores, pixels, size), clock)
 
-        ``affinity`` is what the guide saw in the image.
-        """
-        decision = self.decision(Observed(scores, pixels, size, affinity), clock)
+    def _finish(self, seen: Observed, clock: Clock) -> Tensor:
+        decision = self.decision(seen, clock)
         before = clock.seconds["refine"]
         labels = clock.time("decode", decision.labels)
         clock.seconds["decode"] -= clock.seconds["refine"] - before  # the refiner is called from inside decode
@@ -224,7 +230,7 @@ class Pipeline:
             return Decision(scores, size, rule, None, on_grid=True)
         pixels = seen.pixels.to(scores.scores.device)
         refine = clock.time("refine", lambda: self._refiner(pixels, size, clock))
-        return Decision(scores, size, rule, refine, on_grid=False)
+        return Decision(scores, size, rule, refine, on_grid=False, correct=_timed(seen.correction, clock))
 
     def heat(self, photo: Photo, class_index: int) -> Tensor:
         """How sure the method is of a class at each pixel, ``(H, W)`` float32: see ``decoding.heat``."""
@@ -264,6 +270,15 @@ def _check_multiple(setting: Setting, method: Method) -> None:
         )
 
 
-def _observe(guide: Guide, picture: Picture) -> Affinity:
-    """What a guide sees in an image at its own size; equal guides are one object and look once."""
-    return picture.once_of_original(("guide", id(guide)), lambda: guide.observe(picture.original, picture.name))
+def _guided(given: Observed, guide: Guide | LabelGuide, picture: Picture) -> Observed:
+    """With what a guide sees in an image at its own size; equal guides are one object and look once."""
+    if isinstance(guide, LabelGuide):
+        return replace(given, correction=guide.look(picture))
+    key, look = ("guide", id(guide)), guide.observe
+    return replace(given, affinity=picture.once_of_original(key, lambda: look(picture.original, picture.name)))
+
+
+def _timed(correction: Correction | None, clock: Clock) -> Callable[[Tensor, int, ClassMaps], Tensor] | None:
+    if correction is None:
+        return None
+    return lambda labels, count, maps: clock.time("refine", lambda: correction.corrected(labels, count, maps))

@@ -48,6 +48,7 @@ class SweptLane:
         return (
             self.field == THRESHOLD
             and not self.pipeline.rule.gated
+            and self.pipeline.setting.refine != "sam"  # which asks anew for each label map
             and decoder_name(self.pipeline.method.device) == "torch"
         )
 

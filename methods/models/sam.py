@@ -22,6 +22,7 @@ from .checkpoints import state_sha256
 from .pretrained import load_pretrained, weights_sha256
 
 MULTIPLE_PX = 16
+_PROMPTS_AT_ONCE = 64
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -131,12 +132,22 @@ class Sam:
         are logits that all prompts share.  Without boxes there are three masks for each point: ``(R, M, s, s)`` and
         ``(R, M)`` float32, M = 3 or 1.
         """
-        points = points.to(self.device)[None, :, None]
+        parts = [
+            self._some_masks(view, some, None if boxes is None else boxes[k : k + _PROMPTS_AT_ONCE], hint)
+            for k, some in zip(range(0, len(points), _PROMPTS_AT_ONCE), points.split(_PROMPTS_AT_ONCE), strict=True)
+        ]
+        logits, sure = (torch.cat(part) for part in zip(*parts, strict=True))
+        return logits, sure
+
+    def _some_masks(
+        self, view: SamView, points: Tensor, boxes: Tensor | None, hint: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         given: dict[str, Tensor | bool] = {"multimask_output": boxes is None}
         if boxes is not None:
             given["input_boxes"] = boxes.to(self.device)[None]
         if hint is not None:
             given["input_masks"] = hint.to(self.device)[None, None]
+        points = points.to(self.device)[None, :, None]
         labels = torch.ones(points.shape[:3], dtype=torch.int64, device=self.device)
         out = self.model(image_embeddings=view.embedding, input_points=points, input_labels=labels, **given)
         return out.pred_masks[0], out.iou_scores[0]

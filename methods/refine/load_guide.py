@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..models.stable_diffusion import StableDiffusion
-    from .guide import Guide
+    from .guide import Guide, LabelGuide
 
 
 @lru_cache(maxsize=4)
@@ -32,6 +32,18 @@ def load_guide(
 
         return DiffusionAttention(_stable_diffusion(name, device), threshold, fusion, noise, seed)
     return _patch_similarity(name, device)
+
+
+def load_label_guide(device: "str | torch.device", threshold: float, multiple_px: int | None) -> "LabelGuide":
+    """The guide called "sam", for labels; those who ask for it share its model.
+
+    ``threshold`` and ``multiple_px`` (None: 16) are those of ``SamPrompts``.
+
+    Raises ``UserError`` when its weights are not on this machine, with the command that fetches them.
+    """
+    from .sam_prompts import load_sam_prompts
+
+    return load_sam_prompts(threshold, device, multiple_px)
 
 
 @lru_cache(maxsize=1)
