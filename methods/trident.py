@@ -11,7 +11,7 @@ of z with the texts, on SAM's grid.  An image with a side that is no multiple of
 Ours: where nothing is left of a row of E, a place keeps itself (the public code makes NaN of the image); grids have
 both sides right in windows that are not square.  The published labels are refined by SAM as well: ``refine = "sam"``.
 
-Shi et al., 2024, in the form of the public code (YuHengsss/Trident, commit a93b346).
+Shi et al., ICCV 2025, arXiv:2411.09219, in the form of the public code (YuHengsss/Trident, commit a93b346).
 """
 
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ class Trident(DenseClip):
     info = MethodInfo(
         name="trident",
         title="Trident",
-        paper="Shi et al., 2024, arXiv:2411.09219",
+        paper="Shi et al., ICCV 2025, arXiv:2411.09219",
         trained_on="nothing; DINO ViT-B/16 is self-supervised, SAM ViT-B is trained with masks (SA-1B)",
         published="Trident",
         offline=False,
@@ -190,7 +190,7 @@ class Trident(DenseClip):
 
 
 def sam_matrix(seen: SamAttention, factor: float, keep_negative: bool) -> Tensor:
-    """A_S, ``(N, N)`` float32."""
+    """A_S, ``(N, N)`` float32.  The threshold is below 1, so a place always keeps itself, also where values are 0."""
     unit = F.normalize(seen.values, dim=-1)
     threshold = factor * torch.einsum("mnd,md->n", unit, unit.mean(dim=1)) / len(unit)
     if not keep_negative:
@@ -198,7 +198,7 @@ def sam_matrix(seen: SamAttention, factor: float, keep_negative: bool) -> Tensor
     threshold = threshold.clamp(max=MOST_THRESHOLD)[:, None]
     total = torch.zeros(unit.shape[1], unit.shape[1], device=unit.device)
     for head, u in enumerate(unit):
-        total += seen.of_head(head).masked_fill_(u @ u.T <= threshold, 0)
+        total += seen.of_head(head).masked_fill_((u @ u.T <= threshold).fill_diagonal_(False), 0)
     return total / total.sum(dim=1, keepdim=True)
 
 

@@ -90,8 +90,8 @@ class Sam:
         return {"name": name, "source": self.source, "sha256": self.sha256, "precision": "float32"}
 
     def look(self, picture: Picture, multiple_px: int = MULTIPLE_PX) -> SamView:
-        """The picture at its own size, once for all who ask."""
-        key = ("sam", self, multiple_px)
+        """The picture at its own size, once for all who ask for the same rounded size."""
+        key = ("sam", self, size_up(picture.original, multiple_px))
         return picture.once_of_original(key, lambda: self.see(rounded_up(picture.original, multiple_px)))
 
     def look_at_halves(self, picture: Picture, multiple_px: int = MULTIPLE_PX) -> tuple[SamView, SamView]:
@@ -102,7 +102,7 @@ class Sam:
             middle = image.shape[2] // 2
             return self.see(image[:, :, :middle]), self.see(image[:, :, middle:])
 
-        return picture.once_of_original(("sam halves", self, multiple_px), see)
+        return picture.once_of_original(("sam halves", self, size_up(picture.original, multiple_px)), see)
 
     @torch.inference_mode()
     def see(self, image: Tensor) -> SamView:
@@ -172,9 +172,15 @@ def longest(size: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
+def size_up(image: Tensor, multiple_px: int) -> tuple[int, int]:
+    """Height and width of an image ``(3, H, W)``, each rounded up to a multiple."""
+    height, width = (-(-side // multiple_px) * multiple_px for side in image.shape[1:])
+    return height, width
+
+
 def rounded_up(image: Tensor, multiple_px: int) -> Tensor:
     """Each side brought up to a multiple, by OpenCV (bilinear): ``(3, H, W)`` uint8 -> the same type."""
-    height, width = (-(-side // multiple_px) * multiple_px for side in image.shape[1:])
+    height, width = size_up(image, multiple_px)
     pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()
     resized = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
     return torch.from_numpy(resized).permute(2, 0, 1)

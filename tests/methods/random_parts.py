@@ -13,6 +13,7 @@ from ovss.methods.models.found import Found
 from .group_parts import groupvit_parts, segclip_parts
 from .models.test_dino import random_state
 from .ovseg_parts import random_ovseg
+from .sam_parts import random_sam
 from .tcl_parts import random_tcl
 from .test_clip_s4 import random_weights as random_s4_weights
 
@@ -49,6 +50,8 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
         return {"heads": heads_of({k: torch.randn(*s, generator=generator) for k, s in shapes.items()}, "random")}
     if name in ("dino-pool", "proxyclip"):
         return {"dino": Dino(random_state(64, 2, patch, 4))}
+    if name == "trident":
+        return {"dino": Dino(random_state(64, 2, patch, 4)), "sam": random_sam()}
     if name == "clip-diy":
         small = Dino(random_state(384, 1, 8, 4))
         return {"found": Found(small, torch.ones(1, 384, 1, 1) / 20, torch.zeros(1))}

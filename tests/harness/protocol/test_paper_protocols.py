@@ -14,6 +14,7 @@ from ovss.harness.protocol.words import vocabulary_for
 from ovss.methods.core.vocabulary import load_templates
 from ovss.methods.resclip import ResCLIPOptions
 from ovss.methods.rf_clip import RFCLIPOptions
+from ovss.methods.trident import TridentOptions
 
 CLASSES = Path(ovss.datasets.__file__).parent / "classes"
 WORDS = Path(ovss.harness.__file__).parent / "protocol" / "vocabularies"
@@ -186,6 +187,9 @@ FAMILY["rf-clip"] = {**FAMILY["naclip"], "voc20": (336, 224, 112, 40, 0, 0)}
 FAMILY["corrclip"] = {key: FAMILY["proxyclip"][key] for key in SETS}
 
 
+REFINED = {"naclip": "pamr", "rf-clip": "pamr", "trident": "sam"}
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_settings_of_the_mmseg_family(name: str) -> None:
     protocol = load_protocol(name)
@@ -198,11 +202,11 @@ def test_settings_of_the_mmseg_family(name: str) -> None:
         assert (found.long_side_px, found.resize, found.columns) == (2048, "opencv-linear", 1)
         assert (found.size_multiple_px, found.templates, found.averaging) == (0, "openai80", "mmseg")
         assert found.average == ("probability" if name == "tcl" else "score")
-        assert (found.refine, found.refine_steps) == ("pamr" if name in ("naclip", "rf-clip") else "none", 10)
+        assert (found.refine, found.refine_steps) == (REFINED.get(name, "none"), 10)
         assert found.method_options == METHOD_OPTIONS.get(name, {})
 
 
-TRIDENT = {  # window, stride, cosine factor, negative cosines kept, threshold of the coarse map
+TRIDENT = {  # window, stride, cosine factor, negative cosines kept, threshold of the refinement
     "voc21": (336, 224, 1.2, True, 0.2),
     "voc20": (336, 112, 0.0, True, 0.2),
     "context60": (336, 224, 1.2, True, 0.15),
@@ -216,10 +220,14 @@ TRIDENT = {  # window, stride, cosine factor, negative cosines kept, threshold o
 
 @pytest.mark.parametrize("key", TRIDENT)
 def test_constants_inside_trident(key: str) -> None:
-    options = load_protocol("trident").setting(key).options_of["trident"]
-    names = ("window_px", "stride_px", "cosine_factor", "refine_negative_cosine", "coarse_threshold")
-    assert tuple(options.pop(name) for name in names) == TRIDENT[key]
-    assert options == {"sam_refinement": True}
+    setting = load_protocol("trident").setting(key)
+    options = dict(setting.options_of["trident"])
+    names = ("window_px", "stride_px", "cosine_factor", "refine_negative_cosine")
+    assert (*(options.pop(name) for name in names), setting.refine_threshold) == TRIDENT[key]
+    assert options == ({"halves": True} if key == "cityscapes" else {})
+    assert setting.upsample == "direct"
+    taken = TridentOptions(**setting.options_for("trident"))
+    assert (taken.halves, taken.affinity) == (key == "cityscapes", True)
 
 
 RESCLIP = {  # least probability, gain and share of earlier attention, gain and share of the feedback

@@ -22,6 +22,7 @@ from ovss.methods.proposals.clusters import normalised_cuts, soft_clusters, with
 from ovss.methods.proposals.mask_files import write_masks
 
 from ..models.test_dino import random_state
+from ..sam_parts import random_model
 
 CPU = torch.device("cpu")
 SIZE = (70, 100)
@@ -228,14 +229,7 @@ def write_mask2former(folder: Path) -> None:
 
 
 def write_sam(folder: Path) -> None:
-    vision = {"hidden_size": 16, "output_channels": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision |= {"image_size": 64, "patch_size": 16, "mlp_dim": 16, "num_pos_feats": 8, "global_attn_indexes": [0]}
-    prompt = {"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4}
-    decoder = {"hidden_size": 16, "mlp_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    decoder |= {"iou_head_hidden_dim": 16, "iou_head_depth": 2}
-    config = transformers.SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    torch.manual_seed(0)
-    transformers.SamModel(config).save_pretrained(folder)
+    random_model().save_pretrained(folder)
 
 
 @pytest.mark.parametrize(("name", "write"), [("maskformer", write_maskformer), ("mask2former", write_mask2former)])
