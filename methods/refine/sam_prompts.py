@@ -152,4 +152,5 @@ def _bilinear(plane: Tensor, size: tuple[int, int]) -> Tensor:
 
 def load_sam_prompts(threshold: float, device: str | torch.device, multiple_px: int | None) -> SamPrompts:
     """The refiner with the catalogue's SAM.  Raises ``UserError`` when it is not on this machine."""
-    return SamPrompts(open_model(load_sam, "sam-vitb-hf", None, device), threshold, multiple_px or MULTIPLE_PX)
+    sam = open_model(load_sam, "sam-vitb-hf", None, torch.device(device))
+    return SamPrompts(sam, threshold, multiple_px or MULTIPLE_PX)

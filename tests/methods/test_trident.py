@@ -1,6 +1,7 @@
 """Trident against outputs of the original program (tests/data/oracles), and what belongs to it here."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +19,14 @@ from ovss.methods.core.score_field import ScoreField
 from ovss.methods.models import vit
 from ovss.methods.models.dino import Dino
 from ovss.methods.models.sam import Sam, rounded_up
+from ovss.methods.proposals import ProposerParts, load_proposer
 from ovss.methods.proxyclip import ProxyCLIP, ProxyCLIPOptions
+from ovss.methods.refine.sam_prompts import load_sam_prompts
 from ovss.methods.trident import Trident, TridentOptions, sam_matrix
 from ovss.methods.trident import stretched as stretch
 
 from .oracle_parts import TOLERANCE, error, load_oracle, oracle_backbone
+from .sam_parts import random_model, random_sam
 
 VOCABULARY = Vocabulary.from_texts([["a", "b", "c"], ["d"], ["e"], ["f"]], ["0", "1", "2", "3"], ["{}"])
 WINDOWS = {"window_px": 112, "stride_px": 48}
@@ -178,7 +182,7 @@ def test_the_threshold_is_one_for_all_heads(oracle: dict[str, Tensor]) -> None:
 
 def random_method(oracle: dict[str, Tensor], backbone: Backbone, **options: Any) -> Trident:
     given = TridentOptions(**options)
-    return Trident(backbone, given, dino=Dino(part(oracle, "dino")), sam=oracle_sam(oracle) if given.affinity else None)
+    return Trident(backbone, given, dino=Dino(part(oracle, "dino")), sam=random_sam() if given.affinity else None)
 
 
 def noise(height: int, width: int) -> Tensor:
@@ -261,7 +265,7 @@ def test_without_sam_it_says_so(oracle: dict[str, Tensor], backbone: Backbone) -
     assert method.provenance["affinity"] is False and "sam" not in method.provenance
     whole = random_method(oracle, backbone)
     assert "SAM" not in whole.note and whole.described.published == "Trident"
-    assert whole.provenance["sam"]["name"] == "SAM 32x2" and whole.provenance["sam"]["sha256"].startswith("state:")
+    assert whole.provenance["sam"]["name"] == "SAM 16x1" and whole.provenance["sam"]["sha256"].startswith("state:")
 
 
 def test_absent_weights(backbone: Backbone, oracle: dict[str, Tensor]) -> None:
@@ -276,3 +280,36 @@ def test_a_flat_image_keeps_its_own_values(oracle: dict[str, Tensor], backbone: 
     method = random_method(oracle, backbone, affinity=False, beta=50.0)
     field = method.segment(torch.full((3, 112, 160), 127, dtype=torch.uint8), VOCABULARY, WindowGeometry(112, 48))
     assert field.scores.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(oracle: dict[str, Tensor], backbone: Backbone, dtype: torch.dtype) -> None:
+    """SAM stays in float32."""
+    given, dino = TridentOptions(**WINDOWS), part(oracle, "dino")
+    picture = Picture(*(oracle[name].permute(2, 0, 1) for name in ("image", "file_image")))
+    method = Trident(backbone, given, "cpu", dtype, Dino(dino, "cpu", dtype), GivenSam(oracle))  # type: ignore[arg-type]
+    found = method.score(method.encode_image(picture, WindowGeometry()), ClipWords(VOCABULARY, oracle["text"]))
+    assert found.scores.dtype == torch.float32
+    assert error(found.scores[0], oracle["given_1.2_true.scores"]) < 0.03
+
+
+def test_methods_proposers_and_the_refinement_share_one_sam(
+    oracle: dict[str, Tensor], backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One model, and one look at a picture."""
+    random_model().save_pretrained(tmp_path / "sam-vitb-hf")
+    monkeypatch.setenv("OVSS_WEIGHTS", str(tmp_path))
+    method = create_method("trident", backbone, dino=Dino(part(oracle, "dino")))
+    assert isinstance(method, Trident) and method.sam is not None
+    statistics = (backbone.mean, backbone.std)
+    proposer = load_proposer("sam", ProposerParts(method.tower, *statistics, torch.device("cpu"), torch.float32))
+    guide = load_sam_prompts(0.1, "cpu", 16)
+    assert proposer.sam is guide.sam is method.sam  # type: ignore[attr-defined]
+    calls: list[Tensor] = []
+    see = method.sam.see
+    monkeypatch.setattr(method.sam, "see", lambda image: (calls.append(image), see(image))[1])
+    picture = Picture.of(noise(90, 128))
+    method.encode_image(picture, WindowGeometry())
+    proposer.propose(picture)
+    guide.look(picture)
+    assert len(calls) == 1
