@@ -26,6 +26,7 @@ REPORTED = {
     "clip-dinoiser": [62.1, 80.9, 32.4, 35.9, 34.8, 24.6, 31.7, 20.0],
     "cliper": [66.5, 86.0, 38.3, 42.4, None, 28.6, 38.7, 22.0],
     "proxyclip": [61.3, 80.3, 35.3, 39.1, 37.5, 26.5, 38.1, 20.2],
+    "trident": [67.1, 84.5, 38.6, 42.2, 41.1, 28.3, 42.9, 21.9],
 }
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 CLAIMS = list_claims()
@@ -93,6 +94,7 @@ def test_a_guide_s_weights_are_needed_too() -> None:
     assert CLAIMS["cliper/voc21"].checkpoints[-1] == ("stable-diffusion-2-1-base",)
     assert len(CLAIMS["cliper-unrefined/voc21"].checkpoints) == len(CLAIMS["naclip/voc21"].checkpoints) == 1
     assert CLAIMS["proxyclip/voc21"].checkpoints[-1] == ("dino-vitb8",)
+    assert CLAIMS["trident/voc21"].checkpoints[-2:] == (("dino-vitb16",), ("sam-vitb-hf",))
 
 
 def test_why_a_value_may_differ_is_said() -> None:
