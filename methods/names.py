@@ -18,6 +18,7 @@ _BUILT_IN = {
     "clip-surgery": ".clip_surgery:CLIPSurgery",
     "gem": ".gem:GEM",
     "proxyclip": ".proxyclip:ProxyCLIP",
+    "corrclip": ".corrclip:CorrCLIP",
     "resclip": ".resclip:ResCLIP",
     "sc-clip": ".sc_clip:SCCLIP",
     "sfp": ".sfp:SFP",
