@@ -83,6 +83,8 @@ def _report(one: Finished) -> dict[str, Any]:
         "unchecked": manifest.unchecked,
         "refine": manifest.setting["refine"],
         "guide": manifest.guide,
+        "regions": manifest.regions,
+        "voted_by": manifest.voted_by,
         "precision": manifest.setting["precision"],
         "device": manifest.environment["device"],
         "decoder": manifest.environment["decoder"],
@@ -127,6 +129,8 @@ def _means(report: dict[str, Any]) -> list[str]:
         said.append(f"refined by {guide['name']} {guide['sha256'][:17]}, {options}")
     elif report["refine"] == "pamr":
         said.append("refined by PAMR")
+    if report["regions"]:
+        said.append(f"regions of {report['voted_by']} voted")
     return said
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-ProposerName = Literal[
+MakerName = Literal[
     "felzenszwalb",
     "slic",
     "clip-clusters",
@@ -13,5 +13,6 @@ ProposerName = Literal[
     "eomt",
     "sam",
     "sam2",
-    "files",
 ]
+"""Those that look at the image."""
+ProposerName = Literal[MakerName, "files"]

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from ovss.datasets import DatasetRecord, list_datasets
 from ovss.harness.mmseg.shim import import_mmseg
-from ovss.harness.protocol.protocol import Protocol, Setting, diff_settings, lint_setting, list_protocols, load_protocol
+from ovss.harness.protocol.differences import diff_settings
+from ovss.harness.protocol.protocol import Protocol, Setting, lint_setting, list_protocols, load_protocol
 from ovss.harness.protocol.resize import resize_image, resized_size
 from ovss.methods import UserError
 
@@ -29,6 +30,8 @@ OTHER_VALUES: dict[str, Any] = {
     "area_threshold": 0.1,
     "refine": "pamr",
     "refine_steps": 7,
+    "region_vote": "slic",
+    "region_options": {"segments": 50},
     "upsample": "direct",
     "refine_threshold": 0.2,
     "refine_fusion": "mean",
