@@ -23,6 +23,24 @@ def parse_options(pairs: list[str], flag: str) -> dict[str, Any]:
     return out
 
 
+def parse_changes(pairs: list[str]) -> dict[str, Any]:
+    """What ``--set`` says: as ``parse_options``, and ``TABLE.NAME=VALUE`` is a value of a table.
+
+    >>> parse_changes(["seed=1", "region_options.segments=50"])
+    {'seed': 1, 'region_options': {'segments': 50}}
+    """
+    out: dict[str, Any] = {}
+    for name, value in parse_options(pairs, "--set").items():
+        table, dot, key = name.partition(".")
+        if not dot:
+            out[name] = value
+        elif isinstance(out.setdefault(table, {}), dict):
+            out[table][key] = value
+        else:
+            raise UserError(f"--set gives {table} a value of its own and one for {key} in it: leave one of them out")
+    return out
+
+
 def _value(text: str) -> Value:
     if text.strip().lower() in ("true", "false"):
         return text.strip().lower() == "true"

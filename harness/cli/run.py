@@ -20,7 +20,7 @@ from ..show.tables import (
 )
 from ..use.pairs import every_pair
 from ..use.run import run
-from .name_value import names_of, parse_options
+from .name_value import names_of, parse_changes, parse_options
 
 _SPARED = (8, 7, 4, 3, 6)
 """Columns that a narrow terminal does without, first to last."""
@@ -46,7 +46,7 @@ def run_command(
     pairs = every_pair(
         names_of(methods),
         names_of(datasets),
-        changes=parse_options(changes, "--set"),
+        changes=parse_changes(changes),
         options=parse_options(options, "--option"),
         say=print_warning,
         **asked,

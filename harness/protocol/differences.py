@@ -22,4 +22,10 @@ def changes_of(protocol: Protocol, dataset: str) -> str:
     except UserError:
         return ""  # a file of the user's, which is not here
     rows = diff_settings(original.setting(dataset), protocol.setting(dataset))
-    return ", ".join(f"{field}={value}" for field, _, value, _ in rows)
+    return ", ".join(said for field, _, value, _ in rows for said in _as_set(field, value))
+
+
+def _as_set(field: str, value: Any) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{field}={value}"]
+    return [said for name, one in value.items() for said in _as_set(f"{field}.{name}", one)]

@@ -152,8 +152,8 @@ class Setting(BaseModel):
     def _options_have_a_proposer(self) -> "Setting":
         if self.region_options and self.region_vote in ("none", "method"):
             raise ValueError(
-                f"region_options are those of a proposer, and region_vote = {self.region_vote!r} names none: leave them "
-                "out (a method's proposer has its options with the method), or name one"
+                f"region_options are those of a proposer, and region_vote = {self.region_vote!r} names none: leave "
+                "them out (a method's proposer has its options with the method), or name one"
             )
         return self
 

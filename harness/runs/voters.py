@@ -38,7 +38,7 @@ def _own(method: Method) -> Proposer:
     found = getattr(method, "proposer", None)
     if not isinstance(found, Proposer):
         raise UserError(
-            f"region_vote=method lets the regions of the method's own proposer vote, and {method.info.name!r} has none: "
-            "--set region_vote=felzenszwalb or another proposer (bench list proposers)"
+            f"region_vote=method lets the regions of the method's own proposer vote, and {method.info.name!r} has "
+            "none: --set region_vote=felzenszwalb or another proposer (bench list proposers)"
         )
     return found

@@ -11,6 +11,7 @@ from torch import Tensor
 from ovss.harness.decoding.decode import decode
 from ovss.harness.decoding.refinement import on_grid
 from ovss.harness.decoding.rule import DecodeRule
+from ovss.harness.decoding.vote import vote
 from ovss.methods import Backbone, Picture, ScoreField, UserError, Vocabulary, WindowGeometry, create_method
 from ovss.methods import corrclip as corrclip_module
 from ovss.methods.blocks import region_tokens
@@ -18,7 +19,7 @@ from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.corrclip import CorrCLIP, CorrCLIPOptions
 from ovss.methods.models.dino import Dino
 from ovss.methods.proposals.base import Proposals, Proposer
-from ovss.methods.proposals.regions import flat
+from ovss.methods.proposals.regions import flat, region_map
 
 from .oracle_parts import TOLERANCE, error, load_oracle, oracle_backbone
 
@@ -197,7 +198,10 @@ def test_labels_of_the_original(oracle: dict[str, Tensor], backbone: Backbone, d
     for threshold, name in ((0.0, "plain"), (0.9646, "thd")):
         rule = DecodeRule(40.0, probability_threshold=threshold, background=0)
         wanted = oracle[f"slide.labels_{name}"]
-        assert wanted.unique().numel() > 1 and torch.equal(decode(field, (75, 135), rule), wanted)
+        labels = decode(field, (75, 135), rule)
+        assert wanted.unique().numel() > 1 and torch.equal(labels, wanted)
+    corrected = vote(labels, region_map(method.proposer, slide_picture(oracle)))
+    assert torch.equal(corrected, oracle["slide.labels_corrected"]) and not torch.equal(corrected, labels)
 
 
 def test_a_flat_window_keeps_its_own_values(backbone: Backbone, dino: Dino) -> None:
