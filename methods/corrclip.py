@@ -110,9 +110,10 @@ class CorrCLIP(DenseClip):
 
     @property
     def described(self) -> MethodInfo:
-        """See ``Method.described``; nothing that was reported has CLIP's own similarity."""
+        """See ``Method.described``; the rows that stand beside it have DINO's similarity and SAM 2's masks."""
         info = info_with(self.info, self.proposer)
-        return info if self.options.similarity == "dino" else replace(info, published=None)
+        reported = self.options.similarity == "dino" and self.proposer.name == "sam2"
+        return info if reported else replace(info, published=None)
 
     def encode_windows(self, windows: Windows) -> SeenPatches:
         """Patch features on DINO's grid."""

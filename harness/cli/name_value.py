@@ -30,14 +30,14 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
     {'seed': 1, 'region_options': {'segments': 50}}
     """
     out: dict[str, Any] = {}
-    for name, value in parse_options(pairs, "--set").items():
-        table, dot, key = name.partition(".")
-        if not dot:
-            out[name] = value
-        elif isinstance(out.setdefault(table, {}), dict):
-            out[table][key] = value
-        else:
-            raise UserError(f"--set gives {table} a value of its own and one for {key} in it: leave one of them out")
+    for path, value in parse_options(pairs, "--set").items():
+        *tables, name = path.split(".")
+        place = out
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set gives {table} a value of its own and one for {path}: leave one of them out")
+        place[name] = value
     return out
 
 
