@@ -54,6 +54,7 @@ leaderboard: $(READY)  ## run all methods on the embedded data set and write res
 	for variant in proposer=clip-clusters fast=F2; do \
 	  $(BIN)/bench run --method ovseg-tf --dataset shapes --option $$variant || exit 1; done
 	$(BIN)/bench run --method clip-s4-like --dataset shapes --option classifier=text
+	$(BIN)/bench run --method corrclip --dataset shapes --option proposer=felzenszwalb --option similarity=clip
 	$(BIN)/bench run --method cliper --dataset shapes --refine tiny-sd
 	$(BIN)/bench leaderboard
 

@@ -19,6 +19,7 @@ _BUILT_IN = {
     "gem": ".gem:GEM",
     "proxyclip": ".proxyclip:ProxyCLIP",
     "trident": ".trident:Trident",
+    "corrclip": ".corrclip:CorrCLIP",
     "resclip": ".resclip:ResCLIP",
     "sc-clip": ".sc_clip:SCCLIP",
     "sfp": ".sfp:SFP",

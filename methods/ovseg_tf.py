@@ -15,27 +15,27 @@ ovseg_model.py).
 """
 
 import hashlib
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from .blocks.clip_method import ClipMethod, ClipWords
 from .blocks.mask_crops import Fill, binary_masks, cut_masked, fuse_scores
 from .blocks.region_queries import covered_patches, default_depth, region_features
-from .core.errors import UserError, did_you_mean
+from .core.errors import UserError
 from .core.info import MethodInfo
-from .core.options import Options, options_type, read_options
 from .core.picture import Picture
 from .core.score_field import ScoreField
 from .core.windows import Box, WindowGeometry
 from .models import vit
 from .models.backbone import Backbone
-from .proposals import Proposer, ProposerName, ProposerParts, find_proposer, load_proposer
+from .proposals.base import Proposer, ProposerParts
+from .proposals.for_methods import ProposerOptions, info_with, note_of
 
 LOGIT_SCALE = 100.0
 WHOLE_IMAGE = 1e-3
@@ -68,13 +68,9 @@ class SeenMasks:
     regions: SeenRegions
 
 
-class OVSegTFOptions(Options):
+class OVSegTFOptions(ProposerOptions):
     """Options of ``OVSegTF``; all others are the proposer's, and its record reads them."""
 
-    model_config = ConfigDict(extra="allow")
-
-    proposer: ProposerName = Field("felzenszwalb", description="what makes the masks; it has options of its own")
-    proposer_weights: str | None = Field(None, exclude=True, description="the proposer's own weights or folder")
     mask_threshold: float | None = Field(
         None, ge=0, le=1, description="makes masks binary for crops; nothing: 0.4 for soft masks, 0.5 for others"
     )
@@ -107,31 +103,6 @@ class OVSegTFOptions(Options):
                 f"fast={self.fast} makes no crops: fill, expand, square and views say how they are cut.  Leave them out"
             )
         return self
-
-    @model_validator(mode="after")
-    def _proposer_has_the_rest(self) -> "OVSegTFOptions":
-        kind = options_type(find_proposer(self.proposer))
-        for name in self.of_proposer:
-            if name not in kind.model_fields:
-                raise ValueError(
-                    f"neither the method nor its proposer {self.proposer!r} has an option {name!r}"
-                    + did_you_mean(name, [*OVSegTFOptions.model_fields, *kind.model_fields])
-                )
-        try:
-            read_options(kind, self.of_proposer, f"proposer {self.proposer!r}")
-        except UserError as error:
-            raise ValueError(str(error)) from error
-        return self
-
-    @property
-    def of_proposer(self) -> dict[str, Any]:
-        """Options of the proposer, as they were given."""
-        return self.model_extra or {}
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """See ``Options.provenance``; the proposer has its own."""
-        return self.model_dump(mode="json", exclude=set(self.of_proposer))
 
 
 class OVSegTF(ClipMethod[SeenMasks]):
@@ -166,10 +137,8 @@ class OVSegTF(ClipMethod[SeenMasks]):
             raise UserError(f"fast_depth is {asked.fast_depth}; the image tower has {blocks} blocks")
         if 0 < asked.crop_px < patch:
             raise UserError(f"crop_px is {asked.crop_px}; the image tower has patches of {patch} px")
-        if proposer and asked.of_proposer:
-            raise UserError(f"a loaded proposer has its options: leave out {', '.join(asked.of_proposer)}")
         parts = ProposerParts(self.tower, *self.statistics, self.device, dtype, asked.proposer_weights)
-        self.proposer = proposer or load_proposer(asked.proposer, parts, **asked.of_proposer)
+        self.proposer = asked.load(parts, proposer)
         threshold = asked.mask_threshold
         self.mask_threshold = (0.4 if self.proposer.soft else 0.5) if threshold is None else threshold
         self.crop_batch = asked.crop_batch or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
@@ -179,9 +148,7 @@ class OVSegTF(ClipMethod[SeenMasks]):
     @property
     def note(self) -> str:
         """The backbone's; what the proposer was trained with; whether crops were replaced by an approximation."""
-        notes = [super().note]
-        if self.proposer.supervision:
-            notes.append(f"not training-free: proposer trained with {self.proposer.supervision}")
+        notes = [super().note, note_of(self.proposer)]
         if self.options.fast:
             notes.append(f"approximation {self.options.fast}: region queries instead of crops")
         return "; ".join(filter(None, notes))
@@ -189,9 +156,7 @@ class OVSegTF(ClipMethod[SeenMasks]):
     @property
     def described(self) -> MethodInfo:
         """See ``Method.described``: training-free as long as the proposer was not trained with masks."""
-        if not self.proposer.supervision:
-            return self.info
-        return replace(self.info, training_free=False, trained_on=f"the proposer: {self.proposer.supervision}")
+        return info_with(self.info, self.proposer)
 
     @torch.inference_mode()
     def encode_image(self, picture: Picture, geometry: WindowGeometry) -> SeenMasks:  # noqa: ARG002

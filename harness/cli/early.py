@@ -6,12 +6,13 @@ The checks import neither torch nor open_clip, but for ``check_method``: it impo
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from ...methods import UserError
 from ...methods.models.backbone_names import check_backbone_request
 from ...methods.names import method_home
 from ..runs.sources import PREFIX, load_any, open_any
-from .name_value import Value, names_of, parse_options
+from .name_value import Value, names_of, parse_changes, parse_options
 
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvgpu")
 """A Linux machine without all of these has no driver of NVIDIA's or AMD's that torch could use."""
@@ -45,7 +46,7 @@ def check_run(
         if folder is not None:
             check_folder(folder, flag)
     for name in names_of(datasets):
-        check_data(name, protocol, data_root, parse_options(changes, "--set"))
+        check_data(name, protocol, data_root, parse_changes(changes))
 
 
 def check_request(method: str, backbone: str | None, weights: Path | None, device: str) -> None:
@@ -63,7 +64,7 @@ def check_device(name: str) -> None:
         raise UserError(f"device {name} was asked for, but this machine has no GPU driver: use --device cpu")
 
 
-def check_data(name: str, protocol: str | None, data_root: Path | None, changes: dict[str, Value]) -> None:
+def check_data(name: str, protocol: str | None, data_root: Path | None, changes: dict[str, Any]) -> None:
     """The data set is there, and its protocol takes the changes.  Reading a config of mmseg imports it: that waits."""
     if name.startswith(PREFIX):
         if not Path(name.removeprefix(PREFIX)).is_file():

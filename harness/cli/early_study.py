@@ -5,7 +5,7 @@ from pathlib import Path
 from ...methods import UserError
 from ..use.sweep_values import asked_of
 from .early import check_run
-from .name_value import names_of, parse_options
+from .name_value import names_of, parse_changes
 
 
 def check_sweep(
@@ -22,7 +22,7 @@ def check_sweep(
 ) -> None:
     """Raise ``UserError`` or ``DataError`` for a sweep of nothing, of another field, or of bad values."""
     check_one_data_set(dataset)
-    asked = asked_of(parse_options(changes, "--set"))
+    asked = asked_of(parse_changes(changes))
     others = [text for text in changes if text.partition("=")[0].strip().replace("-", "_") != asked.field]
     for value in (asked.values[0], asked.values[-1]):
         check_run(

@@ -44,7 +44,7 @@ def _list_one(what: str, name: str, as_json: bool) -> None:
     """A method or a proposer: what it is, and a table of its options."""
     from ...methods import find_method
     from ...methods.core.options import describe_options, options_type
-    from ...methods.proposals import find_proposer
+    from ...methods.proposals.loading import find_proposer
 
     if what not in ("methods", "proposers"):
         raise UserError(f"bench list {what} takes no name: methods and proposers do")
@@ -63,7 +63,7 @@ def _list_one(what: str, name: str, as_json: bool) -> None:
 
 
 def _proposers() -> list[dict[str, Any]]:
-    from ...methods.proposals import find_proposer, list_proposers
+    from ...methods.proposals.loading import find_proposer, list_proposers
 
     return [{"proposer": n, "what": (find_proposer(n).__doc__ or "").split("\n")[0]} for n in list_proposers()]
 

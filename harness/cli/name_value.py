@@ -23,6 +23,24 @@ def parse_options(pairs: list[str], flag: str) -> dict[str, Any]:
     return out
 
 
+def parse_changes(pairs: list[str]) -> dict[str, Any]:
+    """What ``--set`` says: as ``parse_options``, and ``TABLE.NAME=VALUE`` is a value of a table.
+
+    >>> parse_changes(["seed=1", "region_options.segments=50"])
+    {'seed': 1, 'region_options': {'segments': 50}}
+    """
+    out: dict[str, Any] = {}
+    for path, value in parse_options(pairs, "--set").items():
+        *tables, name = path.split(".")
+        place = out
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set gives {table} a value of its own and one for {path}: leave one of them out")
+        place[name] = value
+    return out
+
+
 def _value(text: str) -> Value:
     if text.strip().lower() in ("true", "false"):
         return text.strip().lower() == "true"

@@ -6,7 +6,8 @@ from typing import Any
 from ...datasets import DatasetRecord, dataset_keys, find_record, read_record
 from ...methods import UserError
 from ...methods.core.errors import did_you_mean
-from ..protocol.protocol import Protocol, Setting, diff_settings, split_name
+from ..protocol.differences import diff_settings
+from ..protocol.protocol import Protocol, Setting, split_name
 from ..protocol.words import OFFICIAL, OUTSIDE, class_texts, list_words
 from ..report.of_protocol import changes, source_of, value_rows, value_text
 from ..runs.sources import load_any

@@ -20,7 +20,7 @@ from ..show.tables import (
 )
 from ..use.pairs import every_pair
 from ..use.run import run
-from .name_value import names_of, parse_options
+from .name_value import names_of, parse_changes, parse_options
 
 _SPARED = (8, 7, 4, 3, 6)
 """Columns that a narrow terminal does without, first to last."""
@@ -46,7 +46,7 @@ def run_command(
     pairs = every_pair(
         names_of(methods),
         names_of(datasets),
-        changes=parse_options(changes, "--set"),
+        changes=parse_changes(changes),
         options=parse_options(options, "--option"),
         say=print_warning,
         **asked,
@@ -83,6 +83,8 @@ def _report(one: Finished) -> dict[str, Any]:
         "unchecked": manifest.unchecked,
         "refine": manifest.setting["refine"],
         "guide": manifest.guide,
+        "regions": manifest.regions,
+        "voted_by": manifest.voted_by,
         "precision": manifest.setting["precision"],
         "device": manifest.environment["device"],
         "decoder": manifest.environment["decoder"],
@@ -127,6 +129,8 @@ def _means(report: dict[str, Any]) -> list[str]:
         said.append(f"refined by {guide['name']} {guide['sha256'][:17]}, {options}")
     elif report["refine"] == "pamr":
         said.append("refined by PAMR")
+    if report["regions"]:
+        said.append(f"regions of {report['voted_by']} voted")
     return said
 
 

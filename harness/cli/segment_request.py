@@ -10,7 +10,7 @@ from ...methods import UserError
 from ..use.pairs import check_methods, options_of, parts_of
 from ..use.photo_request import Classes, PhotoRequest, photo_request, split_texts
 from .early import check_folder, check_png, check_request
-from .name_value import names_of, parse_options
+from .name_value import names_of, parse_changes, parse_options
 
 _FOLDER = Path("results/segments")
 """Where the pictures of several photos go, unless ``--output`` says."""
@@ -56,7 +56,7 @@ def segment_sheets(
         check_request(name, backbone, weights, device)
     files = _files(photos)
     targets = _targets(files, [_plain(name) for name in names], output)
-    words, changed = _classes(classes, classes_file), parse_options(changes, "--set")
+    words, changed = _classes(classes, classes_file), parse_changes(changes)
     chosen_options = options_of(names, given)
     parts = parts_of(names, backbone, weights)
 

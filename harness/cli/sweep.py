@@ -11,7 +11,7 @@ from ..use.pairs import every_pair
 from ..use.sweep import FILE, sweep
 from ..use.sweep_record import Gap, Score, Sweep, SweptMethod
 from ..use.sweep_values import asked_of
-from .name_value import names_of, parse_options
+from .name_value import names_of, parse_changes, parse_options
 
 _BAR = 30
 
@@ -30,7 +30,7 @@ def sweep_command(
     **spec: Any,
 ) -> None:
     """Sweep a field of the decode rule and print what was found; ``spec`` are other arguments of ``every_pair``."""
-    asked = asked_of(parse_options(changes, "--set"))
+    asked = asked_of(parse_changes(changes))
     pairs = every_pair(
         names_of(methods),
         [dataset],

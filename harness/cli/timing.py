@@ -10,7 +10,7 @@ from ..show.tables import print_json, print_line, print_table, print_warning
 from ..use.pairs import every_pair
 from ..use.timing import time_methods
 from ..use.timing_record import Machine, Spread, Timing
-from .name_value import names_of, parse_options
+from .name_value import names_of, parse_changes, parse_options
 
 
 def time_command(
@@ -30,7 +30,7 @@ def time_command(
     pairs = every_pair(
         names_of(methods),
         [dataset],
-        changes=parse_options(changes, "--set"),
+        changes=parse_changes(changes),
         options=parse_options(options, "--option"),
         say=print_warning,
         **spec,

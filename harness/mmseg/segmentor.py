@@ -30,7 +30,7 @@ from ...methods import UserError
 from ...methods.core.picture import Picture
 from ..protocol.protocol import Protocol, load_protocol
 from ..runs.photo import Photo
-from ..runs.pipeline import Clock, Pipeline
+from ..runs.pipeline import Clock, Observed, Pipeline
 from ..runs.plan import RunSpec
 from .shim import import_mmseg
 
@@ -87,9 +87,11 @@ class OvssSegmentor(BaseModel):  # type: ignore[misc]
             options=dict(options or {}),
         )
         setting = chosen.setting(record.key)
-        if resized_by == "pipeline" and (setting.columns > 1 or setting.refine not in ("none", "pamr")):
+        at_own_size = setting.columns > 1 or setting.refine not in ("none", "pamr") or setting.region_vote != "none"
+        if resized_by == "pipeline" and at_own_size:
             raise UserError(
-                f"protocol {chosen.name!r} cuts or refines images at their own size: it needs resized_by='protocol'"
+                f"protocol {chosen.name!r} cuts, refines or votes at the images' own size: it needs "
+                "resized_by='protocol'"
             )
         self.resized_by = resized_by
         self.pipeline = Pipeline(spec.build_method(setting, allow_download), setting, record)
@@ -124,7 +126,7 @@ class OvssSegmentor(BaseModel):  # type: ignore[misc]
             return self.pipeline.predict(Photo(pixels, self._image_id(meta)), Clock())
         resized = torch.from_numpy(pixels).permute(2, 0, 1)
         scores = self.pipeline.scores(Picture.of(resized))
-        return self.pipeline.finish(scores, resized, size, Clock())
+        return self.pipeline.finish(Observed(scores, resized, size), Clock())
 
     def _image_id(self, meta: Mapping[str, Any]) -> str:
         """The image's id in the data set, as ``bench run`` has it: noise of a guide depends on it."""

@@ -16,7 +16,7 @@ import pandas as pd
 from ...methods import UserError
 from ...methods.models.weights import licences
 from ..metrics.bootstrap import indistinct_groups, paired_difference
-from ..protocol.protocol import changes_of
+from ..protocol.differences import changes_of
 from ..runs.plan import Plan
 from ..runs.run import Finished, list_runs
 from ..runs.storing import store
@@ -138,6 +138,7 @@ def _row(run: Finished) -> Row:
         unchecked=manifest.unchecked,
         precision=setting["precision"],
         guide=" ".join(str(guide[k]) for k in ("name", "sha256", "precision")) if guide else "",
+        regions=manifest.voted_by,
         device=manifest.environment["device"],
         code=manifest.code_version,
         vocabulary=manifest.vocabulary_hash,

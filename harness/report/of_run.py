@@ -4,7 +4,7 @@ import numpy as np
 
 from ..metrics.bootstrap import why_no_interval
 from ..metrics.of_counts import precision, recall
-from ..protocol.protocol import changes_of
+from ..protocol.differences import changes_of
 from ..runs.manifest import Manifest
 from ..runs.run import Finished
 from ..show.tables import megabytes, percent, with_interval
@@ -25,6 +25,7 @@ def provenance_rows(run: Finished) -> list[tuple[str, str]]:
         *([("changed by hand", changed)] if changed else []),
         ("weights", _weights(manifest)),
         *([("refined by", ", ".join(f"{k} {v}" for k, v in manifest.guide.items()))] if manifest.guide else []),
+        *([("regions that voted", manifest.voted_by)] if manifest.regions else []),
         ("device", f"{manifest.environment['device']}, {manifest.setting['precision']}"),
         ("code", manifest.code_version),
         ("seconds per image", f"{manifest.seconds_per_image:.4f}"),

@@ -180,9 +180,12 @@ def _table() -> tuple[Reported, ...]:
 def kinds_under(setting: Mapping[str, Any]) -> tuple[PostProcessing, ...]:
     """What reported rows call the refinement of a protocol, preferred first; nothing for one that nobody reported.
 
-    Without refinement, what belongs to the method itself fits too.  Rows with Stable Diffusion are CLIPer's: 2.1 base,
-    a chain, noised.
+    A vote of the method's own regions is CorrCLIP's, one of other regions nobody reported.  Without refinement, what
+    belongs to the method itself fits too.  Rows with Stable Diffusion are CLIPer's: 2.1 base, a chain, noised.
     """
+    vote = setting.get("region_vote", "none")
+    if vote != "none":
+        return ("mask map correction",) if (vote, setting["refine"]) == ("method", "none") else ()
     match setting["refine"]:
         case "none":
             return ("none", "as listed")

@@ -53,6 +53,7 @@ class Row(BaseModel):
     unchecked: str
     precision: str
     guide: str
+    regions: str = ""
     device: str
     code: str
     vocabulary: str
@@ -79,12 +80,13 @@ class Row(BaseModel):
         """What the method ran on, in a few words."""
         digest = self.weights.rpartition(":")[2][:8]
         told = " ".join(filter(None, [self.backbone, digest, self.precision, self.unchecked and f"({self.unchecked})"]))
-        return f"{told}, refined by {self.guide}" if self.guide else told
+        told = f"{told}, refined by {self.guide}" if self.guide else told
+        return f"{told}, regions of {self.regions} voted" if self.regions else told
 
     @property
     def line(self) -> tuple[str, ...]:
         """What makes a line of a table."""
-        return (self.method, self.backbone, self.weights, self.precision, self.guide)
+        return (self.method, self.backbone, self.weights, self.precision, self.guide, self.regions)
 
 
 def newest_runs(rows: Iterable[Row]) -> list[Row]:

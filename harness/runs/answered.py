@@ -113,6 +113,7 @@ def _files(plan: Plan, pipeline: "Pipeline") -> list[Path] | None:
         or spec.dataset.startswith(PREFIX)
         or method.loaded
         or pipeline.guide
+        or pipeline.voter
         or any(os.sep in text or os.path.exists(text) for text in texts)  # noqa: PTH110 - no text is too long for it
         or not isinstance(backbone, Backbone)
         or backbone.file is None

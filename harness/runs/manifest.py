@@ -20,7 +20,8 @@ from .sealed import read_sealed, seal
 
 
 class Manifest(BaseModel):
-    """What a finished run says of itself.  ``method`` to ``guide`` are the plan's identity.
+    """What a finished run says of itself.  ``method`` to ``regions`` are the plan's identity; ``regions`` are those
+    that vote.
 
     ``environment``, ``code_version``, ``workers``, ``encode_seconds`` and ``shared_with`` are those of the part that
     was written last; ``environments`` lists all different ones where parts come from several.
@@ -47,6 +48,7 @@ class Manifest(BaseModel):
     source_hash: str
     method_source_hash: str | None
     guide: dict[str, Any] | None
+    regions: dict[str, Any] | None = None
     code_version: str
     environment: dict[str, Any]
     environments: tuple[dict[str, Any], ...] = ()
@@ -71,6 +73,12 @@ class Manifest(BaseModel):
     def unchecked(self) -> str:
         """That the activation of the weights was not checked, and why it was chosen; "" where it was, or is none."""
         return "" if self.weights.get("activation_checked", True) else str(self.weights["activation_note"])
+
+    @property
+    def voted_by(self) -> str:
+        """Whose regions voted, with what it was made with; "" without a vote."""
+        said = {k: v for k, v in (self.regions or {}).items() if k != "name" and isinstance(v, str | int | float)}
+        return ", ".join([str(self.regions["name"]), *(f"{k} {v}" for k, v in said.items())]) if self.regions else ""
 
     def sealed(self) -> bytes:
         """The file ``manifest.json``."""

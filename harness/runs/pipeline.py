@@ -14,6 +14,8 @@ from ...methods import ScoreField, UserError
 from ...methods.core.foreign import foreign_code
 from ...methods.core.method import Method, Words
 from ...methods.core.picture import Bill, Memo, Picture
+from ...methods.proposals.for_methods import note_of
+from ...methods.proposals.regions import region_map
 from ...methods.refine.guide import Affinity, Correction, Guide, LabelGuide
 from ...methods.refine.load_guide import load_guide, load_label_guide
 from ..decoding.decode import Winners, decode, winners_of
@@ -22,6 +24,7 @@ from ..decoding.on_grid import decode_on_grid, winners_on_grid
 from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
 from ..decoding.tiles import Refiner, check_finite
+from ..decoding.vote import vote
 from ..metrics.counting import confusion, count_boundary, tally
 from ..metrics.of_confusion import sparse
 from ..protocol.protocol import Setting
@@ -31,6 +34,7 @@ from ..protocol.words import vocabulary_for
 from .photo import Photo
 from .scored import STAGES as STAGES
 from .scored import Scored as Scored
+from .voters import voter_for
 
 T = TypeVar("T")
 
@@ -60,7 +64,8 @@ class Clock:
 class Decision:
     """Scores of an image, refined if a guide does that, and the rule by which they become labels of ``size``.
 
-    ``on_grid``: classes are decided on the method's grid.  ``correct`` is the last word on the labels.
+    ``on_grid``: classes are decided on the method's grid.  ``correct`` has a word on the labels after the decision, and
+    ``regions`` ``(H, W)`` vote last of all; None: they do not.
     """
 
     scores: ScoreField
@@ -69,9 +74,14 @@ class Decision:
     refine: Refiner | None
     on_grid: bool
     correct: Callable[[Tensor, int, ClassMaps], Tensor] | None = None
+    regions: Tensor | None = None
 
     def labels(self) -> Tensor:
         """Label map ``(H, W)``."""
+        labels = self._decided()
+        return labels if self.regions is None else vote(labels, self.regions.to(labels.device))
+
+    def _decided(self) -> Tensor:
         if self.on_grid:
             return decode_on_grid(self.scores, self.size, self.rule)
         labels = decode(self.scores, self.size, self.rule, self.refine)
@@ -81,7 +91,7 @@ class Decision:
         return self.correct(labels, self.rule.num_classes(self.scores), maps)
 
     def winners(self) -> Winners:
-        """The same before the probability threshold.  The rule must not be gated, nor labels corrected."""
+        """What ``labels`` are before the probability threshold.  No gated rule, corrected labels or vote."""
         if self.on_grid:
             return winners_on_grid(self.scores, self.size, self.rule)
         return winners_of(self.scores, self.size, self.rule, self.refine)
@@ -93,13 +103,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Observed:
-    """What a method and a guide say about a picture, whose own pixels are of ``size``."""
+    """What a method, a guide and a proposer of regions say about a picture, whose own pixels are of ``size``."""
 
     scores: ScoreField
     pixels: Tensor
     size: tuple[int, int]
     affinity: Affinity | None = None
     correction: Correction | None = None
+    regions: Tensor | None = None
 
 
 def guide_for(setting: Setting, method: Method) -> Guide | LabelGuide | None:
@@ -137,6 +148,7 @@ class Pipeline:
         self.num_classes = len(vocabulary.classes)
         self.rule: DecodeRule = setting.rule(vocabulary.background)
         self.guide = guide_for(setting, method)
+        self.voter = voter_for(setting, method)
         _check_multiple(setting, method)
         self.findings = _lint_tokens(setting, record, method)
         started = time.perf_counter()
@@ -146,8 +158,9 @@ class Pipeline:
 
     @property
     def note(self) -> str:
-        """What has to be said beside its numbers: the method's note and the guide's."""
-        return "; ".join(filter(None, [self.method.note, self.guide.note if self.guide else ""]))
+        """What has to be said beside its numbers: the method's note, the guide's, and that of regions that vote."""
+        notes = [self.method.note, self.guide.note if self.guide else "", note_of(self.voter) if self.voter else ""]
+        return "; ".join(dict.fromkeys(filter(None, notes)))
 
     def predict(self, photo: Photo, clock: Clock) -> Tensor:
         """Label map ``(H, W)`` of an image, at its own size.
@@ -165,15 +178,19 @@ class Pipeline:
         return other
 
     def _predict_column(self, picture: Picture, clock: Clock) -> Tensor:
-        seen = self.observe(picture, clock)
-        return self._finish(seen, clock)
+        return self.finish(self.observe(picture, clock), clock)
 
     def observe(self, picture: Picture, clock: Clock) -> Observed:
         """Everything about a picture that comes before the decision."""
         scores = clock.time("segment", lambda: self.scores(picture))
         given = Observed(scores, picture.pixels, (picture.original.shape[1], picture.original.shape[2]))
         guide = self.guide
-        return given if guide is None else clock.time("refine", lambda: _guided(given, guide, picture))
+        if guide is not None:
+            given = clock.time("refine", lambda: _guided(given, guide, picture))
+        voter = self.voter
+        if voter is not None:
+            given = replace(given, regions=clock.time("refine", lambda: region_map(voter, picture)))
+        return given
 
     @torch.inference_mode()
     def scores(self, picture: Picture) -> ScoreField:
@@ -200,11 +217,8 @@ class Pipeline:
         counts = tally(table).first(classes)
         return Scored(counts, int(table.sum()), boundary, sparse(table) if self.confusion else None)
 
-    def finish(self, scores: ScoreField, pixels: Tensor, size: tuple[int, int], clock: Clock) -> Tensor:
-        """From the scores of the resized image ``pixels`` (3, h, w) uint8 to labels of ``size``, without a guide."""
-        return self._finish(Observed(scores, pixels, size), clock)
-
-    def _finish(self, seen: Observed, clock: Clock) -> Tensor:
+    def finish(self, seen: Observed, clock: Clock) -> Tensor:
+        """From scores of the resized image to labels of its own size."""
         decision = self.decision(seen, clock)
         before = clock.seconds["refine"]
         labels = clock.time("decode", decision.labels)
@@ -227,10 +241,11 @@ class Pipeline:
         elif self.setting.upsample == "direct":
             scores = stretched(scores, size)
         elif self.setting.upsample == "labels":
-            return Decision(scores, size, rule, None, on_grid=True)
+            return Decision(scores, size, rule, None, on_grid=True, regions=seen.regions)
         pixels = seen.pixels.to(scores.scores.device)
         refine = clock.time("refine", lambda: self._refiner(pixels, size, clock))
-        return Decision(scores, size, rule, refine, on_grid=False, correct=_timed(seen.correction, clock))
+        correct = _timed(seen.correction, clock)
+        return Decision(scores, size, rule, refine, on_grid=False, correct=correct, regions=seen.regions)
 
     def heat(self, photo: Photo, class_index: int) -> Tensor:
         """How sure the method is of a class at each pixel, ``(H, W)`` float32: see ``decoding.heat``."""

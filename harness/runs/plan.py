@@ -203,6 +203,7 @@ def make_plan(spec: RunSpec, pipeline: "Pipeline", data: Dataset, digests: Mappi
         "source_hash": source_hash(),
         "method_source_hash": foreign_hash(type(pipeline.method)),
         "guide": None if pipeline.guide is None else pipeline.guide.provenance,
+        **({} if pipeline.voter is None else {"regions": pipeline.voter.provenance}),
     }
     note = "; ".join(filter(None, ["" if pipeline.method.note else data.note, pipeline.note]))
     described = describe(pipeline.method) | {"plugin": plugin_version(type(pipeline.method))}

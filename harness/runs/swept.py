@@ -1,8 +1,8 @@
 """Swept: one pass over the images for many values of one number of the decode rule.
 
 The method runs once per image.  A probability threshold is compared with what every pixel's class has, so one decode
-and one histogram hold all of its values (``count_thresholds``).  A gated rule, and any other field, is decoded once for
-each value from the same scores: correct and slower.
+and one histogram hold all of its values (``count_thresholds``).  A gated rule, a vote of regions, and any other field
+are decoded once for each value from the same scores: correct and slower.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -44,11 +44,15 @@ class SweptLane:
 
     @property
     def at_once(self) -> bool:
-        """Whether one decode serves all values.  The kernels for a GPU decide by themselves, so they decode each."""
+        """Whether one decode serves all values.
+
+        Regions vote after the threshold, for each value anew; the kernels for a GPU decide by themselves.
+        """
         return (
             self.field == THRESHOLD
             and not self.pipeline.rule.gated
             and self.pipeline.setting.refine != "sam"  # which asks anew for each label map
+            and self.pipeline.voter is None
             and decoder_name(self.pipeline.method.device) == "torch"
         )
 

@@ -12,7 +12,7 @@ from ...methods import UserError
 from ..metrics.bootstrap import class_differences, holm, miou_interval, paired_difference
 from ..metrics.counts import Counts
 from ..metrics.of_counts import iou, miou
-from ..protocol.protocol import diff_settings
+from ..protocol.differences import diff_settings
 from ..runs.plan import Plan
 from ..runs.run import Finished, Run, find_run
 

@@ -9,7 +9,7 @@ from typing import Literal
 from ...datasets import DatasetRecord, find_record, open_dataset
 from ...datasets.places import data_roots
 from ...methods.models.weights import find_entry, locate
-from ..protocol.protocol import changes_of
+from ..protocol.differences import changes_of
 from ..report.claims import Claim
 from .data_here import situation
 

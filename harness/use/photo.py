@@ -193,6 +193,7 @@ def _provenance(request: PhotoRequest, pipeline: Pipeline) -> dict[str, Any]:
         "vocabulary_hash": pipeline.words.vocabulary.hash,
         "refine": request.setting.refine,
         "guide": pipeline.guide.provenance if pipeline.guide else None,
+        "regions": pipeline.voter.provenance if pipeline.voter else None,
         "precision": request.setting.precision,
         "environment": machine,
         "device": machine["device"],

@@ -21,7 +21,7 @@ from .run import run
 
 FIRST_IMAGES = 8
 """Images that are timed before the rest, where no run tells how long it takes."""
-_COSTS = ("short_side_px", "long_side_px", "window_px", "stride_px", "columns", "refine", "precision")
+_COSTS = ("short_side_px", "long_side_px", "window_px", "stride_px", "columns", "refine", "region_vote", "precision")
 """Fields of a protocol that decide how long an image takes."""
 
 Standing = Literal[Kind, "needs", "not run", "not reported", "failed"]

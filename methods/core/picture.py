@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .windows import Box
+
 T = TypeVar("T")
 
 
@@ -137,6 +139,11 @@ class Picture:
         """Height and width of ``pixels``."""
         return self.pixels.shape[1], self.pixels.shape[2]
 
+    @property
+    def unresized(self) -> "Picture":
+        """The image before it was resized, as a picture; what is computed of it is the same for all sizes."""
+        return Picture(self.original, self.original, self.name, self.memo, ("original", self.part), self.part)
+
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What ``compute`` returns, for the first who asks; later ones get the same value.
 
@@ -151,16 +158,21 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Some windows of a picture, of one size: ``pixels`` ``(B, 3, H, W)`` uint8 RGB.  ``place`` says which they are."""
+    """Some windows of a picture, of one size: ``pixels`` ``(B, 3, H, W)`` uint8 RGB.
+
+    ``place`` says which they are, ``boxes`` where each lies in the picture.
+    """
 
     pixels: Tensor
     picture: Picture
     place: Hashable = ()
+    boxes: tuple[Box, ...] = ()
 
     @classmethod
     def of(cls, pixels: Tensor) -> "Windows":
         """Windows that come from nowhere, ``(B, 3, H, W)`` uint8 RGB."""
-        return cls(pixels, Picture.of(pixels[0]))
+        picture = Picture.of(pixels[0])
+        return cls(pixels, picture, boxes=(Box(0, 0, *picture.size),) * len(pixels))
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """See ``Picture.once``; for these windows."""

@@ -57,9 +57,10 @@ class WindowMethod(Method[SeenWindows[SeenIn], Said]):
     def encode_image(self, picture: Picture, geometry: WindowGeometry) -> SeenWindows[SeenIn]:
         """See ``Method.encode_image``."""
         boxes = geometry.boxes(*picture.size)
+        parts = [boxes[first : first + self.batch_size] for first in range(0, len(boxes), self.batch_size)]
         batches = tuple(
-            self.encode_windows(Windows(pixels, picture, (geometry, self.batch_size, number)))
-            for number, pixels in enumerate(cut(picture.pixels, boxes).split(self.batch_size))
+            self.encode_windows(Windows(cut(picture.pixels, part), picture, (geometry, self.batch_size, number), part))
+            for number, part in enumerate(parts)
         )
         first = boxes[0]
         return SeenWindows(batches, boxes, (first.bottom - first.top, first.right - first.left), picture.size)

@@ -155,8 +155,12 @@ class Dino:
         ``rgb`` ``(B, 3, H, W)`` in [0, 1]; rows and columns that do not fill a patch are dropped.
         """
         grid = (rgb.shape[2] // self.patch_px, rgb.shape[3] // self.patch_px)
-        rgb = rgb[:, :, : grid[0] * self.patch_px, : grid[1] * self.patch_px]
-        return self.tokens(self.normalise(rgb))[:, 1:], grid
+        return self.tokens(self.normalise(self.whole(rgb)))[:, 1:], grid
+
+    def whole(self, rgb: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` without the rows and columns that do not fill a patch."""
+        height, width = (side // self.patch_px * self.patch_px for side in rgb.shape[2:])
+        return rgb[:, :, :height, :width]
 
     @property
     def _first_patch(self) -> int:

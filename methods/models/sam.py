@@ -124,25 +124,30 @@ class Sam:
 
     @torch.inference_mode()
     def masks(
-        self, view: SamView, points: Tensor, boxes: Tensor | None = None, hint: Tensor | None = None
+        self,
+        view: SamView,
+        points: Tensor,
+        boxes: Tensor | None = None,
+        hint: Tensor | None = None,
+        multimask: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Mask logits over the square and predicted IoUs, of prompts in px of the square.
 
         ``points`` ``(R, 2)`` x, y lie inside, ``boxes`` ``(R, 4)`` are left, top, right, bottom, ``hint`` ``(s, s)``
-        are logits that all prompts share.  Without boxes there are three masks for each point: ``(R, M, s, s)`` and
-        ``(R, M)`` float32, M = 3 or 1.
+        are logits that all prompts share.  Without boxes and with ``multimask`` there are three masks for each point:
+        ``(R, M, s, s)`` and ``(R, M)`` float32, M = 3 or 1.
         """
         parts = [
-            self._some_masks(view, some, None if boxes is None else boxes[k : k + _PROMPTS_AT_ONCE], hint)
+            self._some_masks(view, some, None if boxes is None else boxes[k : k + _PROMPTS_AT_ONCE], hint, multimask)
             for k, some in zip(range(0, len(points), _PROMPTS_AT_ONCE), points.split(_PROMPTS_AT_ONCE), strict=True)
         ]
         logits, sure = (torch.cat(part) for part in zip(*parts, strict=True))
         return logits, sure
 
     def _some_masks(
-        self, view: SamView, points: Tensor, boxes: Tensor | None, hint: Tensor | None
+        self, view: SamView, points: Tensor, boxes: Tensor | None, hint: Tensor | None, multimask: bool
     ) -> tuple[Tensor, Tensor]:
-        given: dict[str, Tensor | bool] = {"multimask_output": boxes is None}
+        given: dict[str, Tensor | bool] = {"multimask_output": boxes is None and multimask}
         if boxes is not None:
             given["input_boxes"] = boxes.to(self.device)[None]
         if hint is not None:

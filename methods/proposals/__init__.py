@@ -1,17 +1,4 @@
-"""Proposers: class-agnostic masks of an image, for methods that classify masks.
+"""Proposers: class-agnostic masks of an image, for methods that classify masks and for votes inside masks.
 
-A proposer of the list is found by name with ``load_proposer``; each has options of its own.
+A proposer of the list is found by name with ``loading.load_proposer``; each has options of its own.
 """
-
-from .base import Proposals, Proposer, ProposerParts
-from .loading import ProposerName, find_proposer, list_proposers, load_proposer
-
-__all__ = [
-    "Proposals",
-    "Proposer",
-    "ProposerName",
-    "ProposerParts",
-    "find_proposer",
-    "list_proposers",
-    "load_proposer",
-]

@@ -34,11 +34,12 @@ class Proposals:
 class ProposerParts:
     """What a proposer may need of the method that it works for.
 
-    ``vision`` is the image tower, ``mean`` and ``std`` normalise RGB in [0, 1] for it.  ``weights`` is what the user
-    named as the proposer's own weights or folder: a path, or for tests the loaded part itself.
+    ``vision`` is the image tower, None for a method without CLIP's; ``mean`` and ``std`` normalise RGB in [0, 1] for
+    it.  ``weights`` is what the user named as the proposer's own weights or folder: a path, or for tests the loaded
+    part itself.
     """
 
-    vision: VisionTransformer
+    vision: VisionTransformer | None
     mean: Sequence[float]
     std: Sequence[float]
     device: torch.device

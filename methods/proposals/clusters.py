@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from ..core.errors import UserError
 from ..core.options import Options
 from ..core.picture import Picture
 from ..models import vit
@@ -81,8 +82,13 @@ class _Features:
 
 
 def _clip_features(parts: ProposerParts, kind: Kind, side_px: int) -> _Features:
-    mean, std = (torch.tensor(v, device=parts.device).view(3, 1, 1) for v in (parts.mean, parts.std))
     vision = parts.vision
+    if vision is None:
+        raise UserError(
+            "the regions are to be cut from features of the method's own CLIP, and it has none: choose another "
+            "proposer, such as felzenszwalb or dino-clusters"
+        )
+    mean, std = (torch.tensor(v, device=parts.device).view(3, 1, 1) for v in (parts.mean, parts.std))
 
     def encode(rgb: Tensor) -> tuple[Tensor, tuple[int, int]]:
         pixels = ((rgb.to(parts.device) - mean) / std).to(parts.dtype)

@@ -1,15 +1,13 @@
 """Finding a proposer by its name."""
 
 import importlib
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from ..core.errors import UserError, did_you_mean
 from ..core.options import options_type, read_options
 from .base import Proposer, ProposerParts
+from .names import ProposerName
 
-ProposerName = Literal[
-    "felzenszwalb", "slic", "clip-clusters", "dino-clusters", "ncut", "maskformer", "mask2former", "sam", "files"
-]
 _BUILT_IN: dict[ProposerName, str] = {
     "felzenszwalb": ".superpixels:Felzenszwalb",
     "slic": ".superpixels:Slic",
@@ -18,7 +16,9 @@ _BUILT_IN: dict[ProposerName, str] = {
     "ncut": ".clusters:NormalisedCuts",
     "maskformer": ".transformers_masks:MaskFormer",
     "mask2former": ".transformers_masks:Mask2Former",
+    "eomt": ".transformers_masks:Eomt",
     "sam": ".sam:Sam",
+    "sam2": ".sam:Sam2",
     "files": ".mask_files:MaskFiles",
 }
 

@@ -1,4 +1,4 @@
-"""MaskFormer and Mask2Former of the transformers library, from a local folder, as proposers.
+"""MaskFormer, Mask2Former and EoMT of the transformers library, from a local folder, as proposers.
 
 Trained with masks of COCO (or of whatever the folder says): labels of their classes are ignored, but the masks are not
 class-agnostic, and a method with them is not training-free.
@@ -44,13 +44,17 @@ class _MaskTransformer(Proposer):
     @torch.inference_mode()
     def propose(self, picture: Picture) -> Proposals:
         """See ``Proposer.propose``; soft masks."""
-        image = picture.pixels
-        out = self.model(pixel_values=padded(image.to(self.device), MULTIPLE_PX))
-        height, width = (-(-side // MULTIPLE_PX) * MULTIPLE_PX for side in image.shape[1:])
-        logits = F.interpolate(out.masks_queries_logits.float(), (height, width), mode="bilinear", align_corners=False)
-        masks = logits[0, :, : image.shape[1], : image.shape[2]].sigmoid()
+        out, logits = self.masks(picture.pixels.to(self.device))
         nothing = out.class_queries_logits[0].float().softmax(dim=-1)[:, -1:]
-        return Proposals(masks, 1 - nothing)
+        return Proposals(logits.sigmoid(), 1 - nothing)
+
+    def masks(self, image: Tensor) -> tuple[Any, Tensor]:
+        """What the model says of an image ``(3, h, w)``, and its mask logits at that size, ``(Q, h, w)``."""
+        pixels = padded(image, MULTIPLE_PX)
+        out = self.model(pixel_values=pixels)
+        whole = (pixels.shape[2], pixels.shape[3])
+        logits = F.interpolate(out.masks_queries_logits.float(), whole, mode="bilinear", align_corners=False)
+        return out, logits[0, :, : image.shape[1], : image.shape[2]]
 
 
 class MaskFormer(_MaskTransformer):
@@ -67,6 +71,27 @@ class Mask2Former(_MaskTransformer):
     name = "mask2former"
     entry = "mask2former-swinb-coco"
     model_class = "Mask2FormerForUniversalSegmentation"
+
+
+class Eomt(_MaskTransformer):
+    """EoMT (Kerssies et al., CVPR 2025), ViT-L of COCO panoptic unless another folder is named.
+
+    It sees the image with its long side as long as its square's, black below or to the right.
+    """
+
+    name = "eomt"
+    entry = "eomt-l-coco-panoptic"
+    model_class = "EomtForUniversalSegmentation"
+
+    def masks(self, image: Tensor) -> tuple[Any, Tensor]:
+        """See ``_MaskTransformer.masks``."""
+        side, size = self.model.config.image_size, image.shape[1:]
+        height, width = (max(1, int(length * side / max(size))) for length in size)
+        small = F.interpolate(image[None].float(), (height, width), mode="bilinear", antialias=True)[0]
+        square = F.pad(small.round().clamp(0, 255), (0, side - width, 0, side - height))
+        out = self.model(pixel_values=padded(square, side))
+        logits = F.interpolate(out.masks_queries_logits.float(), (side, side), mode="bilinear", align_corners=False)
+        return out, F.interpolate(logits[:, :, :height, :width], size, mode="bilinear", align_corners=False)[0]
 
 
 def padded(image: Tensor, multiple: int) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 
 from ovss.methods import find_method, list_methods
 from ovss.methods.core.options import describe_options, options_type
-from ovss.methods.proposals import find_proposer, list_proposers
+from ovss.methods.proposals.loading import find_proposer, list_proposers
 
 Command = Callable[..., Any]
 

@@ -25,9 +25,11 @@ def load_oracle(name: str) -> dict[str, Tensor]:
     return {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
 
 
-def oracle_backbone(oracle: dict[str, Tensor], layers: int = 12, statistics: Statistics = (_MEAN, _STD)) -> Backbone:
-    """A CLIP of width 128 with the vectors' image tower, and no text tower to speak of."""
-    vision = {"image_size": 224, "layers": layers, "width": 128, "head_width": 64, "patch_size": 16}
+def oracle_backbone(
+    oracle: dict[str, Tensor], layers: int = 12, statistics: Statistics = (_MEAN, _STD), width: int = 128
+) -> Backbone:
+    """A CLIP with the vectors' image tower, and no text tower to speak of."""
+    vision = {"image_size": 224, "layers": layers, "width": width, "head_width": 64, "patch_size": 16}
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
     model = open_clip.CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval()
     weights = {k.removeprefix("clip."): t for k, t in oracle.items() if k.startswith("clip.")}

@@ -52,6 +52,8 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
         return {"dino": Dino(random_state(64, 2, patch, 4))}
     if name == "trident":
         return {"dino": Dino(random_state(64, 2, patch, 4)), "sam": random_sam()}
+    if name == "corrclip":
+        return {"dino": Dino(random_state(64, 2, 8, 4)), "proposer": "felzenszwalb", "min_size": 1000}
     if name == "clip-diy":
         small = Dino(random_state(384, 1, 8, 4))
         return {"found": Found(small, torch.ones(1, 384, 1, 1) / 20, torch.zeros(1))}

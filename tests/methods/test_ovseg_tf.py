@@ -21,7 +21,7 @@ from ovss.methods.blocks.mask_crops import cut_masked
 from ovss.methods.core.picture import Picture
 from ovss.methods.core.vocabulary import load_templates
 from ovss.methods.ovseg_tf import OVSegTF, classify
-from ovss.methods.proposals import Proposals, Proposer, ProposerParts
+from ovss.methods.proposals.base import Proposals, Proposer, ProposerParts
 from ovss.methods.proposals.superpixels import Felzenszwalb
 from ovss.methods.registry import check_options
 
@@ -324,7 +324,7 @@ def test_what_is_said_about_it(tiny: Backbone) -> None:
 )
 def test_wrong_options(tiny: Backbone, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str) -> None:
     """Refused before the proposer is made, and by the check that loads nothing."""
-    monkeypatch.setattr("ovss.methods.ovseg_tf.load_proposer", None)
+    monkeypatch.setattr("ovss.methods.proposals.for_methods.load_proposer", None)
     for refuse in (lambda: create_method("ovseg-tf", tiny, **options), lambda: check_options(OVSegTF, options)):
         with pytest.raises(UserError, match=re.escape("method 'ovseg-tf': ") + ".*" + re.escape(message)):
             refuse()

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from ovss.datasets import DatasetRecord, list_datasets
 from ovss.harness.mmseg.shim import import_mmseg
-from ovss.harness.protocol.protocol import Protocol, Setting, diff_settings, lint_setting, list_protocols, load_protocol
+from ovss.harness.protocol.differences import diff_settings
+from ovss.harness.protocol.protocol import Protocol, Setting, lint_setting, list_protocols, load_protocol
 from ovss.harness.protocol.resize import resize_image, resized_size
 from ovss.methods import UserError
 
@@ -29,6 +30,8 @@ OTHER_VALUES: dict[str, Any] = {
     "area_threshold": 0.1,
     "refine": "pamr",
     "refine_steps": 7,
+    "region_vote": "slic",
+    "region_options": {"segments": 50},
     "upsample": "direct",
     "refine_threshold": 0.2,
     "refine_fusion": "mean",
@@ -52,6 +55,8 @@ OTHER_VALUES: dict[str, Any] = {
 }
 """Another value for every field that has one."""
 BASE = {"window_px": 448, "stride_px": 224}
+WANTED: dict[str, dict[str, Any]] = {"region_options": {"region_vote": "slic"}}
+"""What a field needs of others."""
 
 
 def write(path: Path, text: str = "", **changes: str) -> Path:
@@ -66,10 +71,11 @@ def test_the_table_of_other_values_is_complete() -> None:
 
 @pytest.mark.parametrize("field", OTHER_VALUES)
 def test_the_hash_moves_with_every_field(field: str) -> None:
-    base = Setting(**BASE)
-    moved = Setting(**{**BASE, field: OTHER_VALUES[field]})
+    given = BASE | WANTED.get(field, {})
+    base = Setting(**given)
+    moved = Setting(**{**given, field: OTHER_VALUES[field]})
     assert moved.hash != base.hash
-    assert Setting(**BASE).hash == base.hash
+    assert Setting(**given).hash == base.hash
     assert [row[:3] for row in diff_settings(base, moved)] == [(field, getattr(base, field), OTHER_VALUES[field])]
 
 
@@ -97,6 +103,8 @@ DEFAULTS: dict[str, Any] = {
     "class_gate": None,
     "complement": False,
     "refine": "none",
+    "region_vote": "none",
+    "region_options": {},
     "refine_steps": 10,
     "refine_threshold": 0.1,
     "refine_fusion": "chain",

@@ -97,6 +97,7 @@ def test_one_decode_is_as_good_as_one_for_each_threshold(
         ("area_threshold", (0.0, 0.2), {"probability_threshold": 0.4}),
         ("logit_scale", (5.0, 40.0), {"probability_threshold": 0.3}),
         ("logit_scale", (5.0, 40.0), {"probability_threshold": 0.3, "average": "probability"}),
+        ("probability_threshold", (0.0, 0.5, 0.9), {"region_vote": "slic", "region_options": {"segments": 60}}),
     ],
 )
 def test_other_fields_and_rules_are_decoded_for_each_value(

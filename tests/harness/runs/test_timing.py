@@ -13,7 +13,7 @@ from ovss.datasets import open_dataset
 from ovss.harness.protocol.protocol import load_protocol
 from ovss.harness.runs import engine, photo, pipeline
 from ovss.harness.runs.photo import Photo
-from ovss.harness.runs.pipeline import Clock, Pipeline
+from ovss.harness.runs.pipeline import Clock, Observed, Pipeline
 from ovss.methods import Box, MethodInfo, ScoreField, Vocabulary
 
 from ...toys import Toy
@@ -71,7 +71,7 @@ def test_refining_inside_decode_counts_as_refining(monkeypatch: pytest.MonkeyPat
     classes = len(pipe.words.query_to_class)
     whole = (Box(0, 0, *SIZE),)
     field = ScoreField(torch.zeros(1, classes, 2, 3), whole, whole, SIZE, pipe.words.query_to_class)
-    pipe.finish(field, torch.zeros(3, *SIZE, dtype=torch.uint8), SIZE, clock)
+    pipe.finish(Observed(field, torch.zeros(3, *SIZE, dtype=torch.uint8), SIZE), clock)
     assert clock.seconds["decode"] == 5
     assert clock.seconds["refine"] == (8 if refine == "pamr" else 0)
     assert sum(clock.seconds.values()) == slow.now - 100  # nothing is counted twice

@@ -16,9 +16,9 @@ from ovss.methods.core.options import describe_options, options_type
 from ovss.methods.core.picture import Picture
 from ovss.methods.models import vit
 from ovss.methods.models.dino import Dino
-from ovss.methods.proposals import Proposals, Proposer, ProposerParts, find_proposer, list_proposers, load_proposer
-from ovss.methods.proposals.base import masks_of
+from ovss.methods.proposals.base import Proposals, Proposer, ProposerParts, masks_of
 from ovss.methods.proposals.clusters import normalised_cuts, soft_clusters, with_position
+from ovss.methods.proposals.loading import find_proposer, list_proposers, load_proposer
 from ovss.methods.proposals.mask_files import write_masks
 
 from ..models.test_dino import random_state
@@ -232,6 +232,47 @@ def write_sam(folder: Path) -> None:
     random_model().save_pretrained(folder)
 
 
+def write_sam2(folder: Path) -> None:
+    """All parts of SAM 2: Hiera in four stages with windows and global attention, neck, prompts, decoder."""
+    hiera = transformers.Sam2HieraDetConfig(
+        hidden_size=8,
+        image_size=[128, 128],
+        blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 2, 4, 8],
+        window_size_per_stage=[8, 4, 4, 2],
+        global_attention_blocks=[3],
+    )
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=hiera,
+        backbone_channel_list=[64, 32, 16, 8],
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+        fpn_hidden_size=32,
+    )
+    prompt = {"hidden_size": 32, "image_size": 128, "patch_size": 16, "mask_input_channels": 4}
+    decoder = {"hidden_size": 32, "mlp_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    decoder |= {"iou_head_hidden_dim": 16, "iou_head_depth": 2}
+    config = transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    torch.manual_seed(0)
+    transformers.Sam2Model(config).save_pretrained(folder)
+
+
+def write_eomt(folder: Path) -> None:
+    config = transformers.EomtConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=16,
+        num_blocks=1,
+        num_queries=7,
+        num_register_tokens=4,
+        num_labels=133,
+    )
+    torch.manual_seed(0)
+    transformers.EomtForUniversalSegmentation(config).save_pretrained(folder)
+
+
 @pytest.mark.parametrize(("name", "write"), [("maskformer", write_maskformer), ("mask2former", write_mask2former)])
 def test_mask_transformers(backbone: Backbone, tmp_path: Path, name: str, write: Any) -> None:
     write(tmp_path)
@@ -268,6 +309,48 @@ def test_sam(backbone: Backbone, tmp_path: Path) -> None:
     none = propose(load_proposer("sam", parts, points_per_side=2, least_iou=100.0), quarters())
     assert none.masks.shape == (0, *SIZE)
     assert "SA-1B" in every.supervision
+
+
+def test_sam2(backbone: Backbone, tmp_path: Path) -> None:
+    """The image is stretched to a square, and masks come straight from the decoder's size to the image's."""
+    write_sam2(tmp_path)
+    parts = parts_for(backbone, str(tmp_path))
+    options = {"points_per_side": 2, "least_iou": -100.0, "least_stability": 0.0, "most_overlap": 1.0}
+    every = load_proposer("sam2", parts, **options)
+    assert len(same_masks(every, load_proposer("sam2", parts, **options), quarters())) <= 12
+    single = load_proposer("sam2", parts, **options, multimask=False)
+    masks = propose(single, quarters()).masks
+    assert 0 < len(masks) <= 4 and "SA-V" in single.supervision
+    model = single.model  # type: ignore[attr-defined]
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    square = F.interpolate(quarters()[None].float(), (128, 128), mode="bilinear", antialias=True)[0].round()
+    points = torch.tensor([[32.0, 32], [96, 32], [32, 96], [96, 96]]).view(1, 4, 1, 2)
+    with torch.no_grad():
+        out = model(pixel_values=((square - mean) / std)[None], input_points=points, multimask_output=False)
+    wanted = F.interpolate(out.pred_masks[0].flatten(0, 1)[None], SIZE, mode="bilinear")[0] > 0
+    wanted = wanted[wanted.flatten(1).any(dim=1)]
+    rows = {row.numpy().tobytes() for row in wanted.flatten(1)}
+    assert {row.numpy().tobytes() for row in masks.bool().flatten(1)} <= rows
+
+
+def test_eomt(backbone: Backbone, tmp_path: Path) -> None:
+    """100 x 70 px become 64 x 44 in a square of 64 px, black below."""
+    write_eomt(tmp_path)
+    parts = parts_for(backbone, str(tmp_path))
+    proposer = load_proposer("eomt", parts)
+    masks = same_masks(proposer, load_proposer("eomt", parts), quarters())
+    objectness = propose(proposer, quarters()).objectness
+    assert len(masks) == 7 and objectness is not None and "COCO (panoptic), 133" in proposer.supervision
+    model = proposer.model  # type: ignore[attr-defined]
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    square = torch.zeros(3, 64, 64)
+    square[:, :44] = F.interpolate(quarters()[None].float(), (44, 64), mode="bilinear", antialias=True)[0].round()
+    with torch.no_grad():
+        out = model(pixel_values=((square - mean) / std)[None])
+    logits = F.interpolate(out.masks_queries_logits, (64, 64), mode="bilinear")[:, :, :44]
+    wanted = F.interpolate(logits, SIZE, mode="bilinear")[0].sigmoid()
+    assert torch.allclose(masks, wanted, atol=1e-5)
+    assert torch.allclose(objectness[:, 0], 1 - out.class_queries_logits[0].softmax(-1)[:, -1], atol=1e-6)
 
 
 def test_a_folder_of_another_model_is_refused(backbone: Backbone, tmp_path: Path) -> None:
@@ -369,7 +452,7 @@ def test_proposers_that_are_the_same_look_once(backbone: Backbone, name: str, of
 
 def test_names_and_options(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = parts_for(backbone)
-    assert len(list_proposers()) == 9
+    assert len(list_proposers()) == 11
     with pytest.raises(UserError, match=r"unknown proposer 'felzenswalb'.*felzenszwalb"):
         load_proposer("felzenswalb", parts)
     with pytest.raises(UserError, match=r"proposer 'felzenszwalb': there is no option 'compactness'.*scale, sigma"):
