@@ -45,7 +45,7 @@ regress: $(READY)  ## compare every offline method with the committed baselines
 
 leaderboard: $(READY)  ## run all methods on the embedded data set and write results/LEADERBOARD.md
 	for method in clip maskclip maskclip-value sclip clearclip naclip clip-surgery gem sfp clip-dinoiser \
-	    maskclip-original cliper sc-clip resclip ovseg-tf clip-s4-like; do \
+	    maskclip-original cliper sc-clip resclip itaclip ovseg-tf clip-s4-like; do \
 	  $(BIN)/bench run --method $$method --dataset shapes || exit 1; done
 	for variant in pooling=none pooling=clip_keys gamma=0.2; do \
 	  $(BIN)/bench run --method clip-dinoiser --dataset shapes --option $$variant || exit 1; done

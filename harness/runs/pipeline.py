@@ -16,6 +16,7 @@ from ...methods.core.method import Method, Words
 from ...methods.core.picture import Bill, Memo, Picture
 from ...methods.refine.guide import Affinity, Guide
 from ...methods.refine.load_guide import load_guide
+from ..decoding.closing import closed
 from ..decoding.decode import Winners, decode, winners_of
 from ..decoding.heat import class_map
 from ..decoding.on_grid import decode_on_grid, winners_on_grid
@@ -60,7 +61,7 @@ class Clock:
 class Decision:
     """Scores of an image, refined if a guide does that, and the rule by which they become labels of ``size``.
 
-    ``on_grid``: classes are decided on the method's grid.
+    ``on_grid``: classes are decided on the method's grid.  ``closing_px``: by what label maps are closed; 0: not.
     """
 
     scores: ScoreField
@@ -68,15 +69,20 @@ class Decision:
     rule: DecodeRule
     refine: Refiner | None
     on_grid: bool
+    closing_px: int
 
     def labels(self) -> Tensor:
         """Label map ``(H, W)``."""
+        labels = self._decoded()
+        return closed(labels, self.closing_px) if self.closing_px else labels
+
+    def _decoded(self) -> Tensor:
         if self.on_grid:
             return decode_on_grid(self.scores, self.size, self.rule)
         return decode(self.scores, self.size, self.rule, self.refine)
 
     def winners(self) -> Winners:
-        """The same before the probability threshold.  The rule must not be gated."""
+        """What is compared with the probability threshold.  The rule must not be gated."""
         if self.on_grid:
             return winners_on_grid(self.scores, self.size, self.rule)
         return winners_of(self.scores, self.size, self.rule, self.refine)
@@ -208,6 +214,7 @@ class Pipeline:
     def decision(self, seen: Observed, clock: Clock) -> Decision:
         """What this pipeline's setting makes of scores."""
         scores, size, affinity, rule = seen.scores, seen.size, seen.affinity, self.rule
+        closing = self.setting.closing_px
         if scores.activated:
             rule = replace(rule, activation="none")
         elif self.setting.average == "probability":
@@ -221,10 +228,10 @@ class Pipeline:
         elif self.setting.upsample == "direct":
             scores = stretched(scores, size)
         elif self.setting.upsample == "labels":
-            return Decision(scores, size, rule, None, on_grid=True)
+            return Decision(scores, size, rule, None, on_grid=True, closing_px=closing)
         pixels = seen.pixels.to(scores.scores.device)
         refine = clock.time("refine", lambda: self._refiner(pixels, size, clock))
-        return Decision(scores, size, rule, refine, on_grid=False)
+        return Decision(scores, size, rule, refine, on_grid=False, closing_px=closing)
 
     def heat(self, photo: Photo, class_index: int) -> Tensor:
         """How sure the method is of a class at each pixel, ``(H, W)`` float32: see ``decoding.heat``."""

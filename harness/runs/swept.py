@@ -48,6 +48,7 @@ class SweptLane:
         return (
             self.field == THRESHOLD
             and not self.pipeline.rule.gated
+            and not self.pipeline.setting.closing_px
             and decoder_name(self.pipeline.method.device) == "torch"
         )
 
