@@ -1,12 +1,18 @@
 """Closing of label maps: by hand, against OpenCV, and from the protocol to the pixels."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from ovss.datasets import find_record
 from ovss.harness.decoding.closing import closed
 from ovss.harness.protocol.protocol import Setting
+from ovss.harness.runs.photo import Photo
+from ovss.harness.runs.pipeline import Clock, Pipeline
+from ovss.methods import create_method
 
 
 def test_by_hand() -> None:
@@ -34,3 +40,15 @@ def test_many_classes_stay_what_they_are() -> None:
 def test_other_sides_are_refused(wrong: int) -> None:
     with pytest.raises(ValueError, match="0, 3, 5 or 7"):
         Setting(closing_px=wrong)
+
+
+@pytest.mark.parametrize("changes", [{}, {"refine": "pamr", "refine_steps": 1}], ids=str)
+def test_labels_of_a_pipeline_are_closed_last(changes: dict[str, Any]) -> None:
+    """At the size of the output, after refinement and after the threshold."""
+    blocks = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    photo = Photo(blocks.repeat(10, 0).repeat(10, 1))
+    method, record = create_method("maskclip", "tiny-clip"), find_record("voc21")
+    setting = Setting(probability_threshold=0.06, templates="simple", **changes)
+    labels = Pipeline(method, setting, record).predict(photo, Clock())
+    found = Pipeline(method, setting.model_copy(update={"closing_px": 3}), record).predict(photo, Clock())
+    assert found.equal(closed(labels, 3)) and not found.equal(labels)
