@@ -8,7 +8,7 @@ ROOMS := methods datasets harness
 TYPES := $(VENV)/types/ovss
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow lint format regress leaderboard benchmarks clean
+.PHONY: help setup bench test test-slow lint format regress leaderboard benchmarks costs clean
 
 help:  ## what you can do here
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,7 +45,7 @@ regress: $(READY)  ## compare every offline method with the committed baselines
 
 leaderboard: $(READY)  ## run all methods on the embedded data set and write results/LEADERBOARD.md
 	for method in clip maskclip maskclip-value sclip clearclip naclip clip-surgery gem sfp clip-dinoiser \
-	    maskclip-original cliper sc-clip resclip ovseg-tf clip-s4-like; do \
+	    maskclip-original cliper sc-clip resclip itaclip ovseg-tf clip-s4-like; do \
 	  $(BIN)/bench run --method $$method --dataset shapes || exit 1; done
 	for variant in pooling=none pooling=clip_keys gamma=0.2; do \
 	  $(BIN)/bench run --method clip-dinoiser --dataset shapes --option $$variant || exit 1; done
@@ -65,6 +65,9 @@ benchmarks: $(READY)  ## speed ratios against plain implementations, in one run
 	$(BIN)/python tests/benchmarks/bench_dinoiser.py
 	$(BIN)/python tests/benchmarks/bench_diffusion.py
 	$(BIN)/python tests/benchmarks/bench_ovseg.py
+
+costs: $(READY)  ## measure what an image costs with each method and write results/costs.md (takes long)
+	$(BIN)/python tests/benchmarks/cost_per_image.py
 
 clean:  ## remove the virtual environment and build products
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -24,6 +24,7 @@ _BUILT_IN = {
     "sc-clip": ".sc_clip:SCCLIP",
     "sfp": ".sfp:SFP",
     "rf-clip": ".rf_clip:RFCLIP",
+    "itaclip": ".itaclip:ITACLIP",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
     "clip-diy": ".clip_diy:CLIPDIY",
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",

@@ -5,9 +5,13 @@
 One matrix for all heads, no class token, skip connection or MLP.  Scores live on DINO's grid.  Windows are padded to
 multiples of 56 px.  Where nothing is left of a row the public code gives NaN; here a place keeps itself.
 
+The second model may be another DINO, a DINOv2 or the encoder of MAE; its patches are those after its last norm.
+
 Lan et al., ECCV 2024, arXiv:2408.04883, in the form of the public code (mc-lan/ProxyCLIP, open_clip/transformer.py).
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -20,8 +24,26 @@ from .core.picture import Windows
 from .models import vit
 from .models.backbone import Backbone
 from .models.dino import Dino, load_dino
+from .models.mae import load_mae
 from .models.open_model import open_model
 from .refine.patch_similarity import similarity_matrix
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A second model: how its files are read, and its checkpoint in the catalogue."""
+
+    read: Callable[..., Dino]
+    weights: str
+
+
+ENCODERS = {
+    "dino-b8": Encoder(load_dino, "dino-vitb8"),
+    "dino-b16": Encoder(load_dino, "dino-vitb16"),
+    "dinov2-b14": Encoder(load_dino, "dinov2-vitb14"),
+    "dinov2-b14-reg": Encoder(load_dino, "dinov2-vitb14-reg"),
+    "mae-b16": Encoder(load_mae, "mae-vitb16"),
+}
 
 
 class ProxyCLIPOptions(DenseClipOptions):
@@ -30,9 +52,10 @@ class ProxyCLIPOptions(DenseClipOptions):
     pad: ClassVar[Literal[True]] = True  # type: ignore[misc]  # evenly, to multiples of 56 px, always
     beta: float = Field(1.2, gt=0, description="cosines below beta times their mean are left out")
     gamma: float = Field(3.0, gt=0, description="inverse temperature of the softmax")
-    dino: str | None = Field(
-        None, exclude=True, description="file of a DINO; without it that of the catalogue, ViT-B/8"
+    encoder: Literal["dino-b8", "dino-b16", "dinov2-b14", "dinov2-b14-reg", "mae-b16"] = Field(
+        "dino-b8", exclude=True, description="the second model; what was really loaded is in the provenance"
     )
+    dino: str | None = Field(None, exclude=True, description="file of the second model instead of the catalogue's")
 
 
 class ProxyCLIP(DenseClip):
@@ -60,7 +83,14 @@ class ProxyCLIP(DenseClip):
         dino: Dino | None = None,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
-        self.dino = dino or open_model(load_dino, "dino-vitb8", self.options.dino, self.device, dtype)
+        known = ENCODERS[self.options.encoder]
+        self.dino = dino or open_model(known.read, known.weights, self.options.dino, self.device, dtype)
+
+    @property
+    def described(self) -> MethodInfo:
+        """See ``Method.described``; the reported values are those with DINO ViT-B/8."""
+        published = self.info.published if self.dino.name == "DINO ViT-B/8" else None
+        return replace(self.info, trained_on=f"nothing; {self.dino.name} is self-supervised", published=published)
 
     def encode_windows(self, windows: Windows) -> SeenPatches:
         """Patch features on DINO's grid."""

@@ -18,30 +18,17 @@ Bai et al., arXiv:2411.15869, in the form of the public code (SuleBai/SC-CLIP, c
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
-from .blocks.depth import block_at
+from .blocks.dense_clip import DenseClip, LastBlock, SeenPatches
+from .blocks.patch_cosines import attention, similar, smooth
+from .blocks.similar_blocks import SimilarBlocks, SimilarBlocksOptions
 from .blocks.token_repair import local_outliers, repair
-from .core.errors import UserError
 from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
 from .models.backbone import Backbone
 from .refine.patch_similarity import similarity_matrix
-
-LOWEST_COSINE = 0.4
-
-
-class SCCLIPOptions(DenseClipOptions):
-    """Options of ``SCCLIP``; without a block, the one as deep in the backbone as the published one in 12."""
-
-    similarity_block: int | None = Field(None, ge=0, description="block that S is of, from 0; published: 8 of 12")
-    smoothing_block: int | None = Field(None, ge=0, description="block that S2 is of, from 0; published: 3 of 12")
-    first_summed: int | None = Field(None, ge=0, description="first block of the sum R, from 0; published: 3 of 12")
-    last_summed: int | None = Field(None, ge=0, description="last block of the sum R, from 0; published: 9 of 12")
-    class_weight: float = Field(0.3, ge=0, description="share of the class token that is added to every patch")
 
 
 class SCCLIP(DenseClip):
@@ -54,48 +41,33 @@ class SCCLIP(DenseClip):
         published="SC-CLIP",
     )
     last_block = LastBlock(("kk",), residual=False, ffn=False)
-    options: SCCLIPOptions
+    options: SimilarBlocksOptions
 
     def __init__(
         self,
         backbone: Backbone,
-        options: SCCLIPOptions | None = None,
+        options: SimilarBlocksOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
-        published = {"similarity_block": 8, "smoothing_block": 3, "first_summed": 3, "last_summed": 9}
-        self.similar, self.smoothing, first, last = (
-            block_at(self.tower, name, getattr(self.options, name), block) for name, block in published.items()
-        )
-        if first > last:
-            raise UserError(f"first_summed is block {first}, after last_summed, block {last}: R would be a sum of none")
-        self.summed = range(first, last + 1)
+        self.blocks = SimilarBlocks.of(self.tower, self.options, self.info.name)
 
     def encode_windows(self, windows: Windows) -> SeenPatches:
         """Patch features of windows."""
         (_, *outputs), grid = self.layers(windows)
         outliers = local_outliers(outputs[-1][:, 1:])
-        alike = repair(outputs[self.similar][:, 1:], outliers, grid)
+        alike = repair(outputs[self.blocks.similarity][:, 1:], outliers, grid)
         mixing = torch.stack([similarity_matrix(tokens, beta=1.0, gamma=3.0)[0] for tokens in alike])
-        patches = _mix_alike(alike, repair(outputs[-1][:, 1:], outliers, grid))
-        summed = torch.stack([outputs[block] for block in self.summed]).sum(0)
+        patches = smooth(similar(alike), repair(outputs[-1][:, 1:], outliers, grid))
+        summed = torch.stack([outputs[block] for block in self.blocks.summed]).sum(0)
         z = self._attend(patches, outputs[-1][:, :1], mixing) + self._attend(summed[:, 1:], summed[:, :1], mixing)
-        z = _mix_alike(outputs[self.smoothing][:, 1:], z)
+        z = smooth(similar(outputs[self.blocks.smoothing][:, 1:]), z)
         return SeenPatches(F.normalize(vit.project(self.tower, z), dim=-1).unflatten(1, grid))
 
     def _attend(self, patches: Tensor, class_token: Tensor, mixing: Tensor) -> Tensor:
         """f: patches ``(B, N, D)``, their class token ``(B, 1, D)`` and M ``(B, N, N)`` -> ``(B, N, D)``."""
         block = self.tower.blocks[-1]
         _, k, v = vit.split_heads(block, patches)
-        own = ((k * k.shape[-1] ** -0.5) @ k.mT).softmax(dim=-1, dtype=torch.float32)
-        y = ((mixing[:, None] + own) / 2).to(v.dtype) @ v
+        y = ((mixing[:, None] + attention(k, k)) / 2).to(v.dtype) @ v
         return vit.project_out(block, vit.merge_heads(y)) + self.options.class_weight * class_token
-
-
-def _mix_alike(alike: Tensor, patches: Tensor) -> Tensor:
-    """Each of ``patches`` as the mean over those that are like it in ``alike``, weighted by cosine; ``(B, N, D)``."""
-    unit = F.normalize(alike.float(), dim=-1)
-    cosines = unit @ unit.mT
-    cosines = cosines.masked_fill(cosines < LOWEST_COSINE, 0)
-    return (cosines / (cosines.sum(dim=-1, keepdim=True) + 1e-6)).to(patches.dtype) @ patches

@@ -22,11 +22,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
-from .blocks.depth import block_at
+from .blocks.dense_clip import DenseClip, LastBlock, SeenPatches
 from .blocks.patch_cosines import attention, pull, similar, smooth
+from .blocks.similar_blocks import SimilarBlocks, SimilarBlocksOptions
 from .blocks.token_repair import local_outliers, repair
-from .core.errors import UserError
 from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
@@ -36,17 +35,13 @@ MOST_OUTLIERS = 10
 DETECTOR_FACTOR = 5
 
 
-class SFPOptions(DenseClipOptions):
-    """Options of ``SFP``; without a block, the one as deep in the backbone as the published one in 12."""
+class SFPOptions(SimilarBlocksOptions):
+    """Options of ``SFP``."""
 
     detector: Literal["attention", "norm", "local"] = Field(
         "attention",
         description="patches that stand apart: attention of the class token, the 10 largest norms, or SC-CLIP's",
     )
-    similarity_block: int | None = Field(None, ge=0, description="block that S is of, from 0; published: 8 of 12")
-    smoothing_block: int | None = Field(None, ge=0, description="block that S2 is of, from 0; published: 3 of 12")
-    first_summed: int | None = Field(None, ge=0, description="first block of the sum R, from 0; published: 3 of 12")
-    last_summed: int | None = Field(None, ge=0, description="last block of the sum R, from 0; published: 9 of 12")
     class_weight: float = Field(
         0.3, ge=0, description="share of the class token that is added to every patch; 5 times it weighs the detector's"
     )
@@ -72,28 +67,19 @@ class SFP(DenseClip):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
-        published = {"similarity_block": 8, "smoothing_block": 3, "first_summed": 3, "last_summed": 9}
-        self.similarity, self.smoothing, first, last = (
-            block_at(self.tower, name, getattr(self.options, name), block) for name, block in published.items()
-        )
-        if first > last:
-            raise UserError(
-                f"first_summed is {first} and last_summed {last}: the first block of the sum must not lie behind the "
-                "last.  --option sfp.first_summed=NUMBER and --option sfp.last_summed=NUMBER choose them"
-            )
-        self.summed = range(first, last + 1)
+        self.blocks = SimilarBlocks.of(self.tower, self.options, self.info.name)
 
     def encode_windows(self, windows: Windows) -> SeenPatches:
         """Patch features of windows."""
         layers, grid = self.layers(windows)
         outputs, x = layers[1:], layers[-1]
         apart = self._apart(layers[-2], x)
-        s = similar(repair(outputs[self.similarity][:, 1:], apart, grid))
+        s = similar(repair(outputs[self.blocks.similarity][:, 1:], apart, grid))
         m = pull(s)[:, None]
-        summed = torch.stack([outputs[block] for block in self.summed]).sum(0)
+        summed = torch.stack([outputs[block] for block in self.blocks.summed]).sum(0)
         z = self._main(m, smooth(s, repair(x[:, 1:], apart, grid))) + self._values(m, summed[:, 1:])
         z = z + self.options.class_weight * (x + summed)[:, :1]
-        z = smooth(similar(outputs[self.smoothing][:, 1:]), z)
+        z = smooth(similar(outputs[self.blocks.smoothing][:, 1:]), z)
         return SeenPatches(F.normalize(vit.project(self.tower, z), dim=-1).unflatten(1, grid))
 
     def _main(self, m: Tensor, patches: Tensor) -> Tensor:

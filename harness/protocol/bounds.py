@@ -6,7 +6,7 @@ A slip of the keyboard (``short_side_px = 44800``) would otherwise end hours lat
 import math
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -43,6 +43,7 @@ def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 Pixels = Annotated[int, Field(ge=0, le=MOST_PX)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Scale = Annotated[float, Field(le=10_000, allow_inf_nan=False)]
+Closing = Literal[0, 3, 5, 7]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 ListName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """A word list or template list among ours: never a path."""

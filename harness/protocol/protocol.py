@@ -19,7 +19,7 @@ from ...methods.core.errors import did_you_mean
 from ...methods.proposals.names import MakerName
 from ...methods.refine.names import Fusion, GuideName, LabelGuideName, Noise
 from ..decoding.rule import DecodeRule
-from .bounds import Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Steps, check_refinement
+from .bounds import Closing, Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Steps, check_refinement
 from .files import name_of, read_toml
 from .resize import ResizeKind
 from .word_lint import Findings, lint_words
@@ -49,9 +49,7 @@ class Setting(BaseModel):
     resize: ResizeKind = Field(
         default="opencv-linear", description="Kernels differ in pixels, most when shrinking a lot; Pillow antialiases"
     )
-    size_multiple_px: Pixels = Field(
-        default=0, description="Rounding both sides to whole patches changes the aspect ratio a little"
-    )
+    size_multiple_px: Pixels = Field(default=0, description="Rounding to whole patches changes the aspect ratio")
     columns: Steps = Field(
         default=1, description="Parts of a wide image that are predicted apart see less context, at a finer grid"
     )
@@ -100,6 +98,7 @@ class Setting(BaseModel):
     complement: bool = Field(
         default=False, description="Background is (1 - best class)^2 instead of what falls below a threshold (CLIPer)"
     )
+    closing_px: Closing = Field(default=0, description="Closing lets classes of a higher index grow (ITACLIP)")
     refine: Literal["none", "pamr", GuideName, LabelGuideName] = Field(
         default="none", description="Post-processing adds several mIoU to any method; never mix rows with and without"
     )

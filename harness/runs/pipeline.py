@@ -18,9 +18,8 @@ from ...methods.proposals.for_methods import note_of
 from ...methods.proposals.regions import region_map
 from ...methods.refine.guide import Affinity, Correction, Guide, LabelGuide
 from ...methods.refine.load_guide import load_guide, load_label_guide
-from ..decoding.decode import Winners, decode, winners_of
+from ..decoding.closing import closed
 from ..decoding.heat import ClassMaps
-from ..decoding.on_grid import decode_on_grid, winners_on_grid
 from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
 from ..decoding.tiles import Refiner, check_finite
@@ -31,6 +30,7 @@ from ..protocol.protocol import Setting
 from ..protocol.token_lint import lint_tokens
 from ..protocol.word_lint import Findings
 from ..protocol.words import vocabulary_for
+from .decision import Change, Decision
 from .photo import Photo
 from .scored import STAGES as STAGES
 from .scored import Scored as Scored
@@ -58,47 +58,6 @@ class Clock:
             torch.cuda.synchronize()
         self.seconds[stage] += time.perf_counter() - started + self.bill.seconds - owed
         return result
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Scores of an image, refined if a guide does that, and the rule by which they become labels of ``size``.
-
-    ``on_grid``: classes are decided on the method's grid.  ``correct`` has a word on the labels after the decision, and
-    ``regions`` ``(H, W)`` vote last of all; None: they do not.
-    """
-
-    scores: ScoreField
-    size: tuple[int, int]
-    rule: DecodeRule
-    refine: Refiner | None
-    on_grid: bool
-    correct: Callable[[Tensor, int, ClassMaps], Tensor] | None = None
-    regions: Tensor | None = None
-
-    def labels(self) -> Tensor:
-        """Label map ``(H, W)``."""
-        labels = self._decided()
-        return labels if self.regions is None else vote(labels, self.regions.to(labels.device))
-
-    def _decided(self) -> Tensor:
-        if self.on_grid:
-            return decode_on_grid(self.scores, self.size, self.rule)
-        labels = decode(self.scores, self.size, self.rule, self.refine)
-        if self.correct is None:
-            return labels
-        maps = ClassMaps(self.scores, self.size, self.rule, self.refine)
-        return self.correct(labels, self.rule.num_classes(self.scores), maps)
-
-    def winners(self) -> Winners:
-        """What ``labels`` are before the probability threshold.  No gated rule, corrected labels or vote."""
-        if self.on_grid:
-            return winners_on_grid(self.scores, self.size, self.rule)
-        return winners_of(self.scores, self.size, self.rule, self.refine)
-
-    def heat(self, class_index: int) -> Tensor:
-        """How sure the scores are of a class, ``(H, W)`` float32, before any decision."""
-        return ClassMaps(self.scores, self.size, self.rule, self.refine)(class_index)
 
 
 @dataclass(frozen=True)
@@ -241,11 +200,24 @@ class Pipeline:
         elif self.setting.upsample == "direct":
             scores = stretched(scores, size)
         elif self.setting.upsample == "labels":
-            return Decision(scores, size, rule, None, on_grid=True, regions=seen.regions)
+            return Decision(scores, size, rule, None, on_grid=True, then=self._then(seen, None, clock))
         pixels = seen.pixels.to(scores.scores.device)
         refine = clock.time("refine", lambda: self._refiner(pixels, size, clock))
-        correct = _timed(seen.correction, clock)
-        return Decision(scores, size, rule, refine, on_grid=False, correct=correct, regions=seen.regions)
+        maps = ClassMaps(scores, size, rule, refine)
+        return Decision(scores, size, rule, refine, on_grid=False, then=self._then(seen, maps, clock))
+
+    def _then(self, seen: Observed, maps: ClassMaps | None, clock: Clock) -> tuple[Change, ...]:
+        """What becomes of the label map afterwards, in this order."""
+        side_px, correction, regions = self.setting.closing_px, seen.correction, seen.regions
+        changes: list[Change] = []
+        if correction is not None and maps is not None:
+            count = self.rule.num_classes(seen.scores)
+            changes.append(lambda labels: clock.time("refine", lambda: correction.corrected(labels, count, maps)))
+        if side_px:
+            changes.append(lambda labels: closed(labels, side_px))
+        if regions is not None:
+            changes.append(lambda labels: vote(labels, regions.to(labels.device)))
+        return tuple(changes)
 
     def heat(self, photo: Photo, class_index: int) -> Tensor:
         """How sure the method is of a class at each pixel, ``(H, W)`` float32: see ``decoding.heat``."""
@@ -291,9 +263,3 @@ def _guided(given: Observed, guide: Guide | LabelGuide, picture: Picture) -> Obs
         return replace(given, correction=guide.look(picture))
     key, look = ("guide", id(guide)), guide.observe
     return replace(given, affinity=picture.once_of_original(key, lambda: look(picture.original, picture.name)))
-
-
-def _timed(correction: Correction | None, clock: Clock) -> Callable[[Tensor, int, ClassMaps], Tensor] | None:
-    if correction is None:
-        return None
-    return lambda labels, count, maps: clock.time("refine", lambda: correction.corrected(labels, count, maps))

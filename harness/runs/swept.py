@@ -53,6 +53,7 @@ class SweptLane:
             and not self.pipeline.rule.gated
             and self.pipeline.setting.refine != "sam"  # which asks anew for each label map
             and self.pipeline.voter is None
+            and not self.pipeline.setting.closing_px
             and decoder_name(self.pipeline.method.device) == "torch"
         )
 

@@ -80,6 +80,8 @@ class Dino:
 
     mean: ClassVar[tuple[float, float, float]] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, float, float]] = (0.229, 0.224, 0.225)
+    family: ClassVar[str] = ""
+    """What the model is called where its weights cannot tell: those of DINO and DINOv2 do."""
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class Dino:
     def name(self) -> str:
         """For example ``DINO ViT-S/8`` or ``DINOv2 ViT-B/14 with 4 registers``."""
         depth, registers = len(self.tower.blocks), self.tower.registers.shape[1]
-        family = "DINO" if self.tower.blocks[0].scale_1 is None else "DINOv2"
+        family = self.family or ("DINO" if self.tower.blocks[0].scale_1 is None else "DINOv2")
         size = _LETTERS.get((self.width, depth), f"{self.width}x{depth}")
         return f"{family} ViT-{size}/{self.patch_px}" + (f" with {registers} registers" if registers else "")
 
@@ -183,25 +185,28 @@ def load_dino(path: Path, device: str | torch.device = "cpu", dtype: torch.dtype
     """
     state = read_tensors(path, nests=("teacher",), prefixes=("module.", "backbone."))
     state = {name: value for name, value in state.items() if not name.startswith(_PROJECTION_HEAD)}
-    check_keys(path, state, _wanted_shapes(path, state))
+    check_keys(path, state, wanted_shapes(path, state, "DINO", "dino_vitbase16_pretrain.pth"))
     return Dino(state, device, dtype, source=f"file {path.name}", sha256=f"file:{file_sha256(path)}")
 
 
-def _wanted_shapes(path: Path, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the ViT whose patch, width, depth and registers this file has."""
+def wanted_shapes(path: Path, state: Mapping[str, Tensor], family: str, example: str) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the ViT whose patch, width, depth and registers this file has.
+
+    Raises ``UserError`` for a file that has no such ViT, with ``family`` and the ``example`` of a released one.
+    """
     patch, position = state.get("patch_embed.proj.weight"), state.get("pos_embed")
     numbers = [int(found[1]) for name in state if (found := re.match(r"blocks\.(\d+)\.", name))]
     if patch is None or patch.ndim != 4 or position is None or position.ndim != 3 or not numbers:
         raise UserError(
-            f"weights file {path} holds no DINO ViT: one has patch_embed.proj.weight, pos_embed and blocks.0 upwards.  "
-            "Pass a released file such as dino_vitbase16_pretrain.pth"
+            f"weights file {path} holds no {family} ViT: one has patch_embed.proj.weight, pos_embed and blocks.0 "
+            f"upwards.  Pass a released file such as {example}"
         )
     width, _, side, _ = patch.shape
     patches = position.shape[1] - 1
     if width % HEAD_SIZE or round(patches**0.5) ** 2 != patches:
         raise UserError(
-            f"weights file {path} holds no DINO ViT: its width {width} is no multiple of {HEAD_SIZE}, or its {patches} "
-            "position embeddings beside the class token's are no square grid"
+            f"weights file {path} holds no {family} ViT: its width {width} is no multiple of {HEAD_SIZE}, or its "
+            f"{patches} position embeddings beside the class token's are no square grid"
         )
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, width),

@@ -47,7 +47,7 @@ def backbone() -> Backbone:
 
 PADDED = (
     *("clip", "maskclip", "maskclip-value", "sclip", "clearclip", "naclip", "clip-surgery", "gem"),
-    *("maskclip-original", "clip-dinoiser", "sc-clip"),
+    *("maskclip-original", "clip-dinoiser", "sc-clip", "itaclip"),
 )
 
 

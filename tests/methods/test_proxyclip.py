@@ -1,5 +1,6 @@
 """ProxyCLIP against outputs of the original program (tests/data/oracles), and what belongs to it here."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -15,6 +16,9 @@ from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.models import dino as dino_module
 from ovss.methods.models.dino import Dino
 from ovss.methods.proxyclip import ProxyCLIP, ProxyCLIPOptions
+
+from .models.test_dino import random_state
+from .models.test_dinov2 import random_v2
 
 ORACLE = Path(__file__).parents[1] / "data" / "oracles" / "proxyclip.safetensors"
 MEAN, STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
@@ -98,3 +102,52 @@ def test_absent_weights_and_provenance(oracle: dict[str, Tensor], backbone: Back
         create_method("proxyclip", backbone, pad=False)
     told = ProxyCLIP(backbone, dino=Dino(part(oracle, "dino"))).provenance
     assert (told["beta"], told["gamma"]) == (1.2, 3.0) and told["dino"]["sha256"].startswith("state:")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights"),
+    [("dino-b16", "dino-vitb16"), ("dinov2-b14", "dinov2-vitb14"), ("mae-b16", "mae-vitb16")],
+)
+def test_absent_encoders(backbone: Backbone, encoder: str, weights: str) -> None:
+    with pytest.raises(UserError, match=f"bench weights fetch {weights}\n"):
+        create_method("proxyclip", backbone, encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name", "patch_px"),
+    [
+        ("dino-b16", "DINO ViT-128x1/16", 16),
+        ("dinov2-b14", "DINOv2 ViT-128x1/14", 14),
+        ("dinov2-b14-reg", "DINOv2 ViT-128x1/14 with 4 registers", 14),
+        ("mae-b16", "MAE ViT-128x1/16", 16),
+    ],
+)
+def test_other_encoders(tmp_path: Path, backbone: Backbone, encoder: str, name: str, patch_px: int) -> None:
+    """A window of 100 x 130 px is padded to 112 x 168; scores live on the encoder's grid over that."""
+    if encoder.startswith("dinov2"):
+        state: dict[str, Tensor] = random_v2(128, 1, 5, 4 if encoder.endswith("reg") else 0)
+    else:
+        state = random_state(128, 1, patch_px, 5)
+    if encoder == "mae-b16":
+        state["pos_embed"][0, 0] = 0
+    path = tmp_path / "second.pth"
+    torch.save({"model": state} if encoder == "mae-b16" else state, path)
+    method = create_method("proxyclip", backbone, encoder=encoder, dino=str(path))
+    assert isinstance(method, ProxyCLIP)
+    assert (method.dino.name, method.provenance["dino"]["name"]) == (name, name)
+    assert method.described.published is None and method.described.trained_on == f"nothing; {name} is self-supervised"
+    image = torch.randint(0, 256, (3, 100, 130), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = method.score(
+        method.encode_image(Picture.of(image), WindowGeometry()), ClipWords(VOCABULARY, random_texts())
+    )
+    assert found.scores.shape == (1, 6, 112 // patch_px, 168 // patch_px)
+    assert found.scores.isfinite().all() and float(found.scores.std()) > 0
+
+
+def random_texts() -> Tensor:
+    return torch.nn.functional.normalize(torch.randn(6, 64, generator=torch.Generator().manual_seed(1)), dim=1)
+
+
+def test_reported_values_are_those_of_the_default_encoder(backbone: Backbone) -> None:
+    usual = ProxyCLIP(backbone, dino=Dino(random_state(768, 12, 8, 2)))
+    assert usual.described == replace(usual.info, trained_on="nothing; DINO ViT-B/8 is self-supervised")

@@ -13,8 +13,9 @@ from ovss.harness.protocol.protocol import load_protocol
 from ovss.methods import Backbone, Picture, ScoreField, UserError, WindowGeometry
 from ovss.methods import sc_clip as module
 from ovss.methods.blocks.clip_method import ClipWords
+from ovss.methods.blocks.similar_blocks import SimilarBlocksOptions
 from ovss.methods.blocks.token_repair import local_outliers
-from ovss.methods.sc_clip import SCCLIP, SCCLIPOptions
+from ovss.methods.sc_clip import SCCLIP
 
 from .oracle_parts import VOCABULARY, error, load_oracle, oracle_backbone
 
@@ -46,7 +47,7 @@ def test_scores_of_a_window(oracle: dict[str, Tensor], backbone: Backbone, case:
 
 @pytest.mark.parametrize(("case", "weight"), [("slide", 0.3), ("slide.nocls", 0.0)])
 def test_windows_in_one_batch(oracle: dict[str, Tensor], backbone: Backbone, case: str, weight: float) -> None:
-    method = SCCLIP(backbone, SCCLIPOptions(class_weight=weight))
+    method = SCCLIP(backbone, SimilarBlocksOptions(class_weight=weight))
     assert error(scored(oracle, method, "slide").scores, oracle[f"{case}.window_scores"]) <= TOLERANCE
 
 
@@ -78,7 +79,7 @@ def test_which_patches_stand_apart(
     ids=str,
 )
 def test_other_blocks_are_noticed(oracle: dict[str, Tensor], backbone: Backbone, options: dict[str, Any]) -> None:
-    other = SCCLIP(backbone, SCCLIPOptions(**options))
+    other = SCCLIP(backbone, SimilarBlocksOptions(**options))
     assert error(scored(oracle, other, "w112").scores[0], oracle["w112.scores"]) > 20 * TOLERANCE
 
 
@@ -126,6 +127,8 @@ def test_half_precision_is_near(oracle: dict[str, Tensor], backbone: Backbone) -
 
 def test_blocks_that_are_not_there(backbone: Backbone) -> None:
     with pytest.raises(UserError, match=r"smoothing_block is 11: the backbone has 12 blocks, .* before .* are 0 to 10"):
-        SCCLIP(backbone, SCCLIPOptions(smoothing_block=11))
-    with pytest.raises(UserError, match="first_summed is block 10, after last_summed, block 9"):
-        SCCLIP(backbone, SCCLIPOptions(first_summed=10))
+        SCCLIP(backbone, SimilarBlocksOptions(smoothing_block=11))
+    with pytest.raises(
+        UserError, match=r"first_summed is 10 and last_summed 9: .* --option sc-clip.first_summed=NUMBER"
+    ):
+        SCCLIP(backbone, SimilarBlocksOptions(first_summed=10))

@@ -12,6 +12,7 @@ from ovss.datasets import DatasetRecord
 from ovss.harness.protocol.protocol import Protocol, Setting, load_protocol
 from ovss.harness.protocol.words import vocabulary_for
 from ovss.methods.core.vocabulary import load_templates
+from ovss.methods.itaclip import ITACLIPOptions
 from ovss.methods.resclip import ResCLIPOptions
 from ovss.methods.rf_clip import RFCLIPOptions
 from ovss.methods.trident import TridentOptions
@@ -22,7 +23,7 @@ SETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff",
 PRESETS = (
     *("tcl", "maskclip", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip"),
     *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
-    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip"),
+    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip", "itaclip"),
 )
 METHOD_OPTIONS = {"clearclip": {"pad": True}, "tcl": {"pad": "end", "positions": "size"}}
 NAMED = [(name, key) for name in PRESETS for key in load_protocol(name).dataset]
@@ -387,6 +388,28 @@ def test_original_maskclip() -> None:
         **dict.fromkeys(("voc20", "context59", "coco_stuff"), "maskclip"),
         **dict.fromkeys(("cityscapes", "ade20k"), "official"),
     }
+
+
+ITACLIP = {  # short side, logit scale, probability and area threshold, weights of upright views and of second texts
+    "voc21": (336, 60, 0.1, 0.1, 0.7, 0.05),
+    "context60": (336, 55, 0.1, 0, 0.75, 0.15),
+    "coco_object": (336, 50, 0.1, 0, 0.75, 0.1),
+    "coco_stuff": (448, 40, 0, 0, 0.75, 0.2),
+    "cityscapes": (560, 40, 0, 0, 0.7, 0.05),
+}
+
+
+def test_itaclip() -> None:
+    protocol = load_protocol("itaclip")
+    assert set(protocol.dataset) == set(ITACLIP)
+    for key, values in ITACLIP.items():
+        found = protocol.setting(key)
+        weights = tuple(found.options_of["itaclip"][name] for name in ("upright_weight", "class_text_weight"))
+        thresholds = (found.probability_threshold, found.area_threshold)
+        assert (found.short_side_px, found.logit_scale, *thresholds, *weights) == values, key
+        assert (found.window_px, found.stride_px, found.closing_px) == (224, 28, 3)
+        assert (found.refine, found.refine_steps, found.vocabulary) == ("pamr", 10, "sclip")
+        assert ITACLIPOptions(**found.options_of["itaclip"]).views
 
 
 def test_ovseg() -> None:

@@ -93,6 +93,7 @@ def test_one_decode_is_as_good_as_one_for_each_threshold(
     [
         ("probability_threshold", (0.0, 0.1, 0.4), GATED),
         ("class_gate", (0.1, 0.5, 0.8), GATED),
+        ("probability_threshold", (0.0, 0.2, 0.5), {"closing_px": 3}),
         ("area_threshold", (0.0, 0.2, 0.5), {}),
         ("area_threshold", (0.0, 0.2), {"probability_threshold": 0.4}),
         ("logit_scale", (5.0, 40.0), {"probability_threshold": 0.3}),

@@ -76,6 +76,7 @@ def test_facts_of_the_catalogue() -> None:
     assert find_entry(HEADS).files[0].git_blob == "0b6c94d9c439ebac7bcb07fe805be3654ea03c7f"
     assert find_entry(f"{HEADS}-voc").files[0].git_blob == "b16c0081aa3db59971b1ffdaa6dc1faa8c45df86"
     assert find_entry("ovseg-swinb-vitl14").files[0].md5 == "526080"
+    assert find_entry("mae-vitb16").files[0].md5 == "8cad7c"
     assert find_entry("found-head").size_bytes == 2689
     assert find_entry(DINO).size_bytes is None
 
@@ -88,7 +89,7 @@ def test_clip_checkpoints_are_those_that_open_clip_names() -> None:
         for tag in open_clip.list_pretrained_tags_by_model(model):
             hubs.add((open_clip.get_pretrained_cfg(model, tag).get("hf_hub") or "").strip("/"))
     ours = [e for e in list_weights().values() if e.name.startswith("clip-vit-") and e.hub]
-    assert len(ours) == 8
+    assert len(ours) == 9
     assert {e.hub for e in ours} <= hubs
 
 
