@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .runs.evaluation import evaluate
     from .runs.plan import RunSpec
     from .runs.run import find_run
+    from .use.bring_in import import_runs
     from .use.compare import compare
+    from .use.export import export_runs
     from .use.fetch import fetch_weights
     from .use.pairs import every_pair
     from .use.photo import segment_photo
@@ -39,7 +41,9 @@ _HOMES = {
     "evaluate": "runs.evaluation",
     "every_pair": "use.pairs",
     "fetch_weights": "use.fetch",
+    "export_runs": "use.export",
     "find_run": "runs.run",
+    "import_runs": "use.bring_in",
     "leaderboard": "report.leaderboard",
     "list_claims": "report.claims",
     "load_protocol": "protocol.protocol",
@@ -61,8 +65,10 @@ __all__ = [
     "decode",
     "evaluate",
     "every_pair",
+    "export_runs",
     "fetch_weights",
     "find_run",
+    "import_runs",
     "leaderboard",
     "list_claims",
     "load_protocol",

@@ -15,6 +15,9 @@ from ..use.pairs import method_info
 _LONG = ("trained on", "further weights", "paper")
 """What is told of one method, and not in the table of all."""
 
+_ELSEWHERE = ("runs",)
+"""Lists that are no catalogues (``list_runs``)."""
+
 
 def list_command(what: str, name: str | None, as_json: bool) -> None:
     """Print one catalogue, or one entry of it with its options."""
@@ -25,8 +28,8 @@ def list_command(what: str, name: str | None, as_json: bool) -> None:
         "protocols": _protocols,
         "backbones": _backbones,
     }
-    if what not in tables:
-        raise UserError(f"cannot list {what!r}{did_you_mean(what, tables)}")
+    if what not in tables and not (name and what in _ELSEWHERE):
+        raise UserError(f"cannot list {what!r}{did_you_mean(what, [*tables, *_ELSEWHERE])}")
     if name is not None:
         _list_one(what, name, as_json)
         return

@@ -25,6 +25,7 @@ from .options import (
     Weights,
 )
 from .verbs_of_checks import checks_app
+from .verbs_of_folders import folders_app
 from .verbs_of_results import results_app
 from .verbs_of_study import study_app
 
@@ -167,6 +168,7 @@ def segment(
 
 app.add_typer(results_app)
 app.add_typer(checks_app)
+app.add_typer(folders_app)
 app.add_typer(study_app)
 app.add_typer(data_app, name="data")
 app.add_typer(protocol_app, name="protocol")
