@@ -27,6 +27,7 @@ def list_command(what: str, name: str | None, as_json: bool) -> None:
         "datasets": _datasets,
         "protocols": _protocols,
         "backbones": _backbones,
+        "suites": _suites,
     }
     if what not in tables and not (name and what in _ELSEWHERE):
         raise UserError(f"cannot list {what!r}{did_you_mean(what, [*tables, *_ELSEWHERE])}")
@@ -117,6 +118,22 @@ def _protocols() -> list[dict[str, Any]]:
             "summary": p.summary,
         }
         for p in loaded
+    ]
+
+
+def _suites() -> list[dict[str, Any]]:
+    from ..use.suite_file import list_suites, read_suite
+
+    read = {name: read_suite(name) for name in list_suites()}
+    return [
+        {
+            "suite": name,
+            "title": suite.title,
+            "methods": len({method for block in suite.runs for method in block.methods}),
+            "data sets": len({dataset for block in suite.runs for dataset in block.datasets}),
+            "file": str(list_suites()[name]),
+        }
+        for name, suite in read.items()
     ]
 
 
