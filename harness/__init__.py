@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .use.reproduce import reproduce
     from .use.run import run
     from .use.site import report_site
+    from .use.suite import run_suite
+    from .use.suite_file import read_suite
+    from .use.suite_plan import plan_suite
 
 _HOMES = {
     "Counts": "metrics.counts",
@@ -47,9 +50,12 @@ _HOMES = {
     "leaderboard": "report.leaderboard",
     "list_claims": "report.claims",
     "load_protocol": "protocol.protocol",
+    "plan_suite": "use.suite_plan",
+    "read_suite": "use.suite_file",
     "report_site": "use.site",
     "reproduce": "use.reproduce",
     "run": "use.run",
+    "run_suite": "use.suite",
     "segment_photo": "use.photo",
 }
 
@@ -72,9 +78,12 @@ __all__ = [
     "leaderboard",
     "list_claims",
     "load_protocol",
+    "plan_suite",
+    "read_suite",
     "report_site",
     "reproduce",
     "run",
+    "run_suite",
     "segment_photo",
 ]
 

@@ -31,8 +31,20 @@ def test_the_eight_benchmarks_and_all_of_mess() -> None:
     assert mess.protocols == ("mess",)
 
 
+HOUSE = """
+summary = "ours"
+source = "ours"
+version = 1
+family = "paper"
+[base]
+short_side_px = 96
+[sources]
+short_side_px = "ours"
+"""
+
+
 def test_every_key(tmp_path: Path) -> None:
-    (tmp_path / "house.toml").write_text("summary = 'ours'\n[base]\nshort_side_px = 96\n")
+    (tmp_path / "house.toml").write_text(HOUSE)
     (tmp_path / "vit.safetensors").write_bytes(b"")
     text = """
 title = "A trial"
