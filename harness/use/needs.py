@@ -3,6 +3,7 @@
 import re
 import shlex
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -55,7 +56,7 @@ def weights_needs(spec: RunSpec, refine: str) -> tuple[Need, ...]:
     if spec.weights or spec.backbone == TINY_CLIP:
         return tuple(map(_weights, guides))
     backbone = spec.backbone or method_info(spec.method).backbone
-    same = [claim for claim in list_claims().values() if (claim.backbone or "") == backbone]
+    same = [claim for claim in _claims() if (claim.backbone or "") == backbone]
     own = next((claim for claim in same if claim.method == spec.method), None)
     if own is not None:
         theirs = _guides(own.setting.refine)
@@ -65,6 +66,11 @@ def weights_needs(spec: RunSpec, refine: str) -> tuple[Need, ...]:
     else:
         return (Need("weights", backbone or spec.method, UNKNOWN, None), *map(_weights, guides))
     return tuple(map(_weights, [*groups, *guides]))
+
+
+@cache
+def _claims() -> tuple[Claim, ...]:
+    return tuple(list_claims().values())
 
 
 def _guides(refine: str) -> tuple[tuple[str, ...], ...]:

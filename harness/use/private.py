@@ -16,6 +16,7 @@ from ..runs.sources import PREFIX
 
 ENVIRONMENT = ("packages", "python", "machine", "cpu", "cpu_capability", "device", "decoder", "threads")
 """What a bundle says of the machine; `provenance.environment` gives these, and anything else is left out."""
+_OF_DATA = ("record.", "ids", "digests", "title")
 _ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:~?/\w[\w.@+-]*/|~/|[A-Za-z]:\\)")
 """The beginning of a path from the root, the home folder or a drive; not what follows the host of an address."""
 
@@ -37,10 +38,13 @@ def without_host(stamp: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_private(value: Any, run: str) -> None:
-    """Raise ``UserError`` that names the first field with a path from the root, or a name of user or machine."""
+    """Raise ``UserError`` that names the first field with a path from the root, or a name of user or machine.
+
+    Words of the data set may be anybody's name.
+    """
     names = _names()
     for field, text in _texts(value, ""):
-        words = {word.casefold() for word in re.split(r"[^\w-]+", text)}
+        words = set() if field.startswith(_OF_DATA) else {word.casefold() for word in re.split(r"[^\w-]+", text)}
         found = next((name for name in names if name.casefold() in words), None) or (
             match[0] if (match := _ABSOLUTE.search(text)) else None
         )
@@ -59,8 +63,9 @@ def _spec(spec: RunSpec) -> RunSpec:
 
 
 def _file_name(value: Any) -> Any:
-    """The name alone of a path from the root; other values as they are."""
-    return PurePath(value).name if isinstance(value, str) and Path(value).expanduser().is_absolute() else value
+    """The name alone of a path from the root or a home folder; other values as they are."""
+    placed = isinstance(value, str) and (value.startswith("~") or PurePath(value).is_absolute())
+    return PurePath(value).name if placed else value
 
 
 def _names() -> list[str]:

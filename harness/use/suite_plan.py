@@ -12,6 +12,7 @@ from pathlib import Path
 from ...datasets import DataError, Dataset
 from ...methods import UserError
 from ..protocol.protocol import Setting
+from ..runs.manifest import Manifest
 from ..runs.parts import images_in
 from ..runs.plan import Plan, RunSpec
 from ..runs.provenance import device_name, source_hash
@@ -19,10 +20,12 @@ from ..runs.run import Run
 from ..runs.sources import open_any
 from .needs import UNKNOWN, Need, data_need, weights_needs
 from .pairs import absolute_name, method_info, named_parts, options_of, parts_of
-from .reproduce import COSTS, Done, Expected, finished_runs
+from .reproduce import COSTS, Expected, finished_runs
 from .run_list import run_folders
 from .suite_file import OWN, Block, Suite, protocol_of, record_of
 
+Timed = tuple[RunSpec, Manifest]
+"""What a finished run was asked for, and what it took."""
 _RUN_BYTES, _ROW_BYTES = 50_000, 400
 """What is kept of a run, and of an image besides its counts, in parts, the summary and the plan together."""
 
@@ -126,8 +129,9 @@ def plan_suite(suite: Suite, asked: SuiteRequest = SuiteRequest()) -> SuitePlan:
     if not wanted:
         raise UserError(f"suite {suite.name} has no run of all that --method and --dataset name")
     opened = {run.spec.dataset: _opened(run.spec) for run in wanted}
-    done, plans = finished_runs(asked.results), _plans(asked.results)
-    known = [_with_facts(run, opened[run.spec.dataset], done, plans) for run in wanted]
+    timed = [(one.plan().spec, manifest) for one, manifest in finished_runs(asked.results)]
+    plans = _plans(asked.results)
+    known = [_with_facts(run, opened[run.spec.dataset], timed, plans) for run in wanted]
     return SuitePlan(suite, asked, _passes(known, opened))
 
 
@@ -217,7 +221,7 @@ def _plans(results: Path) -> list[tuple[Run, Plan]]:
 
 
 def _with_facts(
-    run: SuiteRun, data: Dataset | None, done: Sequence[Done], plans: Sequence[tuple[Run, Plan]]
+    run: SuiteRun, data: Dataset | None, timed: Sequence[Timed], plans: Sequence[tuple[Run, Plan]]
 ) -> SuiteRun:
     spec = run.spec
     mine = [images_in(folder.parts_folder) for folder, plan in plans if plan.spec == spec]
@@ -229,25 +233,23 @@ def _with_facts(
         done=max(mine, default=0),
         needs=(*weights_needs(spec, run.setting.refine), data_need(spec.dataset, root)),
     )
-    return replace(counted, expected=_expected(counted, done))
+    return replace(counted, expected=_expected(counted, timed))
 
 
-def _expected(run: SuiteRun, done: Sequence[Done]) -> Expected | None:
+def _expected(run: SuiteRun, timed: Sequence[Timed]) -> Expected | None:
     """From a run of the same method, options, backbone and device, with images of the same cost; best of this data."""
     spec = run.spec
     record = record_of(spec.dataset)
     costs = run.setting.model_dump(mode="json")
     backbone = spec.backbone or method_info(spec.method).backbone
-    alike = []
-    for one, manifest in done:
-        planned = one.plan().spec
-        if (
-            (planned.method, planned.options) == (spec.method, spec.options)
-            and (not backbone or manifest.weights.get("name") == backbone.partition("/")[0])
-            and manifest.environment["device"] == device_name(spec.device)
-            and all(manifest.setting.get(field) == costs[field] for field in COSTS)
-        ):
-            alike.append(manifest)
+    alike = [
+        manifest
+        for planned, manifest in timed
+        if (planned.method, planned.options) == (spec.method, spec.options)
+        and (not backbone or manifest.weights.get("name") == backbone.partition("/")[0])
+        and manifest.environment["device"] == device_name(spec.device)
+        and all(manifest.setting.get(field) == costs[field] for field in COSTS)
+    ]
     if not alike:
         return None
     best = max(alike, key=lambda manifest: manifest.dataset["key"] == record.key)

@@ -149,7 +149,7 @@ def test_no_member_tells_whose_machine_it_was(made: Run, tmp_path: Path, somebod
         "weights": f"{HOME}/models/vit.safetensors",
         "data_root": f"{HOME}/data",
         "dataset": f"{HOME}/data/mine.toml",
-        "options": {"masks": f"{HOME}/masks"},
+        "options": {"masks": f"{HOME}/masks", "more": "~zoe-quill/more", "pad": True},
     }
     environment = {"host": HOST, "user": USER, "folder": HOME}
     run = remake(made, tmp_path, spec=spec, environment=environment)
@@ -161,7 +161,11 @@ def test_no_member_tells_whose_machine_it_was(made: Run, tmp_path: Path, somebod
     assert {(name, word) for name, text in found.items() for word in words if word in name + text} == set()
     (one,) = import_runs(tmp_path / "b.zip", tmp_path / "elsewhere")
     assert one.finished.plan.digest == run.plan().digest
-    assert one.finished.plan.spec.dataset == "mine.toml" and one.finished.plan.spec.options == {"masks": "masks"}
+    assert one.finished.plan.spec.dataset == "mine.toml" and one.finished.plan.spec.options == {
+        "masks": "masks",
+        "more": "more",
+        "pad": True,
+    }
     assert one.finished.plan.spec.weights is None and one.finished.plan.spec.data_root is None
     assert one.finished.manifest.environment == made.finished().manifest.environment
 
@@ -188,6 +192,12 @@ def test_what_decides_numbers_is_refused_rather_than_changed(made: Run, somebody
 )
 def test_what_is_no_place_is_not_refused(somebody: None, text: str) -> None:
     refuse_private({"text": [text]}, "run")
+
+
+def test_a_class_may_have_the_name_of_the_user(somebody: None) -> None:
+    refuse_private({"record": {"classes": [USER, "sky"]}, "ids": [HOST]}, "run")
+    with pytest.raises(UserError, match=r"its record\.title holds '/srv/'"):
+        refuse_private({"record": {"title": "of /srv/data"}}, "run")
 
 
 # ---- only what is whole

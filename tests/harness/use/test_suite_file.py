@@ -55,7 +55,7 @@ protocols = ["own", "house.toml"]
 backbone = "ViT-B-16"
 weights = "vit.safetensors"
 set = { short_side_px = 112, refine = "pamr" }
-options = { "naclip.gaussian_sigma" = 3.0, pad = true }
+options = { "naclip.positions" = "antialias", pad = true }
 limit = 8
 boundary = true
 confusion = true
