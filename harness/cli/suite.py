@@ -74,7 +74,7 @@ def _print_plan(plan: SuitePlan) -> None:
 def _planned_row(number: int, run: SuiteRun) -> tuple[str, ...]:
     return (
         str(number),
-        run.spec.method,
+        run.label,
         run.spec.dataset,
         _protocol(run),
         "unknown" if run.wanted is None else str(run.wanted),
@@ -91,13 +91,18 @@ def _in_all(plan: SuitePlan) -> list[str]:
     images = sum(run.wanted or 0 for run in runs)
     left = len(runs) - len(known)
     time = f"about {lasting(sum(known))} on {plan.asked.device}" if known else "time unknown"
-    unsure = f" without {left} runs whose time no earlier run tells" if left and known else ""
+    unsure = f" without {_counted(left, 'run')} whose time no earlier run tells" if left and known else ""
     place = next(p for p in (plan.asked.results, *plan.asked.results.absolute().parents) if p.exists())
     return [
-        f"{len(runs)} runs in {len(plan.passes)} passes over the images, {images} images in all; {time}{unsure}",
+        f"{_counted(len(runs), 'run')} in {_counted(len(plan.passes), 'pass', 'es')} over the images, {images} images in "
+        f"all; {time}{unsure}",
         f"at most {bytes_text(sum(run.most_bytes for run in runs))} in {plan.asked.results}, "
         f"{bytes_text(disk_usage(place).free)} are free there",
     ]
+
+
+def _counted(number: int, word: str, plural: str = "s") -> str:
+    return f"{number} {word}" + (plural if number != 1 else "")
 
 
 def _how(need: Need) -> str:
@@ -118,13 +123,15 @@ def _print_outcomes(plan: SuitePlan, outcomes: Sequence[Outcome]) -> None:
         print_line(f"note: {note}")
     failed = [one for one in outcomes if one.problem]
     for one in failed:
-        print_line(f"failed: {one.run.spec.method} on {one.run.spec.dataset}: {one.problem}")
+        print_line(f"failed: {one.run.label} on {one.run.spec.dataset}: {one.problem}")
         print_line(f"  again: {one.run.command}")
-    print_line(f"{len(outcomes)} runs: {len(found)} done, {len(failed)} failed; `bench leaderboard` compares them")
+    print_line(
+        f"{_counted(len(outcomes), 'run')}: {len(found)} done, {len(failed)} failed; `bench leaderboard` compares them"
+    )
 
 
 def _ended_row(one: Outcome) -> tuple[str, ...]:
-    before = (one.run.spec.method, one.run.spec.dataset, _protocol(one.run))
+    before = (one.run.label, one.run.spec.dataset, _protocol(one.run))
     if one.finished is None:
         return (*before, "failed", "", "", "")
     result, manifest = one.finished.result, one.finished.manifest

@@ -63,6 +63,12 @@ class SuiteRun:
     needs: tuple[Need, ...] = ()
 
     @property
+    def label(self) -> str:
+        """The method with its options, as the leaderboard names it."""
+        options = ", ".join(f"{k}={v}" for k, v in sorted(self.spec.options.items()))
+        return f"{self.spec.method} ({options})" if options else self.spec.method
+
+    @property
     def setting(self) -> Setting:
         """Values of the protocol on the data set."""
         return self.spec.protocol.setting(record_of(self.spec.dataset).key)

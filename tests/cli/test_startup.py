@@ -38,7 +38,7 @@ ANSWERS = {
     "export shapes-clip-tiny -o b.zip": "sha256",
     "import b.zip --results other": "imported",
     "list suites": "eight-benchmarks",
-    "suite shapes --dry-run": "4 runs in",
+    "suite shapes --dry-run": "4 runs in 1 pass",
     "show shapes-clip-tiny": "provenance",
     "compare shapes-clip-tiny shapes-maskclip-tiny": "A minus it",
     "reproduce --all --dry-run": "not reported",

@@ -74,7 +74,11 @@ def test_a_dry_run_runs_nothing_and_says_what_it_would_take(bench: Command, tmp_
     assert len(told["runs"]) == 16 and {run["images"] for run in told["runs"]} == {1449, 5105, 5000, 500, 2000}
     assert [need["name"] for need in told["missing"]][:2] == ["clip-vit-b-16-openai", "voc21"]
     shown = bench("suite", "eight-benchmarks", "--dry-run", "--dataset", "voc21", "--method", "clip")
-    assert shown.code == 1 and "1 runs in 1 passes" in shown.out and "bench data download voc21" in shown.out
+    assert (
+        shown.code == 1
+        and "1 run in 1 pass over the images, 1449 images in all" in shown.out
+        and "bench data download voc21" in shown.out
+    )
     assert "bench weights fetch clip-vit-b-16-openai" in shown.out and "are free there" in shown.out
     bench("run", "-m", "clip", "-d", "shapes", "--limit", "2")
     here = bench("suite", "shapes", "--dry-run", "--limit", "4", "--json")
