@@ -70,20 +70,25 @@ def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
 
 
 def clean_temporaries(folder: Path) -> None:
-    """Remove what killed processes left of ``atomic_file`` directly in ``folder``.
+    """Remove ``left_temporaries``.  What cannot be removed stays: it does no harm."""
+    for path in left_temporaries(folder):
+        with suppress(OSError):
+            path.unlink()
+
+
+def left_temporaries(folder: Path) -> list[Path]:
+    """What killed processes left of ``atomic_file`` directly in ``folder``.
 
     Ours are told by their name, and left by someone who is gone by this: the process that the name holds does not run
-    on this machine, or nothing was written for an hour.  What cannot be looked at or removed stays: it does no harm.
+    on this machine, or nothing was written for an hour.  What cannot be looked at is left out.
     """
-    try:
-        with os.scandir(folder) as entries:
-            found = [Path(e.path) for e in entries if _TEMPORARY.fullmatch(e.name)]
-    except OSError:
-        return
-    for path in found:
-        with suppress(OSError):
-            if _is_left(path):
-                path.unlink()
+    left = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for path in [Path(e.path) for e in entries if _TEMPORARY.fullmatch(e.name)]:
+            with suppress(OSError):
+                if _is_left(path):
+                    left.append(path)
+    return left
 
 
 def _is_left(path: Path) -> bool:

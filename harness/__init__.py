@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from .runs.evaluation import evaluate
     from .runs.plan import RunSpec
     from .runs.run import find_run
+    from .use.bring_in import import_runs
     from .use.compare import compare
+    from .use.export import export_runs
     from .use.fetch import fetch_weights
     from .use.pairs import every_pair
     from .use.photo import segment_photo
     from .use.reproduce import reproduce
     from .use.run import run
     from .use.site import report_site
+    from .use.suite import run_suite
+    from .use.suite_file import read_suite
+    from .use.suite_plan import plan_suite
 
 _HOMES = {
     "Counts": "metrics.counts",
@@ -39,13 +44,18 @@ _HOMES = {
     "evaluate": "runs.evaluation",
     "every_pair": "use.pairs",
     "fetch_weights": "use.fetch",
+    "export_runs": "use.export",
     "find_run": "runs.run",
+    "import_runs": "use.bring_in",
     "leaderboard": "report.leaderboard",
     "list_claims": "report.claims",
     "load_protocol": "protocol.protocol",
+    "plan_suite": "use.suite_plan",
+    "read_suite": "use.suite_file",
     "report_site": "use.site",
     "reproduce": "use.reproduce",
     "run": "use.run",
+    "run_suite": "use.suite",
     "segment_photo": "use.photo",
 }
 
@@ -61,14 +71,19 @@ __all__ = [
     "decode",
     "evaluate",
     "every_pair",
+    "export_runs",
     "fetch_weights",
     "find_run",
+    "import_runs",
     "leaderboard",
     "list_claims",
     "load_protocol",
+    "plan_suite",
+    "read_suite",
     "report_site",
     "reproduce",
     "run",
+    "run_suite",
     "segment_photo",
 ]
 

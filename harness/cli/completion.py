@@ -25,6 +25,13 @@ def protocols(incomplete: str) -> list[str]:
     return _last_of(incomplete, list_protocols())
 
 
+def suites(incomplete: str) -> list[str]:
+    """Listed suites."""
+    from ..use.suite_file import list_suites
+
+    return [name for name in list_suites() if name.startswith(incomplete)]
+
+
 def runs(incomplete: str) -> list[str]:
     """Runs below ``results`` in the working folder."""
     return sorted(p.name for p in Path("results/runs").glob("*") if p.name.startswith(incomplete))

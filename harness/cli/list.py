@@ -15,6 +15,9 @@ from ..use.pairs import method_info
 _LONG = ("trained on", "further weights", "paper")
 """What is told of one method, and not in the table of all."""
 
+_ELSEWHERE = ("runs",)
+"""Lists that are no catalogues (``list_runs``)."""
+
 
 def list_command(what: str, name: str | None, as_json: bool) -> None:
     """Print one catalogue, or one entry of it with its options."""
@@ -24,9 +27,10 @@ def list_command(what: str, name: str | None, as_json: bool) -> None:
         "datasets": _datasets,
         "protocols": _protocols,
         "backbones": _backbones,
+        "suites": _suites,
     }
-    if what not in tables:
-        raise UserError(f"cannot list {what!r}{did_you_mean(what, tables)}")
+    if what not in tables and not (name and what in _ELSEWHERE):
+        raise UserError(f"cannot list {what!r}{did_you_mean(what, [*tables, *_ELSEWHERE])}")
     if name is not None:
         _list_one(what, name, as_json)
         return
@@ -114,6 +118,22 @@ def _protocols() -> list[dict[str, Any]]:
             "summary": p.summary,
         }
         for p in loaded
+    ]
+
+
+def _suites() -> list[dict[str, Any]]:
+    from ..use.suite_file import list_suites, read_suite
+
+    read = {name: read_suite(name) for name in list_suites()}
+    return [
+        {
+            "suite": name,
+            "title": suite.title,
+            "methods": len({method for block in suite.runs for method in block.methods}),
+            "data sets": len({dataset for block in suite.runs for dataset in block.datasets}),
+            "file": str(list_suites()[name]),
+        }
+        for name, suite in read.items()
     ]
 
 

@@ -25,8 +25,10 @@ from .options import (
     Weights,
 )
 from .verbs_of_checks import checks_app
+from .verbs_of_folders import folders_app
 from .verbs_of_results import results_app
 from .verbs_of_study import study_app
+from .verbs_of_suites import suites_app
 
 app = typer.Typer(
     name="bench",
@@ -167,7 +169,9 @@ def segment(
 
 app.add_typer(results_app)
 app.add_typer(checks_app)
+app.add_typer(folders_app)
 app.add_typer(study_app)
+app.add_typer(suites_app)
 app.add_typer(data_app, name="data")
 app.add_typer(protocol_app, name="protocol")
 app.add_typer(weights_app, name="weights")

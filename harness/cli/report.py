@@ -93,7 +93,8 @@ def _left_out(columns: Iterable[str]) -> str:
 
 
 def _runs_table(rows: Sequence[Row]) -> Fitted:
-    columns = ("method", "mIoU [95 %]", "trained", "images/s", "run")
+    imported = any(r.origin for r in rows)
+    columns = ("method", "mIoU [95 %]", "trained", "images/s", "run", *("device", "imported from") * imported)
     cells = [
         (
             r.method,
@@ -101,6 +102,7 @@ def _runs_table(rows: Sequence[Row]) -> Fitted:
             "no" if r.training_free else "yes",
             f"{r.images_per_second:.1f}",
             r.run,
+            *(r.device, r.origin or "made here") * imported,
         )
         for r in rows
     ]

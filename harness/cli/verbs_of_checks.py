@@ -12,11 +12,17 @@ checks_app = typer.Typer()
 
 @checks_app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, proposers, datasets, protocols or backbones.")],
+    what: Annotated[str, typer.Argument(help="methods, proposers, datasets, protocols, backbones, suites or runs.")],
     name: Annotated[str | None, typer.Argument(help="One method or proposer, with its options.")] = None,
+    results: Results = Path("results"),
     json: Json = False,
 ) -> None:
-    """List methods, mask proposers, data sets, protocols or backbones, or one of the first two with its options."""
+    """List methods, proposers, data sets, protocols, backbones, suites or runs, or one method or proposer."""
+    if what == "runs" and name is None:
+        from .list_runs import list_runs_command
+
+        list_runs_command(results, as_json=json)
+        return
     from .list import list_command
 
     list_command(what, name, as_json=json)

@@ -23,6 +23,7 @@ from ..runs.storing import store
 from .grid import Grid, grids
 from .latex import Interval, latex
 from .leaderboard_text import markdown
+from .origin import read_origin
 from .published import reported
 from .references import bibtex
 from .rows import Only, Row, newest_runs
@@ -98,6 +99,7 @@ def _readable(results: Path) -> tuple[list[Finished], list[str]]:
     found, skipped = [], []
     for run in list_runs(results):
         try:
+            read_origin(run.folder)
             found.append(run.finished())
         except UserError as error:
             skipped.append(str(error))
@@ -109,6 +111,7 @@ def _row(run: Finished) -> Row:
     manifest, result = run.manifest, run.result
     weights, described = manifest.weights, manifest.described
     setting, guide = manifest.setting, manifest.guide or {}
+    origin = read_origin(run.folder)
     return Row(
         method=_label(run.plan),
         training_free=described["training_free"],
@@ -147,6 +150,7 @@ def _row(run: Finished) -> Row:
         finished=manifest.finished,
         note="; ".join(filter(None, [manifest.note, result.note])),
         run=run.name,
+        origin=origin.name if origin else "",
     )
 
 

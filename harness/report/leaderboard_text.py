@@ -12,6 +12,19 @@ from .grid import Grid
 from .grid_text import Notes, footnotes, grid_markdown, head, numbered, reference
 from .rows import Row, best_first, newest_runs
 
+_PROVENANCE = (
+    "method",
+    "backbone",
+    "weights",
+    "precision",
+    "trained on",
+    "licences",
+    "device",
+    "code",
+    "vocabulary",
+    "run",
+)
+
 
 def markdown(rows: Sequence[Row], grids: Sequence[Grid]) -> str:
     """The leaderboard as Markdown: for every protocol its grids, then a table for each data set; notes at the end."""
@@ -79,16 +92,19 @@ def _markdown_column(rows: list[Row], notes: Notes) -> list[str]:
     ]
     for heading, free in (("Training-free", True), ("Trained", False)):
         lines += _table(heading, [r for r in rows if r.training_free == free], notes)
+    imported = any(r.origin for r in rows)
+    titles = [*_PROVENANCE, *["imported from"] * imported]
     lines += [
         "<details><summary>Provenance</summary>",
         "",
-        "| method | backbone | weights | precision | trained on | licences | device | code | vocabulary | run |",
-        "|---" * 10 + "|",
+        f"| {' | '.join(titles)} |",
+        "|---" * len(titles) + "|",
     ]
     for r in rows:
         weights = f"{r.weights[:17]} ({r.unchecked})" if r.unchecked else r.weights[:17]
         loaded = (r.backbone, weights, r.precision, r.trained_on, r.licences)
-        provenance = (r.method, *loaded, r.device, r.code, r.vocabulary[:8], r.run)
+        origin = (r.origin or "made here",) * imported
+        provenance = (r.method, *loaded, r.device, r.code, r.vocabulary[:8], r.run, *origin)
         lines.append("| " + " | ".join(map(markdown_text, provenance)) + " |")
     return [*lines, "", "</details>"]
 

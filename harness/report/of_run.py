@@ -8,12 +8,14 @@ from ..protocol.differences import changes_of
 from ..runs.manifest import Manifest
 from ..runs.run import Finished
 from ..show.tables import megabytes, percent, with_interval
+from .origin import read_origin
 
 
 def provenance_rows(run: Finished) -> list[tuple[str, str]]:
     """What its numbers rest on and what they took: pairs of a name and a value."""
     manifest, metrics = run.manifest, run.summary
     units = run.result.units
+    origin = read_origin(run.folder)
     changed = changes_of(run.plan.spec.protocol, manifest.dataset["key"])
     return [
         ("mIoU [95 %]", with_interval(metrics["miou"], metrics["interval"])),
@@ -28,6 +30,7 @@ def provenance_rows(run: Finished) -> list[tuple[str, str]]:
         *([("regions that voted", manifest.voted_by)] if manifest.regions else []),
         ("device", f"{manifest.environment['device']}, {manifest.setting['precision']}"),
         ("code", manifest.code_version),
+        *([("imported from", origin.name)] if origin else []),
         ("seconds per image", f"{manifest.seconds_per_image:.4f}"),
         *((f"  {k}", f"{v:.4f}") for k, v in manifest.seconds_per_stage.items()),
         ("seconds for the vocabulary", f"{manifest.encode_seconds:.3f}"),

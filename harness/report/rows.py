@@ -21,6 +21,7 @@ class Row(BaseModel):
 
     mIoU, its bounds and differences are in percent.  None: ``miou`` where no class can be averaged, bounds for fewer
     than ten units, ``group`` and ``behind`` where a newer run is shown instead, ``reported`` where nothing fits.
+    ``origin`` is the bundle that a run was imported from, "" for one that was made here.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +63,7 @@ class Row(BaseModel):
     finished: str
     note: str
     run: str
+    origin: str = ""
     schema_version: int = SCHEMA
 
     @property

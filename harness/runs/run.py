@@ -38,6 +38,8 @@ from .plan import Plan, read_plan
 from .storing import store
 
 PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
+ORIGIN = "origin.json"
+"""Which bundle an imported run comes from."""
 
 
 class Run:
@@ -58,7 +60,7 @@ class Run:
         The plan is written each time: paths of data and weights may have changed, its identity has not.
         """
         if fresh:
-            for name in (MANIFEST, METRICS, COUNTS):
+            for name in (MANIFEST, METRICS, COUNTS, ORIGIN):
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.parts_folder, ignore_errors=True)
         self._make_folders()

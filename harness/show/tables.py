@@ -137,6 +137,19 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.0f}"
 
 
+def bytes_text(size: float) -> str:
+    """``812 B``, ``4.1 kB``, ``23 MB`` or ``1.2 GB``: two digits or all of those before the point.
+
+    >>> bytes_text(812), bytes_text(4096), bytes_text(23_400_000), bytes_text(1_234_000_000)
+    ('812 B', '4.1 kB', '23 MB', '1.2 GB')
+    """
+    if size < 1000:
+        return f"{size:.0f} B"
+    power = min(int(math.log10(size) / 3), 4)
+    value = size / 1000**power
+    return f"{value:.{1 if value < 10 else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
 def lasting(seconds: float) -> str:
     """``42 s``, ``35 min`` or ``2.4 h``."""
     if seconds < 90:

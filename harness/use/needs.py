@@ -3,23 +3,28 @@
 import re
 import shlex
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from ...datasets import DatasetRecord, find_record, open_dataset
+from ...datasets import DataError, DatasetRecord, find_record, open_dataset
 from ...datasets.places import data_roots
-from ...methods.models.weights import find_entry, locate
+from ...methods.models.backbone_names import TINY_CLIP
+from ...methods.models.weights import find_entry, list_weights, locate
 from ..protocol.differences import changes_of
-from ..report.claims import Claim
+from ..report.claims import Claim, list_claims
+from ..runs.plan import RunSpec
+from ..runs.sources import PREFIX, open_any
 from .data_here import situation
+from .pairs import method_info
 
-HERE = "here"
+HERE, UNKNOWN = "here", "not known"
 _STEP = re.compile(r"^\s*\d+\. (bench data prepare \S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Need:
-    """Weights or a data set by name, its ``state`` ("here" or what is wrong) and where it lies.
+    """Weights or a data set by name, its ``state`` ("here", "not known", or what is wrong) and where it lies.
 
     ``commands`` get it, one after the other; empty where it is here.  ``note`` is what else is to be known.
     """
@@ -39,7 +44,38 @@ class Need:
 
 def needs(claim: Claim, data_root: Path | None = None) -> tuple[Need, ...]:
     """Everything that the claim needs, weights first.  Raises ``UserError`` for a place that is no folder."""
-    return (*map(_weights, claim.checkpoints), _data(claim.dataset, data_root))
+    return (*map(_weights, claim.checkpoints), data_need(claim.dataset, data_root))
+
+
+def weights_needs(spec: RunSpec, refine: str) -> tuple[Need, ...]:
+    """The weights that a run with the guide ``refine`` needs, by the claims of its method or of its backbone.
+
+    Second models that options ask for are not told; weights that no claim names are ``UNKNOWN``.
+    """
+    guides = _guides(refine)
+    if spec.weights or spec.backbone == TINY_CLIP:
+        return tuple(map(_weights, guides))
+    backbone = spec.backbone or method_info(spec.method).backbone
+    same = [claim for claim in _claims() if (claim.backbone or "") == backbone]
+    own = next((claim for claim in same if claim.method == spec.method), None)
+    if own is not None:
+        theirs = _guides(own.setting.refine)
+        groups = [group for group in own.checkpoints if group not in theirs]
+    elif backbone and same:
+        groups = [same[0].checkpoints[0]]
+    else:
+        return (Need("weights", backbone or spec.method, UNKNOWN, None), *map(_weights, guides))
+    return tuple(map(_weights, [*groups, *guides]))
+
+
+@cache
+def _claims() -> tuple[Claim, ...]:
+    return tuple(list_claims().values())
+
+
+def _guides(refine: str) -> tuple[tuple[str, ...], ...]:
+    """The checkpoints of a guide, each a group of its own."""
+    return tuple((entry.name,) for entry in list_weights().values() if refine in entry.used_by)
 
 
 def backbone_file(claim: Claim) -> Path | None:
@@ -86,7 +122,10 @@ def _weights(group: tuple[str, ...]) -> Need:
     return Need("weights", group[0], lacking, where, (first,), "; ".join(filter(None, [hand, instead])))
 
 
-def _data(name: str, data_root: Path | None) -> Need:
+def data_need(name: str, data_root: Path | None) -> Need:
+    """A data set by its name or file.  Raises ``UserError`` for a place that is no folder."""
+    if name.startswith(PREFIX) or name.endswith(".toml") or name.partition(":")[0] == "shapes":
+        return _own_data(name, data_root)
     key, _, source = name.partition("@")
     record = find_record(key)
     status, where, _ = situation(record, name, data_root)
@@ -99,6 +138,15 @@ def _data(name: str, data_root: Path | None) -> Need:
     no_address = f"for labels of `{name}` no address is known: docs/datasets.md says what they are" if source else ""
     hand = "by hand: the command says how" if status == "missing" and not record.downloads else ""
     return Need("data", name, status, where, commands, no_address or hand)
+
+
+def _own_data(name: str, data_root: Path | None) -> Need:
+    """Data of the user's, or of ours, which nobody has to fetch."""
+    try:
+        open_any(name, data_root)
+    except DataError as error:
+        return Need("data", name, "missing", None, note=str(error))
+    return Need("data", name, HERE, None)
 
 
 def _commands(record: DatasetRecord, status: str, data_root: Path | None) -> tuple[str, ...]:

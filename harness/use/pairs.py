@@ -51,11 +51,11 @@ def every_pair(
     return [
         RunSpec(
             method=method,
-            dataset=_absolute(dataset),
+            dataset=absolute_name(dataset),
             protocol=protocols[dataset][1],
             data_root=str(data_root.resolve()) if data_root else None,
             options=own[method],
-            **_named(method, protocols[dataset][0], *parts[method]),
+            **named_parts(method, protocols[dataset][0], *parts[method]),
             **asked,
         )
         for method in names
@@ -133,13 +133,13 @@ def parts_of(
     return {m: (backbone, weights) if m in takers else (None, None) for m in methods}
 
 
-def _named(method: str, key: str, backbone: str | None, weights: Path | None) -> dict[str, str | None]:
+def named_parts(method: str, key: str, backbone: str | None, weights: Path | None) -> dict[str, str | None]:
     """Backbone and weights as a plan keeps them: the embedded CLIP is the default on our own scenes."""
     tiny = backbone is None and weights is None and key == "shapes" and bool(method_info(method).backbone)
     return {"backbone": TINY_CLIP if tiny else backbone, "weights": str(weights.resolve()) if weights else None}
 
 
-def _absolute(name: str) -> str:
+def absolute_name(name: str) -> str:
     """A name that any process understands: files by their full path."""
     prefix = PREFIX if name.startswith(PREFIX) else ""
     path = name.removeprefix(prefix)

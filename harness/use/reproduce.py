@@ -21,7 +21,7 @@ from .run import run
 
 FIRST_IMAGES = 8
 """Images that are timed before the rest, where no run tells how long it takes."""
-_COSTS = ("short_side_px", "long_side_px", "window_px", "stride_px", "columns", "refine", "region_vote", "precision")
+COSTS = ("short_side_px", "long_side_px", "window_px", "stride_px", "columns", "refine", "region_vote", "precision")
 """Fields of a protocol that decide how long an image takes."""
 
 Standing = Literal[Kind, "needs", "not run", "not reported", "failed"]
@@ -204,7 +204,7 @@ def _expected(claim: Claim, done: Sequence[Done], device: str) -> Expected | Non
         if (manifest.method.get("method"), manifest.described.get("published")) == (claim.method, claim.published)
         and (model is None or manifest.weights.get("name") == model)
         and manifest.environment["device"] == device_name(device)
-        and all(manifest.setting.get(field) == costs[field] for field in _COSTS)
+        and all(manifest.setting.get(field) == costs[field] for field in COSTS)
     ]
     images = find_record(claim.dataset.partition("@")[0]).expected_images
     if not alike or images is None:

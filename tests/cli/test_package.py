@@ -110,6 +110,7 @@ def test_contents(wheel: Path) -> None:
         "ovss/datasets/records/camvid.toml",
         "ovss/datasets/classes/camvid.txt",
         "ovss/harness/report/published.csv",
+        *(f"ovss/harness/suites/{s}.toml" for s in ("eight-benchmarks", "mess", "shapes")),
         *(f"ovss/harness/protocol/protocols/{p}.toml" for p in ("unified", "sclip", "naclip", "clearclip", "tiny")),
     }
     assert wanted <= names
