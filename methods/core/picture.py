@@ -121,7 +121,8 @@ class Picture:
     """An image while it is worked on.
 
     ``pixels`` ``(3, h, w)`` uint8 RGB are those that the protocol resized, on any device; ``original`` ``(3, H, W)``
-    uint8 RGB is the image before that, in main memory; nobody writes to either.  ``name`` is the image's id: noise and files of masks go by it.
+    uint8 RGB is the image before that, in main memory; nobody writes to either.  ``name`` is the image's id: noise and
+    files of masks go by it.
 
     ``view`` and ``part`` tell ``memo`` apart what is computed of differently resized pixels, and of different parts of
     an image.
