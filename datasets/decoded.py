@@ -10,8 +10,10 @@ import hashlib
 import logging
 import math
 import mmap
+import sys
 import threading
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
@@ -30,6 +32,8 @@ _FORMAT = "ovss-decoded 1"
 _HEAD_BYTES = 4096
 _BLOCK_BYTES = 4096
 """Head and blocks are pages, so that the pixels can be used where the system has them in memory."""
+_POPULATE_READ = 22
+"""Linux 5.14: one call maps all pages, instead of a fault for each few."""
 _FAST = (".jpg", ".jpeg")
 _LARGE_PIXELS = 2_000_000
 """JPEG and labels with fewer pixels are not kept: they are decoded in a few milliseconds."""
@@ -172,6 +176,9 @@ def _stored(place: Path, made_of: str) -> ImageFile | LabelFile | None:
     if len(mapped) != _HEAD_BYTES - (-count * dtype.itemsize // _BLOCK_BYTES) * _BLOCK_BYTES:
         return None
     blocks = np.frombuffer(mapped, np.uint8, offset=_HEAD_BYTES)
+    if sys.platform == "linux":
+        with suppress(OSError):  # an older kernel: pages are mapped as they are read
+            mapped.madvise(_POPULATE_READ)
     if _sums(blocks) != head.sums:
         return None
     array = np.frombuffer(mapped, dtype, count, _HEAD_BYTES).reshape(head.shape)

@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 from ...methods.core.picture import only_load
 
 T = TypeVar("T")
-IMAGES_AHEAD = 2
-"""How many images wait for the model at most, for each thread."""
+IMAGES_AHEAD = 4
+"""How many images are loaded or being loaded at most, for each thread: some spare for those that take longer."""
 BYTES_AHEAD = 256 << 20
 """With so many bytes waiting for the model no thread begins another image; those that are begun are finished."""
 _JOIN_SECONDS = 1.0

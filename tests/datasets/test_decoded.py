@@ -295,13 +295,9 @@ def test_a_full_disk_is_said_once_and_asked_no_more(
         assert all(same(reader.image(path), read_image_file(path)) for path in paths)
         assert len(asked) == 3
     assert len(list(kept.iterdir())) == 4  # two of each round, and nothing half
-    assert (
-        caplog.messages
-        == [
-            f"decoded images cannot be kept in {kept}: No space left on device.  What is missing there is decoded each time"
-        ]
-        * 2
-    )
+    (said,) = set(caplog.messages)
+    assert said.startswith(f"decoded images cannot be kept in {kept}: No space left on device.  ")
+    assert len(caplog.messages) == 2
 
 
 def test_many_at_a_time(tmp_path: Path, kept: Path) -> None:
