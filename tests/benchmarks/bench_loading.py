@@ -3,13 +3,12 @@
     python tests/benchmarks/bench_loading.py --rounds 7
 
 Both sides take turns in one process, the first place changing from round to round.  Shown are the best time of each,
-their ratio, and the quartiles over rounds of the ratio of a round.  The goal is for the best: other programs only add to
-a time.  The stand-ins for a model and a loader sleep 20 ms each; their time, and that of runs, is wall time.  Reading
-pictures is told in CPU time of the process.  They are four files, made up and as large as those of Cityscapes, 1024 x
-2048: soft shapes of every size with the noise of a sensor, as PNG of about the size there.  Labels are PNG of 19
+their ratio, and the quartiles over rounds of the ratio of a round.  The goal is for the best: other programs only add
+to a time.  The stand-ins for a model and a loader sleep 20 ms each; their time, and that of runs, is wall time.
+Reading pictures is told in CPU time of the process.  They are four files, made up and as large as those of Cityscapes,
+1024 x 2048: soft shapes of every size with the noise of a sensor, as PNG of about the size there.  Labels are PNG of 19
 classes.  Files are in the memory of the system on both sides.  With ``--runs`` come runs of the embedded model on the
-CPU, with and without threads that load: what the default there rests on.  A goal that is missed ends the program with an
-error.
+CPU, with and without threads that load.  A goal that is missed ends the program with an error.
 """
 
 import argparse
