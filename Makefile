@@ -61,6 +61,7 @@ leaderboard: $(READY)  ## run all methods on the embedded data set and write res
 benchmarks: $(READY)  ## speed ratios against plain implementations, in one run
 	$(BIN)/python tests/benchmarks/bench_core.py
 	$(BIN)/python tests/benchmarks/bench_sharing.py
+	$(BIN)/python tests/benchmarks/bench_loading.py
 	$(BIN)/python tests/benchmarks/bench_sweep.py
 	$(BIN)/python tests/benchmarks/bench_dinoiser.py
 	$(BIN)/python tests/benchmarks/bench_diffusion.py

@@ -16,7 +16,7 @@ from .beside import PICTURES, Beside, find_beside, is_plain, visible_files
 from .dependence import clusters_of
 from .errors import DataError, Problem, shown
 from .lists import candidates, listed_lines
-from .loader import ImageFile, Labels, Pixels, label_digest, read_image_file, read_label
+from .loader import FileKey, ImageFile, LabelFile, Labels, Pixels, read_image_file, read_label_file
 from .record import PREPARED, DatasetRecord
 
 
@@ -84,6 +84,7 @@ class Dataset(ABC):
     def load(self, image_id: str, once: Once = every_time) -> Sample:
         """One sample.  What others may have read already is asked of ``once(key, read)``.
 
+        Several threads call it at a time.
         Raises ``DataError`` that names the file.
         """
 
@@ -235,21 +236,21 @@ class FolderDataset(Dataset):
         image_path, label_path = self.files(image_id)
         problems: list[Problem] = []
         image: ImageFile | None = None
-        label: Labels | None = None
+        label: LabelFile | None = None
         try:
-            image = once(("image", image_path), lambda: read_image_file(image_path))
+            image = once(FileKey("image", image_path), lambda: read_image_file(image_path))
         except DataError as error:
             problems += error.problems
         try:
-            label = once(("label", label_path, id(self)), lambda: read_label(label_path, self.record))
+            label = once(FileKey("label", label_path, id(self)), lambda: read_label_file(label_path, self.record))
         except DataError as error:
             problems += error.problems
         if image is None or image.pixels is None or label is None:
             raise DataError(f"sample {image_id} cannot be read:", problems)
-        misfit = size_problem(label_path, label.shape, image.pixels.shape)
+        misfit = size_problem(label_path, label.values.shape, image.pixels.shape)
         if misfit:
             raise DataError("a label does not fit its image:", [misfit])
-        return Sample(image_id, image.pixels, label, image.sha256, label_digest(label))
+        return Sample(image_id, image.pixels, label.values, image.sha256, label.sha256)
 
 
 def size_problem(label_path: Path, label: tuple[int, ...], image: tuple[int, ...]) -> Problem | None:

@@ -7,6 +7,7 @@ loader of mmsegmentation 1.2.2, mmseg/datasets/transforms/loading.py, casts to 8
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,23 @@ class ImageFile:
     width: int
     orientation: int
     pixels: Pixels | None = None
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """What a label file holds: ``label_digest`` of it, and class indices as scored."""
+
+    sha256: str
+    values: Labels
+
+
+@dataclass(frozen=True)
+class FileKey:
+    """Which file's content is meant; ``reader`` tells apart who reads a label in a way of their own."""
+
+    kind: Literal["image", "label"]
+    path: Path
+    reader: int = 0
 
 
 def read_image(path: Path) -> Pixels:
@@ -86,6 +104,12 @@ def label_digest(label: Labels) -> str:
     for start in range(0, label.shape[0], _ROWS):
         digest.update(np.ascontiguousarray(label[start : start + _ROWS], "<u2").data)
     return digest.hexdigest()
+
+
+def read_label_file(path: Path, record: DatasetRecord) -> LabelFile:
+    """``read_label`` with its digest."""
+    label = read_label(path, record)
+    return LabelFile(label_digest(label), label)
 
 
 def read_label(path: Path, record: DatasetRecord) -> Labels:

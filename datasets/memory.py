@@ -77,11 +77,12 @@ class Memory:
 
 def head_of(body: bytes) -> bytes:
     """First line of a memory that holds ``body``."""
-    return f"{_FORMAT} {_rules()} {hashlib.sha256(body).hexdigest()}".encode()
+    return f"{_FORMAT} {rules()} {hashlib.sha256(body).hexdigest()}".encode()
 
 
 @cache
-def _rules() -> str:
+def rules() -> str:
+    """Digest of the code that decides what is read from a file."""
     code = (Path(__file__).with_name(name).read_bytes() for name in _RULES)
     return hashlib.sha256(b"".join(code)).hexdigest()[:16]
 

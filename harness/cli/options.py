@@ -49,6 +49,13 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Results = Annotated[Path, typer.Option(help="Folder that holds runs/ and the leaderboard.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images (a partial result).")]
+Loaders = Annotated[
+    int | None,
+    typer.Option(min=0, max=64, help="Threads that load ahead of the model (default: 0 on a CPU, up to 4 on a GPU)."),
+]
+CacheDecoded = Annotated[
+    Path | None, typer.Option(help="Folder that keeps decoded images and labels, for formats that are slow to read.")
+]
 Option = Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE for the method; repeatable.")]
 OptionOfMethod = Annotated[
     list[str] | None, typer.Option("--option", help="NAME=VALUE or METHOD.NAME=VALUE; repeatable.")

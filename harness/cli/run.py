@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics.bootstrap import why_no_interval
+from ..runs.loading import Loading
 from ..runs.run import Finished
 from ..show.progress import bars
 from ..show.tables import (
@@ -32,6 +33,8 @@ def run_command(
     datasets: str,
     limit: int | None,
     workers: int,
+    loaders: int | None,
+    cache_decoded: Path | None,
     fresh: bool,
     changes: list[str],
     options: list[str],
@@ -51,9 +54,11 @@ def run_command(
         say=print_warning,
         **asked,
     )
+    loading = Loading(loaders, cache_decoded)
+    told = (print_warning, allow_download, picture, labels, loading)
     try:
         with bars() as progress:
-            found = run(pairs, results, limit, workers, fresh, progress, print_warning, allow_download, picture, labels)
+            found = run(pairs, results, limit, workers, fresh, progress, *told)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was finished is kept, run the same command again to go on\n")
         sys.exit(130)
@@ -77,6 +82,8 @@ def _report(one: Finished) -> dict[str, Any]:
         "planned": result.planned,
         "seconds_per_image": manifest.seconds_per_image,
         "seconds_per_stage": manifest.seconds_per_stage,
+        "wait_seconds_per_image": manifest.wait_seconds_per_image,
+        "loaders": manifest.loaders,
         "encode_seconds": manifest.encode_seconds,
         "peak_bytes": manifest.peak_bytes,
         "weights": manifest.method.get("weights"),

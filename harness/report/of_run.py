@@ -33,6 +33,7 @@ def provenance_rows(run: Finished) -> list[tuple[str, str]]:
         *([("imported from", origin.name)] if origin else []),
         ("seconds per image", f"{manifest.seconds_per_image:.4f}"),
         *((f"  {k}", f"{v:.4f}") for k, v in manifest.seconds_per_stage.items()),
+        *_waited(manifest),
         ("seconds for the vocabulary", f"{manifest.encode_seconds:.3f}"),
         ("peak MB", megabytes(manifest.peak_bytes)),
     ]
@@ -48,6 +49,15 @@ def class_rows(run: Finished) -> list[tuple[str, ...]]:
         (name, percent(value), *row, str(n))
         for (name, value), *row, n in zip(run.result.per_class.items(), *shown, images, strict=True)
     ]
+
+
+def _waited(manifest: Manifest) -> list[tuple[str, str]]:
+    """What the model waited for data, and who loaded it."""
+    waited, loaders = manifest.wait_seconds_per_image, manifest.loaders
+    if waited is None:
+        return []
+    how = f"{loaders} loading ahead" if loaders else "loaded in line"
+    return [("waited for data per image", f"{waited:.4f} ({how})")]
 
 
 def _weights(manifest: Manifest) -> str:

@@ -11,20 +11,23 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ...datasets import Dataset, Sample
+from ...datasets.decoded import Decoded
 from ...methods import UserError
 from ...methods.core.picture import Memo
 from . import parts
 from .label_files import colours_of, label_path, write_label_map
+from .loading import IN_LINE, Loading
 from .parts import ImageResult, Stamp
 from .photo import Photo
 from .pipeline import Clock, Pipeline
 from .plan import build_pipelines
+from .prefetch import Loaded, loaded
 from .provenance import peak_bytes
 from .run import Run
 from .scored import Scored
@@ -48,28 +51,45 @@ class Lane:
     labels: Path | None = None
 
 
-def work_through(lanes: Sequence[Lane], ids: Iterable[str], device: str, advance: Advance, workers: int = 1) -> None:
+def never() -> bool:
+    """Not to be stopped."""
+    return False
+
+
+def work_through(
+    lanes: Sequence[Lane],
+    ids: Iterable[str],
+    device: str,
+    advance: Advance,
+    workers: int = 1,
+    loading: Loading = IN_LINE,
+    stopped: Callable[[], bool] = never,
+) -> None:
     """Score ``ids`` one after the other and write parts; each lane takes what it has not done yet.
 
-    ``workers`` is how many processes are at it, which every part says.
+    ``workers`` is how many processes are at it, which every part says.  ``loading`` may look at ids ahead of their
+    turn.  No image is scored after ``stopped``.
 
     A part is written every two seconds, in long runs less often, but every half minute at least.  Whatever ends the
     loop, finished images are written.
     """
     started = flushed = time.monotonic()
     names = [f"{lane.run.plan().spec.method} on {lane.data.record.key}" for lane in lanes]
-    todo = [_Todo(lane, workers, (*names[:k], *names[k + 1 :])) for k, lane in enumerate(lanes)]
+    threads = loading.threads_for(device, workers)
+    todo = [_Todo(lane, workers, threads, (*names[:k], *names[k + 1 :])) for k, lane in enumerate(lanes)]
+    decoded = Decoded(loading.decoded)
     try:
-        for number, image_id in enumerate(ids):
-            asked = [t for t in todo if image_id not in t.done]
-            if asked:
-                _score_image(asked, image_id, device, warm=number >= WARM_UP_IMAGES)
-            advance(len(asked))
-            now = time.monotonic()
-            if now - flushed > min(_FLUSH_AT_MOST, max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))):
-                for t in todo:
-                    t.flush()
-                flushed = now
+        with loaded(ids, lambda image_id: _loaded(todo, image_id, decoded), threads, _Image.bytes) as images:
+            for number, image in enumerate(images):
+                if stopped():
+                    break
+                _score_image(image, device, warm=number >= WARM_UP_IMAGES)
+                advance(len(image.value.todo))
+                now = time.monotonic()
+                if now - flushed > min(_FLUSH_AT_MOST, max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))):
+                    for t in todo:
+                        t.flush()
+                    flushed = now
     finally:
         for t in todo:
             t.flush()
@@ -78,13 +98,14 @@ def work_through(lanes: Sequence[Lane], ids: Iterable[str], device: str, advance
 class _Todo:
     """A lane, which images its run has, and results that are not written yet."""
 
-    def __init__(self, lane: Lane, workers: int, shared_with: tuple[str, ...]) -> None:
+    def __init__(self, lane: Lane, workers: int, loaders: int, shared_with: tuple[str, ...]) -> None:
         self.lane, plan = lane, lane.run.plan()
         self.content = plan.content
         self.done = lane.run.done()
         self.buffer: list[ImageResult] = []
         seconds = lane.pipeline.encode_seconds
-        self.stamp = Stamp.of(plan, workers=workers, encode_seconds=seconds, shared_with=shared_with)
+        cost = {"workers": workers, "loaders": loaders, "encode_seconds": seconds}
+        self.stamp = Stamp.of(plan, **cost, shared_with=shared_with)
 
     def flush(self) -> None:
         if self.buffer:
@@ -92,18 +113,50 @@ class _Todo:
             self.buffer = []
 
 
-def _score_image(todo: list[_Todo], image_id: str, device: str, warm: bool) -> None:
-    clocks = [Clock() for _ in todo]
-    with Memo() as memo:
-        samples = [_load(t, image_id, clock, memo) for t, clock in zip(todo, clocks, strict=True)]
-        _check_content(todo, samples)
+@dataclass(frozen=True)
+class _Image:
+    """An image for the lanes that lack it: a clock and a sample for each, and what they share."""
+
+    todo: list[_Todo]
+    clocks: list[Clock]
+    samples: list[Sample]
+    memo: Memo
+
+    def photo(self) -> Photo:
+        """The picture itself."""
+        return Photo(self.samples[0].image, self.samples[0].id, self.memo)
+
+    def bytes(self) -> int:
+        """What its arrays hold; one that several lanes have counts once."""
+        arrays = {id(a): a.nbytes for sample in self.samples for a in (sample.image, sample.label)}
+        return sum(arrays.values())
+
+
+def _loaded(every: Sequence[_Todo], image_id: str, decoded: Decoded) -> _Image:
+    """Read what the lanes need of an image, and resize it as each asks."""
+    todo = [t for t in every if image_id not in t.done]
+    clocks, memo = [Clock() for _ in todo], Memo()
+    samples = [_load(t, image_id, clock, memo, decoded) for t, clock in zip(todo, clocks, strict=True)]
+    _check_content(todo, samples)
+    image = _Image(todo, clocks, samples, memo)
+    for t, clock in zip(todo, clocks, strict=True):
+        pipeline = t.lane.pipeline
+        with memo.charged_to(clock.bill):
+            clock.time("resize", partial(image.photo().prepare, pipeline.setting, pipeline.method.device))
+    return image
+
+
+def _score_image(loaded: Loaded[_Image], device: str, warm: bool) -> None:
+    image = loaded.value
+    every = list(zip(image.todo, image.samples, image.clocks, strict=True))
+    with image.memo:
         try:
-            photo = Photo(samples[0].image, image_id, memo)
-            scored = [_scored(t.lane, photo, s, c) for t, s, c in zip(todo, samples, clocks, strict=True)]
+            scored = [_scored(t.lane, image.photo(), s, c) for t, s, c in every]
         except UserError as error:
-            raise UserError(f"image {image_id}: {error}") from error
-    for t, result, clock, sample in zip(todo, scored, clocks, samples, strict=True):
-        t.buffer.append(ImageResult(image_id, result, clock.seconds, peak_bytes(device), warm, sample.digest))
+            raise UserError(f"image {loaded.id}: {error}") from error
+    peak, wait = peak_bytes(device), loaded.wait_seconds
+    for (t, sample, clock), result in zip(every, scored, strict=True):
+        t.buffer.append(ImageResult(loaded.id, result, clock.seconds, peak, warm, sample.digest, wait))
 
 
 def _scored(lane: Lane, photo: Photo, sample: Sample, clock: Clock) -> Scored:
@@ -113,10 +166,11 @@ def _scored(lane: Lane, photo: Photo, sample: Sample, clock: Clock) -> Scored:
     return lane.pipeline.compare(labels, sample, clock)
 
 
-def _load(todo: _Todo, image_id: str, clock: Clock, memo: Memo) -> Sample:
+def _load(todo: _Todo, image_id: str, clock: Clock, memo: Memo, decoded: Decoded) -> Sample:
     """What other lanes have read already is taken from ``memo``, and on the bill."""
+    data = todo.lane.data
     with memo.charged_to(clock.bill):
-        return clock.time("load", lambda: todo.lane.data.load(image_id, memo.once))
+        return clock.time("load", lambda: data.load(image_id, decoded.through(memo.once, data.record)))
 
 
 def _check_content(todo: Sequence[_Todo], samples: Sequence[Sample]) -> None:
@@ -137,6 +191,7 @@ def work_in_processes(
     workers: int,
     advance: Advance,
     labels: Sequence[Path | None],
+    loading: Loading = IN_LINE,
 ) -> None:
     """Score ``wanted`` for every run, which share their images, in ``workers`` processes.
 
@@ -155,7 +210,8 @@ def work_in_processes(
     folders = [str(run.folder) for run in runs]
     try:
         tasks = [
-            pool.submit(_work_share, folders, labels, wanted[k::workers], threads, workers) for k in range(workers)
+            pool.submit(_work_share, folders, labels, wanted[k::workers], threads, workers, loading)
+            for k in range(workers)
         ]
         pending: set[Future[None]] = set(tasks)
         done_before = 0
@@ -177,7 +233,12 @@ def work_in_processes(
 
 
 def _work_share(
-    folders: list[str], labels: Sequence[Path | None], ids: tuple[str, ...], threads: int, workers: int
+    folders: list[str],
+    labels: Sequence[Path | None],
+    ids: tuple[str, ...],
+    threads: int,
+    workers: int,
+    loading: Loading = IN_LINE,
 ) -> None:
     torch.set_num_threads(threads)
     runs = [Run(Path(folder)) for folder in folders]
@@ -185,5 +246,4 @@ def _work_share(
     opened = {(spec.dataset, spec.data_root): spec.open_data() for spec in specs}
     data = [opened[spec.dataset, spec.data_root] for spec in specs]
     lanes = [Lane(*lane) for lane in zip(runs, build_pipelines(specs, data), data, labels, strict=True)]
-    asked = takewhile(lambda _: not stopped(), ids)
-    work_through(lanes, asked, specs[0].device, lambda count: None, workers)
+    work_through(lanes, ids, specs[0].device, lambda count: None, workers, loading, stopped)

@@ -23,8 +23,11 @@ class Manifest(BaseModel):
     """What a finished run says of itself.  ``method`` to ``regions`` are the plan's identity; ``regions`` are those
     that vote.
 
-    ``environment``, ``code_version``, ``workers``, ``encode_seconds`` and ``shared_with`` are those of the part that
-    was written last; ``environments`` lists all different ones where parts come from several.
+    ``environment``, ``code_version``, ``workers``, ``loaders``, ``encode_seconds`` and ``shared_with`` are those of the
+    part that was written last; ``environments`` lists all different ones where parts come from several.
+
+    ``seconds_per_image`` is the sum of its stages: what an image takes when nothing is loaded ahead.
+    ``wait_seconds_per_image`` is what the model waited for data; None in files from before it was measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,10 +56,12 @@ class Manifest(BaseModel):
     environment: dict[str, Any]
     environments: tuple[dict[str, Any], ...] = ()
     workers: int
+    loaders: int = 0
     shared_with: tuple[str, ...]
     finished: str
     seconds_per_image: float
     seconds_per_stage: dict[str, float]
+    wait_seconds_per_image: float | None = None
     peak_bytes: int
     encode_seconds: float
     images: int
@@ -115,6 +120,7 @@ def make_manifest(folder: str, plan: Plan, parts: Parts, counts: bytes, metrics:
         environment=last.environment,
         environments=tuple(different) if len(different) > 1 else (),
         workers=last.workers,
+        loaders=last.loaders,
         shared_with=last.shared_with,
         finished=last.written[:19] + last.written[26:],  # without microseconds
         **cost(frame),
@@ -139,5 +145,6 @@ def cost(frame: pd.DataFrame) -> dict[str, Any]:
     return {
         "seconds_per_image": sum(stages.values()),
         "seconds_per_stage": stages,
+        "wait_seconds_per_image": float(typical["wait_seconds"].mean()) if "wait_seconds" in typical else None,
         "peak_bytes": int(frame["peak_bytes"].max()),
     }

@@ -56,6 +56,7 @@ class Stamp(BaseModel):
     code_version: str
     environment: dict[str, Any]
     workers: int = 1
+    loaders: int = 0
     encode_seconds: float = 0.0
     shared_with: tuple[str, ...] = ()
 
@@ -76,7 +77,7 @@ class ImageResult:
     """What is kept of one image.
 
     ``content`` is the digest of the image and label that were scored.  ``warm``: the process had done images before, so
-    its seconds are typical.
+    its seconds are typical.  ``wait_seconds``: how long the model stood still until the image was loaded.
     """
 
     id: str
@@ -85,6 +86,7 @@ class ImageResult:
     peak_bytes: int
     warm: bool
     content: str = ""
+    wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def write_part(folder: Path, results: Sequence[ImageResult], stamp: Stamp) -> Pa
             **_columns("boundary_", r.scored.boundary, _COUNTS),
             **_columns("confusion_", r.scored.confusion, _CELLS),
             **{f"{stage}_seconds": r.seconds[stage] for stage in STAGES},
+            "wait_seconds": r.wait_seconds,
             "peak_bytes": r.peak_bytes,
             "warm": r.warm,
         }

@@ -13,7 +13,7 @@ from ...datasets import DatasetRecord, Sample
 from ...methods import ScoreField, UserError
 from ...methods.core.foreign import foreign_code
 from ...methods.core.method import Method, Words
-from ...methods.core.picture import Bill, Memo, Picture
+from ...methods.core.picture import Bill, Memo, Picture, wait_for_gpu
 from ...methods.proposals.for_methods import note_of
 from ...methods.proposals.regions import region_map
 from ...methods.refine.guide import Affinity, Correction, Guide, LabelGuide
@@ -54,8 +54,7 @@ class Clock:
         """Run ``work`` and add what it took, and what it owes, to ``stage``."""
         owed, started = self.bill.seconds, time.perf_counter()
         result = work()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        wait_for_gpu()
         self.seconds[stage] += time.perf_counter() - started + self.bill.seconds - owed
         return result
 
@@ -127,7 +126,7 @@ class Pipeline:
         What pipelines have in common is computed once for all that are given the same ``photo``.
         """
         with photo.memo.charged_to(clock.bill):
-            pictures = clock.time("resize", lambda: photo.pictures(self.setting))
+            pictures = clock.time("resize", lambda: photo.pictures(self.setting, self.method.device))
             return torch.cat([self._predict_column(picture, clock) for picture in pictures], dim=1)
 
     def under(self, setting: Setting) -> "Pipeline":

@@ -12,6 +12,7 @@ from ...methods.core.files import cache_folder
 from ..protocol.protocol import Setting, lint_setting
 from ..runs import answered
 from ..runs.label_files import describe_labels, label_path
+from ..runs.loading import BY_DEVICE, Loading
 from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Finished, Run
 from ..runs.storing import clean_cache
@@ -34,6 +35,7 @@ def run(
     allow_download: bool = False,
     picture: Path | None = None,
     labels: Path | None = None,
+    loading: Loading = BY_DEVICE,
 ) -> list[Finished]:
     """Score what is missing of every run, and return all of them, finished, in the order of ``pairs``.
 
@@ -42,7 +44,7 @@ def run(
     are over the first ``limit`` images (default: all).  ``workers`` processes do the work; with more than one, a script
     needs ``if __name__ == "__main__"``.  ``progress`` and ``say`` are told how far it is and what looks wrong.
     ``picture`` is a PNG to write, with some images, labels and results of the first run.  Below ``labels`` every label
-    map is written, ``LABELS/RUN/<image id>.png``.
+    map is written, ``LABELS/RUN/<image id>.png``.  ``loading`` says how images come to the model; it moves no number.
 
     Whatever interrupts it, an exception of ``progress`` included: what was finished is kept, and the same call goes on.
 
@@ -62,7 +64,7 @@ def run(
     if labels is not None:
         lanes = [_with_labels(lane, plan, labels) for lane, plan in zip(lanes, plans, strict=True)]
     if fresh or not all(lane.run.answers(plan, wanted) for lane, plan in zip(lanes, plans, strict=True)):
-        _work(lanes, plans, wanted, workers, fresh, progress)
+        _work(lanes, plans, wanted, workers, fresh, progress, loading)
     if picture is not None:
         from ..report.sheets import write_contact_sheet
 
@@ -231,21 +233,32 @@ def _check_different(plans: list[Plan]) -> None:
 
 
 def _work(
-    lanes: "list[Lane]", plans: list[Plan], wanted: tuple[str, ...], workers: int, fresh: bool, progress: Progress
+    lanes: "list[Lane]",
+    plans: list[Plan],
+    wanted: tuple[str, ...],
+    workers: int,
+    fresh: bool,
+    progress: Progress,
+    loading: Loading,
 ) -> None:
     """Score what is missing of ``wanted`` and merge, under the locks of the runs."""
     with ExitStack() as locks:
         for lane, plan in zip(lanes, plans, strict=True):
             locks.enter_context(lane.run.lock())
             lane.run.begin(plan, fresh)
-        _score_missing(lanes, plans, wanted, workers, progress)
+        _score_missing(lanes, plans, wanted, workers, progress, loading)
         for lane in lanes:
             if not lane.run.is_merged():
                 lane.run.merge()
 
 
 def _score_missing(
-    lanes: "list[Lane]", plans: list[Plan], wanted: tuple[str, ...], workers: int, progress: Progress
+    lanes: "list[Lane]",
+    plans: list[Plan],
+    wanted: tuple[str, ...],
+    workers: int,
+    progress: Progress,
+    loading: Loading,
 ) -> None:
     from ..runs.engine import work_in_processes, work_through
 
@@ -258,6 +271,6 @@ def _score_missing(
     advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, kept)
     if workers > 1 and len(union) > 1:
         folders = [lane.labels for lane in lanes]
-        work_in_processes([lane.run for lane in lanes], union, min(workers, len(union)), advance, folders)
+        work_in_processes([lane.run for lane in lanes], union, min(workers, len(union)), advance, folders, loading)
     else:
-        work_through(lanes, union, plans[0].spec.device, advance)
+        work_through(lanes, union, plans[0].spec.device, advance, loading=loading)

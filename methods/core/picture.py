@@ -1,5 +1,6 @@
 """Picture: what a method or a guide may look at, and what was computed of it already."""
 
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from torch import Tensor
 from .windows import Box
 
 T = TypeVar("T")
+_thread = threading.local()
 
 
 @dataclass
@@ -101,17 +103,28 @@ class Memo:
 
 def _now() -> float:
     """Seconds; on a GPU the queue is emptied, so that work counts where it is done."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+    wait_for_gpu()
     return time.perf_counter()
+
+
+def wait_for_gpu() -> None:
+    """Wait until a GPU that is in use has done what it was given."""
+    if torch.cuda.is_initialized() and not getattr(_thread, "only_loads", False):
+        torch.cuda.synchronize()
+
+
+def only_load() -> None:
+    """From now on this thread waits for no GPU: what it times is reading and resizing, and the queue is another's."""
+    _thread.only_loads = True
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
     """An image while it is worked on.
 
-    ``pixels`` ``(3, h, w)`` uint8 RGB are those that the protocol resized, ``original`` ``(3, H, W)`` uint8 RGB the
-    image before that; nobody writes to either.  ``name`` is the image's id: noise and files of masks go by it.
+    ``pixels`` ``(3, h, w)`` uint8 RGB are those that the protocol resized, on any device; ``original`` ``(3, H, W)``
+    uint8 RGB is the image before that, in main memory; nobody writes to either.  ``name`` is the image's id: noise and
+    files of masks go by it.
 
     ``view`` and ``part`` tell ``memo`` apart what is computed of differently resized pixels, and of different parts of
     an image.

@@ -235,7 +235,7 @@ def test_images_are_read_resized_and_encoded_once(home: Path, tmp_path: Path, mo
         monkeypatch.setattr(owner, name, call)
 
     count_calls(dataset_module, "read_image_file")
-    count_calls(dataset_module, "read_label")
+    count_calls(dataset_module, "read_label_file")
     count_calls(DenseClip, "encode_windows")
     count_calls(DenseClip, "score_windows")
     count_calls(photo, "resize_image")
@@ -244,7 +244,7 @@ def test_images_are_read_resized_and_encoded_once(home: Path, tmp_path: Path, mo
     once = len(SIZES)
     assert calls == {
         "read_image_file": once, "resize_image": once, "encode_windows": once,
-        "read_label": 3 * once, "score_windows": 3 * once,
+        "read_label_file": 3 * once, "score_windows": 3 * once,
     }  # fmt: skip
     assert lanes[0].pipeline.method.tower is lanes[2].pipeline.method.tower  # type: ignore[attr-defined]
 
