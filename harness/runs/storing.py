@@ -29,6 +29,15 @@ def store(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def made_folder(path: Path) -> Path:
+    """``path``, a folder that is there from now on.  Raises ``UserError`` if it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {path} cannot be written: {error.strerror}") from error
+    return path
+
+
 def clean_cache() -> None:
     """``clean_temporaries`` for the cache folder and the folders in it."""
     folder = cache_folder()

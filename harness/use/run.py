@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from ...datasets import Checked, Dataset, check_samples
 from ...methods import UserError
 from ...methods.core.files import cache_folder
+from ..engines.drive import drive
+from ..engines.local import Local, start_early
 from ..protocol.protocol import Setting, lint_setting
 from ..runs import answered
 from ..runs.label_files import describe_labels, label_path
 from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Finished, Run
 from ..runs.storing import clean_cache
-from ..runs.workers import start_early
+from ..runs.worker_task import WorkerTask, threads_for
 from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
 from .label_maps import save_labels
 
@@ -247,7 +249,7 @@ def _work(
 def _score_missing(
     lanes: "list[Lane]", plans: list[Plan], wanted: tuple[str, ...], workers: int, progress: Progress
 ) -> None:
-    from ..runs.engine import work_in_processes, work_through
+    from ..runs.engine import Watch, work_through
 
     missing = [lane.run.missing(wanted) for lane in lanes]
     union = tuple(sorted({i for m in missing for i in m}))
@@ -257,7 +259,14 @@ def _score_missing(
     kept = total - sum(map(len, missing))
     advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, kept)
     if workers > 1 and len(union) > 1:
-        folders = [lane.labels for lane in lanes]
-        work_in_processes([lane.run for lane in lanes], union, min(workers, len(union)), advance, folders)
+        count = min(workers, len(union))
+        task = WorkerTask(
+            runs=tuple(lane.run.folder for lane in lanes),
+            labels=tuple(lane.labels for lane in lanes),
+            limit=None if len(wanted) == len(lanes[0].data.ids) else len(wanted),
+            workers=count,
+            threads=threads_for(count),
+        )
+        drive(Local(), task, count, advance)
     else:
-        work_through(lanes, union, plans[0].spec.device, advance)
+        work_through(lanes, union, plans[0].spec.device, Watch(advance))
