@@ -27,6 +27,7 @@ from .options import (
 from .verbs_of_checks import checks_app
 from .verbs_of_results import results_app
 from .verbs_of_study import study_app
+from .verbs_of_workers import workers_app
 
 app = typer.Typer(
     name="bench",
@@ -168,6 +169,7 @@ def segment(
 app.add_typer(results_app)
 app.add_typer(checks_app)
 app.add_typer(study_app)
+app.add_typer(workers_app)
 app.add_typer(data_app, name="data")
 app.add_typer(protocol_app, name="protocol")
 app.add_typer(weights_app, name="weights")

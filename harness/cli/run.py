@@ -57,14 +57,15 @@ def run_command(
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was finished is kept, run the same command again to go on\n")
         sys.exit(130)
-    reports = [_report(one) | ({"labels": str(labels / one.name)} if labels else {}) for one in found]
+    reports = [report_of(one) | ({"labels": str(labels / one.name)} if labels else {}) for one in found]
     if as_json:
         print_json(reports[0] if len(reports) == 1 else reports)
     else:
-        _print_reports(reports, picture)
+        print_reports(reports, picture)
 
 
-def _report(one: Finished) -> dict[str, Any]:
+def report_of(one: Finished) -> dict[str, Any]:
+    """A finished run as JSON values."""
     result, manifest = one.result, one.manifest
     return {
         "method": one.plan.spec.method,
@@ -93,7 +94,8 @@ def _report(one: Finished) -> dict[str, Any]:
     }
 
 
-def _print_reports(reports: list[dict[str, Any]], picture: Path | None) -> None:
+def print_reports(reports: list[dict[str, Any]], picture: Path | None) -> None:
+    """A row for each run, and what its number was made with."""
     columns = ("method", "data set", "mIoU [95 %]", "aAcc", "mAcc", "images", "images/s", "peak MB", "protocol")
     table = fitted(columns, [_row(report) for report in reports], terminal_width(), _SPARED, wraps=0)
     print_table("", table.columns, table.rows)

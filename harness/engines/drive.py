@@ -70,6 +70,6 @@ class _Progress:
 
 def _why_dead(said: str) -> str:
     return (
-        f"{_FRUITLESS} worker processes died one after the other ({said or 'out of memory, or killed'}).  What they had "
-        "finished is kept: run the same command again, perhaps with fewer --workers"
+        f"{_FRUITLESS} worker processes died one after the other ({said or 'out of memory, or killed'}).  What they "
+        "had finished is kept: run the same command again, perhaps with fewer --workers"
     )

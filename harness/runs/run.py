@@ -110,6 +110,12 @@ class Run:
             yield
             file.truncate(0)
 
+    def clear_up(self) -> None:
+        """Remove what workers kept to share the images out, when none is at it any more."""
+        if not living(self.folder):
+            for name in ("leases", "workers"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+
     def plan(self) -> Plan:
         """Raises ``UserError`` when the folder is no run or its plan is damaged."""
         if not (self.folder / PLAN).is_file():

@@ -243,7 +243,8 @@ def _work(
         _score_missing(lanes, plans, wanted, workers, progress)
         for lane in lanes:
             if not lane.run.is_merged():
-                lane.run.merge()
+                lane.run.merge(wanted)
+            lane.run.clear_up()
 
 
 def _score_missing(
