@@ -70,8 +70,8 @@ def batch_script(runs: list[Run], settings: list[str]) -> str:
     return "\n".join(
         [
             *lines,
-            "# Every task is a worker; they share the images out among themselves.  One that is stopped before its time",
-            f"# ends with {INCOMPLETE}, and its task is queued again; what it had finished is kept.",
+            "# Every task is a worker; they share the images out among themselves.  One that is stopped early ends",
+            f"# with {INCOMPLETE}, and its task is queued again; what it had finished is kept.",
             f"{bench} worker {folders} &",
             "worker=$!",
             "trap 'kill -USR1 \"$worker\"' USR1 TERM",

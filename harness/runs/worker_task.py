@@ -1,7 +1,7 @@
 """What a worker is told, and where the workers of one pass find each other; without torch."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -39,10 +39,14 @@ def pass_folder(runs: Sequence[Run], limit: int | None) -> Path:
     return ordered[0][1].folder / "leases" / digest_of([*(digest for digest, _ in ordered), limit])[:12]
 
 
-def threads_for(workers: int) -> int:
-    """Threads for one of ``workers`` processes of this machine: its share of the cores that it may use."""
-    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if given.isdigit() and int(given):
-        return int(given)
+def threads_for(workers: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Threads for one of ``workers`` processes of this machine: its share of the cores that it may use.
+
+    What a scheduler or the user says about cores comes before what the machine has.
+    """
+    for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
+        given = environment.get(name, "")
+        if given.isdigit() and int(given):
+            return max(1, int(given) // workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // workers)
