@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..engines.names import EngineName
 from .ending import run_to_end
 from .groups import data_app, protocol_app, train_app, weights_app
 from .options import (
@@ -68,7 +69,14 @@ def run(
     data_root: DataRoot = None,
     device: Device = "cpu",
     limit: Limit = None,
-    workers: Annotated[int, typer.Option(min=1, help="Local processes.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: 1, or one for each GPU).")] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="Where the workers are: this machine, a SLURM cluster, a Ray cluster.")
+    ] = "local",
+    gpus: Annotated[str, typer.Option(help="all, or ids and UUIDs: 0,1; one worker each.")] = "",
+    slurm: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of sbatch, time=60; repeatable.")] = None,
+    ray: Annotated[str, typer.Option(help="Address of a Ray cluster (default: one on this machine).")] = "",
+    detach: Annotated[bool, typer.Option("--detach", help="With slurm: do not wait; run it again to.")] = False,
     fresh: Annotated[bool, typer.Option(help="Forget what an earlier run has done.")] = False,
     boundary: Annotated[bool, typer.Option(help="Count boundary bands too, for Boundary IoU.")] = False,
     confusion: Annotated[bool, typer.Option(help="Store which class was taken for which, per image.")] = False,
@@ -105,6 +113,11 @@ def run(
         **chosen,
         limit=limit,
         workers=workers,
+        engine=engine,
+        gpus=gpus,
+        slurm=slurm or [],
+        ray=ray,
+        detach=detach,
         fresh=fresh,
         boundary=boundary,
         confusion=confusion,

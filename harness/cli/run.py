@@ -4,6 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..engines.choose import Where
+from ..engines.drive import DetachedError
+from ..engines.names import EngineName
 from ..metrics.bootstrap import why_no_interval
 from ..runs.run import Finished
 from ..show.progress import bars
@@ -20,7 +23,7 @@ from ..show.tables import (
 )
 from ..use.pairs import every_pair
 from ..use.run import run
-from .name_value import names_of, parse_options
+from .name_value import names_of, parse_options, texts_of
 
 _SPARED = (8, 7, 4, 3, 6)
 """Columns that a narrow terminal does without, first to last."""
@@ -31,7 +34,12 @@ def run_command(
     methods: str,
     datasets: str,
     limit: int | None,
-    workers: int,
+    workers: int | None,
+    engine: EngineName,
+    gpus: str,
+    slurm: list[str],
+    ray: str,
+    detach: bool,
     fresh: bool,
     changes: list[str],
     options: list[str],
@@ -43,6 +51,9 @@ def run_command(
     **asked: Any,
 ) -> None:
     """Run every method on every data set and print a row for each; ``asked`` are other arguments of ``every_pair``."""
+    where = Where(engine, gpus, texts_of(slurm, "--slurm"), ray, detach)
+    chosen = where if where != Where() else None
+    count = workers or len(where.gpu_ids()) or 1
     pairs = every_pair(
         names_of(methods),
         names_of(datasets),
@@ -53,7 +64,12 @@ def run_command(
     )
     try:
         with bars() as progress:
-            found = run(pairs, results, limit, workers, fresh, progress, print_warning, allow_download, picture, labels)
+            found = run(
+                *(pairs, results, limit, count, fresh, progress, print_warning, allow_download, picture, labels, chosen)
+            )
+    except DetachedError as left:
+        print_line(f"jobs {left}: the same command without --detach waits for them, and merges")
+        return
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was finished is kept, run the same command again to go on\n")
         sys.exit(130)

@@ -17,7 +17,7 @@ from ..show.progress import bars
 from ..show.tables import print_json, print_line, print_warning
 from ..use.pairs import every_pair
 from ..use.workers import check_shared, do_work, merge_runs, plan_runs, planned_run
-from .name_value import names_of, parse_options
+from .name_value import names_of, parse_options, texts_of
 from .run import print_reports, report_of
 
 INCOMPLETE = 3
@@ -49,7 +49,7 @@ def plan_command(
     with bars() as progress:
         runs = plan_runs(pairs, results, fresh, progress, print_warning, allow_download)
     if sbatch is not None:
-        sys.stdout.write(batch_script(runs, sbatch))
+        sys.stdout.write(batch_script(runs, texts_of(sbatch, "--slurm")))
     elif as_json:
         print_json([{"run_dir": str(run.folder), "images": len(run.plan().ids)} for run in runs])
     else:
@@ -57,14 +57,14 @@ def plan_command(
             print_line(str(run.folder))
 
 
-def batch_script(runs: list[Run], settings: list[str]) -> str:
+def batch_script(runs: list[Run], settings: dict[str, str]) -> str:
     """A script for ``sbatch`` in which every task is a worker; it needs this environment and the run folders.
 
-    ``settings`` are ``KEY=VALUE`` for ``#SBATCH --KEY=VALUE``.
+    ``settings`` are for ``#SBATCH --KEY=VALUE``.
     """
     folders = " ".join(shlex.quote(str(run.folder.resolve())) for run in runs)
     asked = {"job-name": "ovss-bench", "array": "0-3", "requeue": "", "signal": "B:USR1@120", "open-mode": "append"}
-    asked |= dict(setting.partition("=")[::2] for setting in settings)
+    asked |= settings
     lines = ["#!/bin/sh", *(f"#SBATCH --{key}" + (f"={value}" if value else "") for key, value in asked.items())]
     bench = shlex.quote(str(Path(sys.executable).with_name("bench")))
     return "\n".join(

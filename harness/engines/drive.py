@@ -1,7 +1,7 @@
 """Drive: keep workers at a pass until nothing is missing.  The only loop; it knows no engine."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ...methods import UserError
 from ..runs.leases import given_up
@@ -15,14 +15,18 @@ _FRUITLESS = 5
 given up at the fourth."""
 
 
-def drive(engine: Engine, task: WorkerTask, workers: int, advance: Callable[[int], None]) -> None:
+def drive(engine: Engine, task: WorkerTask, workers: int, advance: Callable[[int], None], detach: bool = False) -> None:
     """Do what is missing with ``workers`` workers of an engine; one that dies is replaced.
+
+    ``detach``: leave them alone, by ``DetachedError``.
 
     Raises ``UserError`` of the first worker that refuses, when workers die without an image between them, and at the
     end for images that were given up; what was finished is kept in any case.
     """
     progress = _Progress(task, advance)
     names = engine.submit([task] * workers)
+    if detach:
+        raise DetachedError(names)
     died = 0
     try:
         while names:
@@ -45,8 +49,17 @@ def drive(engine: Engine, task: WorkerTask, workers: int, advance: Callable[[int
     if hopeless:
         raise UserError(
             f"{len(hopeless)} images ended every worker that began them, {hopeless[0]} for one, and are not scored.  "
-            "What was finished is kept, and the run is incomplete; run the same command again to try them once more"
+            "What was finished is kept, and the run is incomplete: run the same command again to try them once more, or "
+            "`bench merge --partial` to do without them"
         )
+
+
+class DetachedError(Exception):
+    """Workers were started, and nobody waits for them; ``names`` are theirs."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(", ".join(names))
+        self.names = tuple(names)
 
 
 class _Progress:

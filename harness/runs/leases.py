@@ -89,10 +89,9 @@ class Leases:
 
     def free_those_of_the_gone(self) -> None:
         """Give chunks back whose owners are gone."""
-        held = [(path, *path.name.split(".", 2)) for path in (self._round / "held").iterdir()]
-        gone = {owner for owner in {owner for *_, owner in held} if self._presence.is_gone(owner)}
-        for path, number, vanished, owner in held:
-            if owner in gone:
+        for path in list((self._round / "held").iterdir()):
+            number, vanished, owner = path.name.split(".", 2)
+            if self._presence.is_gone(owner):
                 with contextlib.suppress(FileNotFoundError):
                     path.rename(self._round / "todo" / f"{number}.{int(vanished) + 1}")
 
