@@ -17,6 +17,7 @@ FLOORS = (
     ("harness.decoding",),
     ("harness.protocol",),
     ("harness.runs",),
+    ("harness.engines",),
     ("harness.report", "harness.training", "harness.mmseg"),
     ("harness.site",),
     ("harness.use",),

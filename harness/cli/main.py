@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..engines.names import EngineName
 from .ending import run_to_end
 from .groups import data_app, protocol_app, train_app, weights_app
 from .options import (
@@ -31,6 +32,7 @@ from .verbs_of_folders import folders_app
 from .verbs_of_results import results_app
 from .verbs_of_study import study_app
 from .verbs_of_suites import suites_app
+from .verbs_of_workers import workers_app
 
 app = typer.Typer(
     name="bench",
@@ -71,9 +73,16 @@ def run(
     data_root: DataRoot = None,
     device: Device = "cpu",
     limit: Limit = None,
-    workers: Annotated[int, typer.Option(min=1, help="Local processes.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: 1, or one for each GPU).")] = None,
     loaders: Loaders = None,
     cache_decoded: CacheDecoded = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="Where the workers are: this machine, a SLURM cluster, a Ray cluster.")
+    ] = "local",
+    gpus: Annotated[str, typer.Option(help="all, or ids and UUIDs: 0,1; one worker each.")] = "",
+    slurm: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of sbatch, time=60; repeatable.")] = None,
+    ray: Annotated[str, typer.Option(help="Address of a Ray cluster (default: one on this machine).")] = "",
+    detach: Annotated[bool, typer.Option("--detach", help="With slurm: do not wait; run it again to.")] = False,
     fresh: Annotated[bool, typer.Option(help="Forget what an earlier run has done.")] = False,
     boundary: Annotated[bool, typer.Option(help="Count boundary bands too, for Boundary IoU.")] = False,
     confusion: Annotated[bool, typer.Option(help="Store which class was taken for which, per image.")] = False,
@@ -112,6 +121,11 @@ def run(
         workers=workers,
         loaders=loaders,
         cache_decoded=cache_decoded,
+        engine=engine,
+        gpus=gpus,
+        slurm=slurm or [],
+        ray=ray,
+        detach=detach,
         fresh=fresh,
         boundary=boundary,
         confusion=confusion,
@@ -178,6 +192,7 @@ app.add_typer(checks_app)
 app.add_typer(folders_app)
 app.add_typer(study_app)
 app.add_typer(suites_app)
+app.add_typer(workers_app)
 app.add_typer(data_app, name="data")
 app.add_typer(protocol_app, name="protocol")
 app.add_typer(weights_app, name="weights")

@@ -41,6 +41,14 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
     return out
 
 
+def texts_of(pairs: list[str], flag: str) -> dict[str, str]:
+    """``["time=60", "gres=gpu:1"]`` -> ``{"time": "60", "gres": "gpu:1"}``.  Raises ``UserError`` as above."""
+    wrong = [pair for pair in pairs if pair.find("=") < 1]
+    if wrong:
+        raise UserError(f"{flag} takes KEY=VALUE, not {wrong[0]!r}")
+    return {key.strip(): value for key, _, value in (pair.partition("=") for pair in pairs)}
+
+
 def _value(text: str) -> Value:
     if text.strip().lower() in ("true", "false"):
         return text.strip().lower() == "true"

@@ -4,6 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..engines.choose import Where
+from ..engines.drive import DetachedError
+from ..engines.names import EngineName
 from ..metrics.bootstrap import why_no_interval
 from ..runs.loading import Loading
 from ..runs.run import Finished
@@ -21,7 +24,7 @@ from ..show.tables import (
 )
 from ..use.pairs import every_pair
 from ..use.run import run
-from .name_value import names_of, parse_changes, parse_options
+from .name_value import names_of, parse_changes, parse_options, texts_of
 
 _SPARED = (8, 7, 4, 3, 6)
 """Columns that a narrow terminal does without, first to last."""
@@ -32,9 +35,14 @@ def run_command(
     methods: str,
     datasets: str,
     limit: int | None,
-    workers: int,
+    workers: int | None,
     loaders: int | None,
     cache_decoded: Path | None,
+    engine: EngineName,
+    gpus: str,
+    slurm: list[str],
+    ray: str,
+    detach: bool,
     fresh: bool,
     changes: list[str],
     options: list[str],
@@ -46,6 +54,9 @@ def run_command(
     **asked: Any,
 ) -> None:
     """Run every method on every data set and print a row for each; ``asked`` are other arguments of ``every_pair``."""
+    where = Where(engine, gpus, texts_of(slurm, "--slurm"), ray, detach)
+    chosen = where if where != Where() else None
+    count = workers or len(where.gpu_ids()) or 1
     pairs = every_pair(
         names_of(methods),
         names_of(datasets),
@@ -58,18 +69,22 @@ def run_command(
     told = (print_warning, allow_download, picture, labels, loading)
     try:
         with bars() as progress:
-            found = run(pairs, results, limit, workers, fresh, progress, *told)
+            found = run(pairs, results, limit, count, fresh, progress, *told, chosen)
+    except DetachedError as left:
+        print_line(f"jobs {left}: the same command without --detach waits for them, and merges")
+        return
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was finished is kept, run the same command again to go on\n")
         sys.exit(130)
-    reports = [_report(one) | ({"labels": str(labels / one.name)} if labels else {}) for one in found]
+    reports = [report_of(one) | ({"labels": str(labels / one.name)} if labels else {}) for one in found]
     if as_json:
         print_json(reports[0] if len(reports) == 1 else reports)
     else:
-        _print_reports(reports, picture)
+        print_reports(reports, picture)
 
 
-def _report(one: Finished) -> dict[str, Any]:
+def report_of(one: Finished) -> dict[str, Any]:
+    """A finished run as JSON values."""
     result, manifest = one.result, one.manifest
     return {
         "method": one.plan.spec.method,
@@ -102,7 +117,8 @@ def _report(one: Finished) -> dict[str, Any]:
     }
 
 
-def _print_reports(reports: list[dict[str, Any]], picture: Path | None) -> None:
+def print_reports(reports: list[dict[str, Any]], picture: Path | None) -> None:
+    """A row for each run, and what its number was made with."""
     columns = ("method", "data set", "mIoU [95 %]", "aAcc", "mAcc", "images", "images/s", "peak MB", "protocol")
     table = fitted(columns, [_row(report) for report in reports], terminal_width(), _SPARED, wraps=0)
     print_table("", table.columns, table.rows)

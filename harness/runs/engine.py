@@ -1,20 +1,15 @@
-"""Engine: do the missing images of a run, in this process or in several.
+"""Engine: score images one after the other, for several runs at once, and write parts.
 
-Every process takes a share of the missing images and writes its own parts; nothing is shared but the folder.  How many
-processes work, in which order, and which of them die decides nothing but the time: an image is done when a part that
-holds it has its name.
+Every process that works on a run writes its own parts; nothing is shared but the folder.  How many work, in which
+order, and which of them die decides nothing but the time: an image is done when a part that holds it has its name.
 """
 
-import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import torch
 
 from ...datasets import Dataset, Sample
 from ...datasets.decoded import Decoded
@@ -26,12 +21,10 @@ from .loading import IN_LINE, Loading
 from .parts import ImageResult, Stamp
 from .photo import Photo
 from .pipeline import Clock, Pipeline
-from .plan import build_pipelines
 from .prefetch import Loaded, loaded
 from .provenance import peak_bytes
 from .run import Run
 from .scored import Scored
-from .workers import prepare, stopped, worker_context
 
 WARM_UP_IMAGES = 2
 _FLUSH_SECONDS, _FLUSH_SHARE, _FLUSH_AT_MOST = 2.0, 0.02, 30.0
@@ -51,6 +44,19 @@ class Lane:
     labels: Path | None = None
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who wants to know how far the work is.
+
+    ``begins`` is told each image before it is loaded, and again before it is scored if others were loaded meanwhile;
+    ``stored`` those that are on the disk since the last time, and ``advance`` how many results are new.
+    """
+
+    advance: Advance = lambda count: None
+    begins: Callable[[str], None] = lambda image_id: None
+    stored: Callable[[Sequence[str]], None] = lambda image_ids: None
+
+
 def never() -> bool:
     """Not to be stopped."""
     return False
@@ -60,52 +66,80 @@ def work_through(
     lanes: Sequence[Lane],
     ids: Iterable[str],
     device: str,
-    advance: Advance,
+    watch: Watch,
     workers: int = 1,
     loading: Loading = IN_LINE,
     stopped: Callable[[], bool] = never,
+    done: Sequence[AbstractSet[str]] | None = None,
 ) -> None:
     """Score ``ids`` one after the other and write parts; each lane takes what it has not done yet.
 
     ``workers`` is how many processes are at it, which every part says.  ``loading`` may look at ids ahead of their
-    turn.  No image is scored after ``stopped``.
+    turn.  No image is scored after ``stopped``.  ``done``: what each lane has, if the caller knows; else the parts are
+    asked.
 
     A part is written every two seconds, in long runs less often, but every half minute at least.  Whatever ends the
     loop, finished images are written.
     """
     started = flushed = time.monotonic()
     names = [f"{lane.run.plan().spec.method} on {lane.data.record.key}" for lane in lanes]
+    known = done or [lane.run.done() for lane in lanes]
     threads = loading.threads_for(device, workers)
-    todo = [_Todo(lane, workers, threads, (*names[:k], *names[k + 1 :])) for k, lane in enumerate(lanes)]
+    todo = [
+        _Todo(lane, has, device, workers, threads, (*names[:k], *names[k + 1 :]))
+        for k, (lane, has) in enumerate(zip(lanes, known, strict=True))
+    ]
     decoded = Decoded(loading.decoded)
+    passed: list[str] = []
+
+    def flush() -> None:
+        for t in todo:
+            t.flush()
+        watch.stored(tuple(passed))
+        passed.clear()
+
     try:
-        with loaded(ids, lambda image_id: _loaded(todo, image_id, decoded), threads, _Image.bytes) as images:
+        with loaded(_told(ids, watch), lambda i: _loaded(todo, i, decoded), threads, _Image.bytes) as images:
             for number, image in enumerate(images):
                 if stopped():
                     break
+                watch.begins(image.id)
                 _score_image(image, device, warm=number >= WARM_UP_IMAGES)
-                advance(len(image.value.todo))
+                passed.append(image.id)
+                watch.advance(len(image.value.todo))
                 now = time.monotonic()
                 if now - flushed > min(_FLUSH_AT_MOST, max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))):
-                    for t in todo:
-                        t.flush()
+                    flush()
                     flushed = now
     finally:
-        for t in todo:
-            t.flush()
+        flush()
+
+
+def _told(ids: Iterable[str], watch: Watch) -> Iterator[str]:
+    for image_id in ids:
+        watch.begins(image_id)
+        yield image_id
 
 
 class _Todo:
     """A lane, which images its run has, and results that are not written yet."""
 
-    def __init__(self, lane: Lane, workers: int, loaders: int, shared_with: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        done: AbstractSet[str],
+        device: str,
+        workers: int,
+        loaders: int,
+        shared_with: tuple[str, ...],
+    ) -> None:
         self.lane, plan = lane, lane.run.plan()
         self.content = plan.content
-        self.done = lane.run.done()
+        self.done = done
         self.buffer: list[ImageResult] = []
         seconds = lane.pipeline.encode_seconds
         cost = {"workers": workers, "loaders": loaders, "encode_seconds": seconds}
-        self.stamp = Stamp.of(plan, **cost, shared_with=shared_with)
+        self.stamp = Stamp.of(plan, device, **cost, shared_with=shared_with)
 
     def flush(self) -> None:
         if self.buffer:
@@ -183,67 +217,3 @@ def _check_content(todo: Sequence[_Todo], samples: Sequence[Sample]) -> None:
                 "What was finished is kept; run the same command again: it checks the data anew and works on a run of "
                 "its own"
             )
-
-
-def work_in_processes(
-    runs: Sequence[Run],
-    wanted: tuple[str, ...],
-    workers: int,
-    advance: Advance,
-    labels: Sequence[Path | None],
-    loading: Loading = IN_LINE,
-) -> None:
-    """Score ``wanted`` for every run, which share their images, in ``workers`` processes.
-
-    ``labels``: where the label maps of each run go.
-    Raises ``UserError`` of the first process that fails; the others finish the image they are at.
-    """
-
-    def done() -> int:
-        return sum(parts.images_in(run.parts_folder) for run in runs)
-
-    start = done()
-    threads = max(1, torch.get_num_threads() // workers)  # as many together as one process would use
-    context = worker_context()
-    stop = context.RawValue("b", 0)
-    pool = ProcessPoolExecutor(workers, context, initializer=prepare, initargs=(stop, dict(os.environ)))
-    folders = [str(run.folder) for run in runs]
-    try:
-        tasks = [
-            pool.submit(_work_share, folders, labels, wanted[k::workers], threads, workers, loading)
-            for k in range(workers)
-        ]
-        pending: set[Future[None]] = set(tasks)
-        done_before = 0
-        while pending:
-            finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            for task in finished:
-                task.result()
-            done_now = done() - start
-            advance(done_now - done_before)
-            done_before = done_now
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process died (out of memory, or killed).  What it had finished is kept: run the same command "
-            "again, perhaps with fewer --workers"
-        ) from None
-    finally:
-        stop.value = 1
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _work_share(
-    folders: list[str],
-    labels: Sequence[Path | None],
-    ids: tuple[str, ...],
-    threads: int,
-    workers: int,
-    loading: Loading = IN_LINE,
-) -> None:
-    torch.set_num_threads(threads)
-    runs = [Run(Path(folder)) for folder in folders]
-    specs = [run.plan().spec for run in runs]
-    opened = {(spec.dataset, spec.data_root): spec.open_data() for spec in specs}
-    data = [opened[spec.dataset, spec.data_root] for spec in specs]
-    lanes = [Lane(*lane) for lane in zip(runs, build_pipelines(specs, data), data, labels, strict=True)]
-    work_through(lanes, ids, specs[0].device, lambda count: None, workers, loading, stopped)

@@ -6,6 +6,7 @@ which plan it belongs to and what made it.  Parts of a run may come from any num
 history; merging them sorts by image id, so the merged file has the same bytes every time.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -41,6 +42,8 @@ KEPT = (
     *(f"confusion_{n}" for n in _CELLS),
 )
 """Columns that are the same in every run of the same plan."""
+PACKED_FROM = 500
+"""From more parts than this a run is packed when it is begun or merged."""
 _STAMP = b"ovss"
 _NAME = re.compile(r"part-[0-9a-f]{32}-(?P<rows>[0-9]+)-(?P<checksum>[0-9a-f]{16})\.parquet")
 
@@ -61,15 +64,20 @@ class Stamp(BaseModel):
     shared_with: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, plan: Plan, **made_by: Any) -> "Stamp":
-        """The stamp of this process for a run; ``made_by`` are further fields."""
+    def of(cls, plan: Plan, device: str, **made_by: Any) -> "Stamp":
+        """The stamp of this process, on ``device``, for a run; ``made_by`` are further fields."""
         return cls(
             plan=plan.digest,
             written="",
             code_version=" ".join(filter(None, [code_version(), plan.described.get("plugin")])),
-            environment=environment(plan.spec.device),
+            environment=environment(device),
             **made_by,
         )
+
+    @property
+    def maker(self) -> str:
+        """What made the part, without when, and how long it took to start."""
+        return self.model_dump_json(exclude={"written", "encode_seconds"})
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,12 @@ def write_part(folder: Path, results: Sequence[ImageResult], stamp: Stamp) -> Pa
         for r in results
     ]
     stamp = stamp.model_copy(update={"written": datetime.now(timezone.utc).isoformat(timespec="microseconds")})
-    content = parquet_bytes(pd.DataFrame(rows), stamp.model_dump_json().encode())
-    path = folder / f"part-{uuid.uuid4().hex}-{len(rows)}-{_checksum(content)}.parquet"
+    return _store_part(folder, pd.DataFrame(rows), stamp)
+
+
+def _store_part(folder: Path, frame: pd.DataFrame, stamp: Stamp) -> Path:
+    content = parquet_bytes(frame, stamp.model_dump_json().encode())
+    path = folder / f"part-{uuid.uuid4().hex}-{len(frame)}-{_checksum(content)}.parquet"
     store(path, content)
     return path
 
@@ -143,6 +155,36 @@ def images_in(folder: Path) -> int:
     """How many images the parts of a folder hold, from their names alone."""
     names = (_NAME.fullmatch(p.name) for p in folder.glob("part-*.parquet"))
     return sum(int(name["rows"]) for name in names if name)
+
+
+def pack(folder: Path, plan: Plan, more_than: int = PACKED_FROM) -> None:
+    """Make few parts of many, since opening them costs more than their rows: one for each maker of some.
+
+    The new part is there before those that it replaces go; whatever ends this in between leaves equal rows twice, and
+    they collapse.
+    """
+    paths = _part_files(folder)
+    if len(paths) <= more_than:
+        return
+    made: dict[str, list[tuple[Path, pd.DataFrame, Stamp]]] = {}
+    for path in paths:
+        frame, stamp = _read_part(path, plan)
+        made.setdefault(stamp.maker, []).append((path, frame, stamp))
+    for same in made.values():
+        if len(same) > 1:
+            frame = pd.concat([frame for _, frame, _ in same], ignore_index=True)
+            _store_part(folder, frame, max((stamp for *_, stamp in same), key=lambda stamp: stamp.written))
+            for path, *_ in same:
+                path.unlink()
+
+
+def images_done(folder: Path) -> set[str]:
+    """Images that some part holds.  Only their names are read, and nothing is checked: merging does that."""
+    done: set[str] = set()
+    for path in folder.glob("part-*.parquet"):
+        with contextlib.suppress(FileNotFoundError, pa.ArrowException):  # packed away meanwhile; or damaged: not done
+            done.update(pq.read_table(path, columns=["image"]).column("image").to_pylist())
+    return done
 
 
 def read_parts(folder: Path, plan: Plan) -> Parts:

@@ -5,6 +5,7 @@ the same command finds the same folder: it goes on where it stopped, and a finis
 
     plan.json        what is to be done: ``spec``, image ids, every hash   written first
     parts/*.parquet  per-image counts, written as the work goes on
+    leases/ workers/ who does what, while several processes are at it
     counts.parquet   all parts merged and sorted                           the same bytes in every history
     metrics.json     metrics of counts.parquet, for other programs         likewise; never read back
     manifest.json    provenance, timing and memory                         written last
@@ -17,10 +18,13 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +39,8 @@ from ..metrics.result import EvalResult
 from . import parts
 from .manifest import Manifest, images_sha256, make_manifest, read_manifest
 from .plan import Plan, read_plan
-from .storing import store
+from .presence import living
+from .storing import made_folder, store
 
 PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
 ORIGIN = "origin.json"
@@ -58,7 +63,17 @@ class Run:
         """Write the plan, and first delete what was done if ``fresh``.  To be called under the lock.
 
         The plan is written each time: paths of data and weights may have changed, its identity has not.
+
+        Raises ``UserError`` when workers are at it, on this machine or another, whose work would be deleted.
         """
+        at_it = living(self.folder)
+        if not at_it:
+            shutil.rmtree(self.folder / "leases", ignore_errors=True)  # images that were given up are tried again
+        elif fresh:
+            raise UserError(
+                f"--fresh would delete what {len(at_it)} workers are writing to {self.folder} "
+                f"({', '.join(sorted(at_it)[:3])}: machine, process): stop them, or wait for them"
+            )
         if fresh:
             for name in (MANIFEST, METRICS, COUNTS, ORIGIN):
                 (self.folder / name).unlink(missing_ok=True)
@@ -68,27 +83,40 @@ class Run:
             clean_temporaries(folder)
         store(self.folder / PLAN, plan.sealed())
         parts.set_aside_damaged(self.parts_folder)
+        parts.pack(self.parts_folder, plan)
 
     def _make_folders(self) -> None:
-        try:
-            self.parts_folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"run folder {self.folder} cannot be written: {error.strerror}") from error
+        made_folder(self.parts_folder)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Refuse to work on a run that another process works on."""
+        """Refuse to begin or merge a run while another process of this machine does.
+
+        A courtesy: workers take no lock, and what is correct does not depend on one.
+        """
         self._make_folders()
         try:
-            file = (self.folder / ".lock").open("w")
+            file = (self.folder / ".lock").open("a+")
         except OSError as error:
             raise UserError(f"run folder {self.folder} cannot be written: {error.strerror}") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"another process is working on {self.folder}: wait for it, or stop it") from None
+                file.seek(0)
+                who = file.read().strip() or "another process"
+                raise UserError(f"{who} is working on {self.folder}: wait for it, or stop it") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M},")
+            file.flush()
             yield
+            file.truncate(0)
+
+    def clear_up(self) -> None:
+        """Remove what workers kept to share the images out, when none is at it any more."""
+        if not living(self.folder):
+            for name in ("leases", "workers"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def plan(self) -> Plan:
         """Raises ``UserError`` when the folder is no run or its plan is damaged."""
@@ -101,8 +129,8 @@ class Run:
         return parts.read_parts(self.parts_folder, self.plan())
 
     def done(self) -> set[str]:
-        """Images that some part holds."""
-        return set(self.parts().frame["image"])
+        """Images that some part holds; whether the parts agree is seen when they are merged."""
+        return parts.images_done(self.parts_folder)
 
     def missing(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """Images of ``wanted`` that no part holds yet."""
@@ -132,8 +160,17 @@ class Run:
         except UserError:
             return False  # what is damaged is told when it is worked on
 
-    def merge(self) -> None:
-        """Write the summary files from the plan and the parts.  Raises ``UserError`` when nothing is done yet."""
+    def merge(self, wanted: tuple[str, ...] = ()) -> None:
+        """Write the summary files from the plan and the parts.
+
+        Raises ``UserError`` when nothing is done yet, or an image of ``wanted`` is not.
+        """
+        missing = self.missing(wanted)
+        if missing:
+            raise UserError(
+                f"{self.folder} lacks {len(missing)} of {len(wanted)} images, {missing[0]} for one: `bench worker "
+                f"{self.folder}` does them.  --partial calls what is there a part"
+            )
         plan, found = self.plan(), self.parts()
         if not found.stamps:
             raise UserError(f"nothing of run {self.folder} is done yet: `bench run` works on it")

@@ -1,5 +1,6 @@
 """``run``: plan, check the data, work, merge; one pass over the images for all runs that are asked for."""
 
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING
 from ...datasets import Checked, Dataset, check_samples
 from ...methods import UserError
 from ...methods.core.files import cache_folder
+from ..engines.choose import Where
+from ..engines.drive import drive
+from ..engines.local import start_early
 from ..protocol.protocol import Setting, lint_setting
 from ..runs import answered
 from ..runs.label_files import describe_labels, label_path
@@ -16,9 +20,12 @@ from ..runs.loading import BY_DEVICE, Loading
 from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Finished, Run
 from ..runs.storing import clean_cache
-from ..runs.workers import start_early
+from ..runs.worker_task import WorkerTask, threads_for
 from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
 from .label_maps import save_labels
+
+ENGINE = "engine"
+"""Folder in a run for what an engine keeps while its workers are at it."""
 
 if TYPE_CHECKING:  # what is finished is answered without torch
     from ..runs.engine import Lane
@@ -36,6 +43,7 @@ def run(
     picture: Path | None = None,
     labels: Path | None = None,
     loading: Loading = BY_DEVICE,
+    where: Where | None = None,
 ) -> list[Finished]:
     """Score what is missing of every run, and return all of them, finished, in the order of ``pairs``.
 
@@ -45,6 +53,7 @@ def run(
     needs ``if __name__ == "__main__"``.  ``progress`` and ``say`` are told how far it is and what looks wrong.
     ``picture`` is a PNG to write, with some images, labels and results of the first run.  Below ``labels`` every label
     map is written, ``LABELS/RUN/<image id>.png``.  ``loading`` says how images come to the model; it moves no number.
+    ``where`` says where workers are started (default: here).
 
     Whatever interrupts it, an exception of ``progress`` included: what was finished is kept, and the same call goes on.
 
@@ -52,6 +61,8 @@ def run(
     """
     asked = [pairs] if isinstance(pairs, RunSpec) else list(pairs)
     check_call(asked, limit, workers)
+    if where is not None:
+        where.check(asked[0].device)
     say = each_once(say)
     clean_cache()
     if not (fresh or allow_download or picture or labels):
@@ -64,7 +75,7 @@ def run(
     if labels is not None:
         lanes = [_with_labels(lane, plan, labels) for lane, plan in zip(lanes, plans, strict=True)]
     if fresh or not all(lane.run.answers(plan, wanted) for lane, plan in zip(lanes, plans, strict=True)):
-        _work(lanes, plans, wanted, workers, fresh, progress, loading)
+        _work(lanes, plans, wanted, workers, fresh, progress, loading, where)
     if picture is not None:
         from ..report.sheets import write_contact_sheet
 
@@ -240,16 +251,19 @@ def _work(
     fresh: bool,
     progress: Progress,
     loading: Loading,
+    where: Where | None,
 ) -> None:
     """Score what is missing of ``wanted`` and merge, under the locks of the runs."""
     with ExitStack() as locks:
         for lane, plan in zip(lanes, plans, strict=True):
             locks.enter_context(lane.run.lock())
             lane.run.begin(plan, fresh)
-        _score_missing(lanes, plans, wanted, workers, progress, loading)
+        _score_missing(lanes, plans, wanted, workers, progress, loading, where)
         for lane in lanes:
             if not lane.run.is_merged():
-                lane.run.merge()
+                lane.run.merge(wanted)
+            lane.run.clear_up()
+        shutil.rmtree(lanes[0].run.folder / ENGINE, ignore_errors=True)
 
 
 def _score_missing(
@@ -259,8 +273,9 @@ def _score_missing(
     workers: int,
     progress: Progress,
     loading: Loading,
+    where: Where | None,
 ) -> None:
-    from ..runs.engine import work_in_processes, work_through
+    from ..runs.engine import Watch, work_through
 
     missing = [lane.run.missing(wanted) for lane in lanes]
     union = tuple(sorted({i for m in missing for i in m}))
@@ -269,8 +284,18 @@ def _score_missing(
     total = len(wanted) * len(lanes)
     kept = total - sum(map(len, missing))
     advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, kept)
-    if workers > 1 and len(union) > 1:
-        folders = [lane.labels for lane in lanes]
-        work_in_processes([lane.run for lane in lanes], union, min(workers, len(union)), advance, folders, loading)
+    if union and (where is not None or (workers > 1 and len(union) > 1)):
+        where = where or Where()
+        count = min(workers, len(union))
+        task = WorkerTask(
+            runs=tuple(lane.run.folder for lane in lanes),
+            labels=tuple(lane.labels for lane in lanes),
+            limit=None if len(wanted) == len(lanes[0].data.ids) else len(wanted),
+            workers=count,
+            loading=loading,
+            device="cuda" if where.gpus else None,
+            threads=threads_for(count) if where.engine == "local" else 0,
+        )
+        drive(where.start(lanes[0].run.folder / ENGINE), task, count, advance, where.detach)
     else:
-        work_through(lanes, union, plans[0].spec.device, advance, loading=loading)
+        work_through(lanes, union, plans[0].spec.device, Watch(advance), loading=loading)

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from ovss.datasets import check_samples
 from ovss.harness.protocol.protocol import Protocol
-from ovss.harness.runs.engine import Lane, work_through
+from ovss.harness.runs.engine import Lane, Watch, work_through
 from ovss.harness.runs.parts import counts_frame
 from ovss.harness.runs.plan import RunSpec, build_pipelines, make_plan
 from ovss.harness.runs.run import Run
@@ -118,7 +118,7 @@ def seconds(groups: Sequence[Sequence[Lane]]) -> float:
             part.unlink()
     started = time.process_time()
     for group in groups:
-        work_through(group, group[0].data.ids, "cpu", lambda count: None)
+        work_through(group, group[0].data.ids, "cpu", Watch())
     return time.process_time() - started
 
 

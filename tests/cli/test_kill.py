@@ -59,7 +59,17 @@ import torch
 from ovss.harness.cli import main as cli, run
 from ovss.harness.runs import engine
 
+score = engine._score_image
+
+
+def score_or_die(todo, image_id, *given, **named):
+    if os.path.exists("deadly") and open("deadly").read() == image_id:
+        os.kill(os.getpid(), 9)
+    return score(todo, image_id, *given, **named)
+
+
 torch.set_num_threads(1)
+engine._score_image = score_or_die
 engine._FLUSH_SECONDS, engine._FLUSH_SHARE = 0.1, 0.0
 forked = multiprocessing.get_context("fork")
 multiprocessing.get_context = lambda method=None: forked
@@ -217,20 +227,31 @@ def test_killed_at_random_moments(
 
 @needs_proc
 @pytest.mark.parametrize("workers", [2, 3])
-def test_a_killed_worker_is_told_and_the_run_goes_on(
+def test_a_killed_worker_is_replaced(
     launcher: Launcher, undisturbed: tuple[bytes, bytes], tmp_path: Path, workers: int
 ) -> None:
     process = launcher.start(tmp_path, "--workers", str(workers))
     helpers = until(lambda: len(children_of(process)) >= workers and children_of(process), 10, "no workers")
     until(lambda: parts_of(tmp_path), 10, "no parts")
     kill(random.Random(workers).choice(helpers))
+    assert launcher.wait() == 0, (tmp_path / "err").read_text()
+    check_nothing_twice(tmp_path, undisturbed)
+    assert not list(tmp_path.glob("results/runs/*/leases")) and not list(tmp_path.glob("results/runs/*/workers"))
+
+
+@needs_proc
+def test_an_image_that_kills_every_worker_is_named_and_the_others_are_done(
+    launcher: Launcher, undisturbed: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    """It is tried again when the same command is."""
+    (tmp_path / "deadly").write_text("test_00007")
+    launcher.start(tmp_path, "--workers", "2")
     assert launcher.wait() == 2
     told = (tmp_path / "err").read_text()
-    assert "error: a worker process died (out of memory, or killed)" in told and "run the same command again" in told
-    assert "Traceback" not in told and (tmp_path / "out").read_text() == ""
-    until(lambda: not any(map(parent_of, helpers)), 5, "workers outlive their parent")
-    assert parts_of(tmp_path)
-    launcher.start(tmp_path, "--workers", str(workers))
+    assert "1 images ended every worker that began them, test_00007 for one" in told and "Traceback" not in told
+    assert sum(int(p.stem.split("-")[2]) for p in parts_of(tmp_path)) == IMAGES - 1
+    (tmp_path / "deadly").unlink()
+    launcher.start(tmp_path, "--workers", "2")
     assert launcher.wait() == 0, (tmp_path / "err").read_text()
     check_nothing_twice(tmp_path, undisturbed)
 
@@ -287,7 +308,7 @@ def test_a_second_process_is_refused(launcher: Launcher, variables: dict[str, st
     finally:
         kill(process)
     launcher.wait()
-    assert "UserError: another process is working on" in refused.stderr and str(run) in refused.stderr
+    assert f"UserError: process {process} on " in refused.stderr and f"is working on {run}" in refused.stderr
 
 
 @needs_proc

@@ -77,7 +77,7 @@ def start(results: Path, method: Method | None = None, name: str = "levels", **s
 
 def work(run: Run, pipeline: Pipeline, wanted: Sequence[str]) -> None:
     data = run.plan().spec.open_data()
-    engine.work_through([engine.Lane(run, pipeline, data)], run.missing(tuple(wanted)), "cpu", lambda count: None)
+    engine.work_through([engine.Lane(run, pipeline, data)], run.missing(tuple(wanted)), "cpu", engine.Watch())
     run.merge()
 
 
@@ -132,7 +132,7 @@ PLANNED = planned()
 
 
 def write(folder: Path, results: Sequence[ImageResult], plan: Plan = PLANNED) -> Path:
-    return parts.write_part(folder, results, Stamp.of(plan))
+    return parts.write_part(folder, results, Stamp.of(plan, "cpu"))
 
 
 def read(folder: Path, plan: Plan = PLANNED) -> pd.DataFrame:
@@ -426,7 +426,11 @@ def test_a_summary_that_cannot_be_written_is_told(
 
 def test_one_process_at_a_time(tmp_path: Path, ids: tuple[str, ...]) -> None:
     run, pipeline = start(tmp_path)
-    with run.lock(), pytest.raises(UserError, match="another process is working on"), Run(run.folder).lock():
+    with (
+        run.lock(),
+        pytest.raises(UserError, match=f"process {os.getpid()} on .* is working on"),
+        Run(run.folder).lock(),
+    ):
         pass
     with run.lock():  # the lock is gone with its holder
         work(run, pipeline, ids[:1])

@@ -17,6 +17,8 @@ from PIL import Image
 from ovss.datasets import check_samples
 from ovss.datasets import dataset as dataset_module
 from ovss.datasets.shapes import CLASS_NAMES, make_scene
+from ovss.harness.engines.drive import drive
+from ovss.harness.engines.local import Local
 from ovss.harness.metrics.counting import count_reference
 from ovss.harness.metrics.of_confusion import counts_of, dense
 from ovss.harness.protocol import words
@@ -28,6 +30,7 @@ from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import STAGES, Clock, Pipeline
 from ovss.harness.runs.plan import RunSpec, build_pipelines, make_plan
 from ovss.harness.runs.run import COUNTS, METRICS, Run
+from ovss.harness.runs.worker_task import WorkerTask
 from ovss.methods import Backbone, MethodInfo, UserError, Vocabulary, load_backbone, registry
 from ovss.methods.blocks.dense_clip import DenseClip
 from ovss.methods.models import vit
@@ -136,7 +139,7 @@ def lanes_of(results: Path, specs: Sequence[RunSpec]) -> list[Lane]:
 
 def score(lanes: Sequence[Lane], ids: Sequence[str] | None = None) -> Bytes:
     """Work in this process and merge."""
-    engine.work_through(lanes, lanes[0].data.ids if ids is None else ids, "cpu", lambda count: None)
+    engine.work_through(lanes, lanes[0].data.ids if ids is None else ids, "cpu", engine.Watch())
     return outputs(lanes)
 
 
@@ -214,7 +217,7 @@ def test_workers(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, un
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
     lanes = lanes_for(tmp_path, home, THREE)
     seen: list[int] = []
-    engine.work_in_processes([lane.run for lane in lanes], lanes[0].data.ids, workers, seen.append, [None] * len(lanes))
+    drive(Local(), WorkerTask(runs=tuple(lane.run.folder for lane in lanes), workers=workers), workers, seen.append)
     assert sum(seen) == 3 * len(SIZES)
     assert outputs(lanes) == undisturbed
 
@@ -299,7 +302,7 @@ def _every_image_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def killed(lanes: Sequence[Lane], advance: Callable[[int], None]) -> None:
     """Work in a child that does not survive it."""
-    work = (lanes, lanes[0].data.ids, "cpu", advance)
+    work = (lanes, lanes[0].data.ids, "cpu", engine.Watch(advance))
     child = multiprocessing.get_context("fork").Process(target=engine.work_through, args=work)
     child.start()
     child.join(60)

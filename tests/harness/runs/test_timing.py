@@ -1,8 +1,7 @@
 """Where seconds are counted, and how many threads a worker gets."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from ovss.datasets import open_dataset
 from ovss.harness.protocol.protocol import load_protocol
-from ovss.harness.runs import engine, photo, pipeline
+from ovss.harness.runs import photo, pipeline, worker
 from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import Clock, Observed, Pipeline
+from ovss.harness.runs.worker_task import WorkerTask, threads_for
 from ovss.methods import Box, MethodInfo, ScoreField, Vocabulary
 
 from ...toys import Toy
@@ -95,25 +95,15 @@ def test_shared_work_counts_on_every_clock(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("threads", "workers", "each"), [(8, 2, 4), (7, 2, 3), (4, 4, 1), (2, 6, 1), (1, 1, 1)])
-def test_workers_share_the_threads(monkeypatch: pytest.MonkeyPatch, threads: int, workers: int, each: int) -> None:
-    """As many together as one process would use, and at least one each."""
-    given: list[int] = []
+def test_workers_share_the_threads(threads: int, workers: int, each: int) -> None:
+    """As many together as one process would use, and at least one each; a scheduler's word comes first."""
+    assert threads_for(workers, {"OMP_NUM_THREADS": str(threads)}) == each
+    assert threads_for(workers, {"OMP_NUM_THREADS": "99", "SLURM_CPUS_PER_TASK": str(threads)}) == each
 
-    class Inline:
-        def __init__(self, *given: Any, **named: Any) -> None: ...
 
-        def submit(self, work: Any, *arguments: Any) -> Future[None]:
-            given.append(arguments[3])
-            done: Future[None] = Future()
-            done.set_result(None)
-            return done
-
-        def shutdown(self, **named: Any) -> None: ...
-
-    monkeypatch.setattr(engine, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    engine.work_in_processes([], tuple("abcdefg"), workers, lambda count: None, [])
-    assert given == [each] * workers
+def test_threads_of_a_machine_are_the_cores_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert threads_for(2, {}) == 3 and threads_for(4, {"SLURM_CPUS_PER_TASK": "some"}) == 1
 
 
 def test_a_worker_uses_the_threads_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +118,7 @@ def test_a_worker_uses_the_threads_it_was_given(monkeypatch: pytest.MonkeyPatch)
 
     used: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", noted)
-    monkeypatch.setattr(engine, "Run", lambda folder: SimpleNamespace(plan=lambda: pytest.fail("threads come first")))
+    monkeypatch.setattr(worker, "Run", lambda folder: pytest.fail("threads come first"))
     with pytest.raises(EnoughError):
-        engine._work_share(["somewhere"], [None], ("image",), 3, 2)
+        worker.work(WorkerTask(runs=(Path("somewhere"),), threads=3))
     assert used == [3]

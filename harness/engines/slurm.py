@@ -1,0 +1,168 @@
+"""SLURM, by submitit: workers as one job array; queued, requeued and ended by the cluster.
+
+What is done stands in the parts, and which worker is alive in the queue and in the files that submitit writes.
+Accounting (``sacct``) is never asked: many clusters have none.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...methods import UserError
+from ..runs.storing import made_folder, store
+from ..runs.worker_task import WorkerTask
+from .door import Status
+
+LEAST_MINUTES = 20
+"""In shorter jobs submitit takes every warning signal for a time limit."""
+_ALIVE = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESIZING")
+_RUNNING = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED")
+_TIMES_OUT = 1000
+"""A job may come to its time limit as often as it takes: what it finished is in the parts."""
+
+
+class Submitted:
+    """A worker as submitit pickles it: an importable class that holds text."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+
+    def __call__(self) -> str:
+        """Do the task; what a user has to mend, or nothing."""
+        from ...datasets import DataError
+        from ..runs.worker import work
+
+        try:
+            work(WorkerTask.model_validate_json(self.task))
+        except (UserError, DataError) as error:
+            return str(error)
+        return ""
+
+    def checkpoint(self) -> Any:
+        """Queue the same task again when time is up or the job is preempted."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    __submitit_checkpoint__ = checkpoint  # submitit asks whether the one is there, and calls the other
+
+
+class Slurm:
+    """Workers in a SLURM cluster; ``settings`` are ``#SBATCH --KEY=VALUE``.
+
+    ``folder`` is on a disk that all nodes see: scripts, logs and the names of the jobs are kept there, so that a later
+    process finds jobs that were left running.
+    """
+
+    poll_seconds = 5.0
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        try:
+            import submitit
+        except ModuleNotFoundError:
+            raise UserError("--engine slurm needs submitit: pip install 'ovss-bench[slurm]'") from None
+        if shutil.which("sbatch") is None:
+            raise UserError("--engine slurm needs the command sbatch, which is not here: run it on a login node")
+        logging.getLogger("submitit").setLevel(logging.ERROR)
+        self._folder = made_folder(folder.resolve())
+        _refuse_local(self._folder)
+        settings = dict(settings)
+        minutes = minutes_of(settings.pop("time", "60"))
+        self._executor = submitit.SlurmExecutor(self._folder, max_num_timeout=_TIMES_OUT)
+        self._executor.update_parameters(
+            time=max(minutes, LEAST_MINUTES),
+            job_name="ovss-bench",
+            additional_parameters={"requeue": True, **settings},
+        )
+        self._paths = partial(submitit.core.utils.JobPaths, self._folder)
+        self._load = submitit.core.utils.pickle_load
+        self._left = [name for name, state in self._states(self._kept()).items() if state]
+
+    def submit(self, tasks: Sequence[WorkerTask]) -> list[str]:
+        """See ``Engine.submit``; workers that an earlier process left in the queue come first."""
+        found, self._left = self._left[: len(tasks)], self._left[len(tasks) :]
+        new = [Submitted(task.model_dump_json()) for task in tasks[len(found) :]]
+        if new:
+            try:
+                jobs = self._executor.submit_array(new) if new[1:] else [self._executor.submit(new[0])]
+            except Exception as error:  # submitit hands on whatever sbatch says
+                raise UserError(f"sbatch refused: {error}") from error
+            found += [str(job.job_id) for job in jobs]
+            store(self._folder / "jobs.json", json.dumps([*self._kept(), *found]).encode())
+        return found
+
+    def poll(self, names: Sequence[str]) -> dict[str, Status]:
+        """See ``Engine.poll``."""
+        states = self._states(names)
+        return {name: self._status(name, states[name]) for name in names}
+
+    def cancel(self, names: Sequence[str]) -> None:
+        """See ``Engine.cancel``; the cluster does it in its own time."""
+        if names:
+            _call("scancel", *names)
+
+    def log_of(self, name: str) -> Path:
+        """What a worker wrote to standard error."""
+        return Path(self._paths(name, 0).stderr)
+
+    def _status(self, name: str, state: str) -> Status:
+        result = Path(self._paths(name, 0).result_pickle)
+        if result.is_file():
+            outcome, value = self._load(result)
+            if outcome == "success":
+                return Status("refused", str(value)) if value else Status("done")
+            return Status("failed", f"see {self.log_of(name)}")
+        if state in _ALIVE:
+            return Status("waiting")
+        return Status("running") if state in _RUNNING else Status("failed", state or f"see {self.log_of(name)}")
+
+    def _kept(self) -> list[str]:
+        with contextlib.suppress(OSError, ValueError):
+            return [str(name) for name in json.loads((self._folder / "jobs.json").read_bytes())]
+        return []
+
+    def _states(self, names: Sequence[str]) -> dict[str, str]:
+        """State of each job in the queue; "" for one that has left it."""
+        if not names:
+            return {}
+        arrays = ",".join(dict.fromkeys(name.partition("_")[0] for name in names))
+        lines = (line.split() for line in _call("squeue", "-h", "-r", "-j", arrays, "-o", "%i %T").splitlines())
+        found = {words[0]: words[1] for words in lines if len(words) == 2}
+        return {name: found.get(name, "") for name in names}
+
+
+def minutes_of(text: str) -> int:
+    """A time limit as ``sbatch --time`` takes it: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; in minutes, rounded up."""
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+        raise UserError(f"--slurm time={text} is no time limit: minutes, or [days-]hours:minutes:seconds")
+    days, _, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    else:
+        hours, minutes, seconds = ([0, *parts, 0] if len(parts) < 3 else parts)[:3]
+    return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
+
+
+def _refuse_local(folder: Path) -> None:
+    """A folder for temporary files is on this machine's own disk, which other nodes do not see."""
+    for local in {Path(tempfile.gettempdir()).resolve(), Path("/dev/shm")}:
+        if folder.is_relative_to(local) and not os.environ.get("OVSS_SHARED_TMP"):
+            raise UserError(
+                f"{folder} is below {local}, which other nodes do not see: choose --results on a shared disk, or set "
+                "OVSS_SHARED_TMP=1 if they do"
+            )
+
+
+def _call(*command: str) -> str:
+    """Output of a command of SLURM; "" when it fails, as squeue does for jobs that it has forgotten."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
