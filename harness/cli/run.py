@@ -24,6 +24,7 @@ from .name_value import names_of, parse_options
 
 _SPARED = (8, 7, 4, 3, 6)
 """Columns that a narrow terminal does without, first to last."""
+_REFINERS = {"pamr": "PAMR", "pearl": "PEARL's propagation"}
 
 
 def run_command(
@@ -125,8 +126,8 @@ def _means(report: dict[str, Any]) -> list[str]:
     if guide:
         options = ", ".join(f"{k} {v}" for k, v in guide.items() if k not in ("name", "sha256", "source"))
         said.append(f"refined by {guide['name']} {guide['sha256'][:17]}, {options}")
-    elif report["refine"] == "pamr":
-        said.append("refined by PAMR")
+    elif report["refine"] in _REFINERS:
+        said.append(f"refined by {_REFINERS[report['refine']]}")
     return said
 
 

@@ -87,7 +87,7 @@ class OvssSegmentor(BaseModel):  # type: ignore[misc]
             options=dict(options or {}),
         )
         setting = chosen.setting(record.key)
-        if resized_by == "pipeline" and (setting.columns > 1 or setting.refine not in ("none", "pamr")):
+        if resized_by == "pipeline" and (setting.columns > 1 or setting.refine not in ("none", "pamr", "pearl")):
             raise UserError(
                 f"protocol {chosen.name!r} cuts or refines images at their own size: it needs resized_by='protocol'"
             )

@@ -42,6 +42,8 @@ def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 Pixels = Annotated[int, Field(ge=0, le=MOST_PX)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
+Side = Annotated[int, Field(ge=1, le=1000)]
+"""Of a grid, in cells."""
 Scale = Annotated[float, Field(le=10_000, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 ListName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]

@@ -18,7 +18,7 @@ from ...methods import UserError, WindowGeometry
 from ...methods.core.errors import did_you_mean
 from ...methods.refine.names import Fusion, GuideName, Noise
 from ..decoding.rule import DecodeRule
-from .bounds import Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Steps
+from .bounds import Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Side, Steps
 from .files import name_of, read_toml
 from .resize import ResizeKind
 from .word_lint import Findings, lint_words
@@ -99,10 +99,13 @@ class Setting(BaseModel):
     complement: bool = Field(
         default=False, description="Background is (1 - best class)^2 instead of what falls below a threshold (CLIPer)"
     )
-    refine: Literal["none", "pamr", GuideName] = Field(
+    refine: Literal["none", "pamr", "pearl", GuideName] = Field(
         default="none", description="Post-processing adds several mIoU to any method; never mix rows with and without"
     )
     refine_steps: Steps = Field(default=10, description="More steps smooth more (PAMR)")
+    refine_grid: Side = Field(
+        default=80, description="Cells a side, about: a finer grid follows edges and lets scores flow less far (pearl)"
+    )
     refine_threshold: float = Field(
         default=0.1, ge=0, lt=1, description="Attention below this share of its column's maximum is dropped (diffusion)"
     )
@@ -132,12 +135,14 @@ class Setting(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _labels_are_not_refined(self) -> "Setting":
+    def _refinement_fits(self) -> "Setting":
         if self.upsample == "labels" and self.refine != "none":
             raise ValueError(
                 f"upsample = 'labels' decides classes on the grid, refine = {self.refine!r} works on scores at full "
                 "size: set refine to none, or upsample to frame"
             )
+        if self.class_scaling != "none" and self.refine == "pearl":
+            raise ValueError("class_scaling needs scores from 0 on, which refine = 'pearl' may leave: set one to none")
         return self
 
     @property

@@ -188,6 +188,8 @@ def kinds_under(setting: Mapping[str, Any]) -> tuple[PostProcessing, ...]:
             return ("none", "as listed")
         case "pamr":
             return ("PAMR",)
+        case "pearl":
+            return ("TLP",)
         case "sd21" if (setting["refine_fusion"], setting["refine_noise"]) == ("chain", "per-image"):
             return ("SD-refine",)
     return ()
