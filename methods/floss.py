@@ -154,14 +154,8 @@ class FLOSS(WindowMethod[SeenForExperts, ExpertWords], ClipMethod[SeenWindows[Se
 
     def encode_text(self, vocabulary: Vocabulary) -> ExpertWords:
         """Texts of every expert.  Raises ``UserError`` for experts of other classes."""
-        found = self.experts.experts
-        if found.classes != vocabulary.classes:
-            raise UserError(
-                f"the file of experts is for the {len(found.classes)} classes of {found.dataset['key']}, from "
-                f"{found.classes[0]!r} to {found.classes[-1]!r}, and these are {len(vocabulary.classes)} others, from "
-                f"{vocabulary.classes[0]!r} to {vocabulary.classes[-1]!r}: choose experts for them with `bench experts`"
-            )
-        lists = [found.templates_of(c) for c in vocabulary.query_to_class]
+        of_class = self.experts.experts.templates_for(vocabulary)
+        lists = [of_class[c] for c in vocabulary.query_to_class]
         used = dict.fromkeys(t for templates in (vocabulary.templates, *lists) for t in templates)
         texts = {t: self._texts(vocabulary, t) for t in used}
         experts = torch.stack([self._mean([texts[t] for t in templates]) for templates in lists])

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..core.errors import UserError
+from ..core.vocabulary import Vocabulary
 
 SCHEMA = 1
 Table = tuple[tuple[float | None, ...], ...]
@@ -55,9 +56,19 @@ class Experts(BaseModel):
             raise ValueError("its tables do not fit its classes and templates")
         return self
 
-    def templates_of(self, c: int) -> tuple[str, ...]:
-        """Templates of class ``c``; all of them for a class that no template gave a pixel to."""
-        return tuple(self.templates[t] for t in self.chosen[c]) or self.templates
+    def templates_for(self, vocabulary: Vocabulary) -> tuple[tuple[str, ...], ...]:
+        """Templates of each class of a vocabulary; all of them for a class that no template gave a pixel to.
+
+        Raises ``UserError`` for a vocabulary of other classes.
+        """
+        ours, asked = self.classes, vocabulary.classes
+        if ours != asked:
+            raise UserError(
+                f"the file of experts is for the {len(ours)} classes of {self.dataset['key']}, from {ours[0]!r} to "
+                f"{ours[-1]!r}, and these are {len(asked)} classes from {asked[0]!r} to {asked[-1]!r}: choose experts "
+                "for them with `bench experts`"
+            )
+        return tuple(tuple(self.templates[t] for t in row) or self.templates for row in self.chosen)
 
     def written(self) -> bytes:
         """The file, as JSON."""

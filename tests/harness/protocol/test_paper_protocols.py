@@ -21,7 +21,7 @@ SETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff",
 PRESETS = (
     *("tcl", "maskclip", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip"),
     *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
-    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip", "pearl"),
+    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip", "pearl", "floss"),
 )
 METHOD_OPTIONS = {"clearclip": {"pad": True}, "tcl": {"pad": "end", "positions": "size"}}
 NAMED = [(name, key) for name in PRESETS for key in load_protocol(name).dataset]
@@ -204,6 +204,13 @@ def test_settings_of_the_mmseg_family(name: str) -> None:
         assert found.average == ("probability" if name == "tcl" else "score")
         assert found.refine == REFINED.get(name, "none") and found.refine_steps == 10
         assert found.method_options == METHOD_OPTIONS.get(name, {})
+
+
+def test_floss_is_naclip_with_another_scale_and_no_refinement() -> None:
+    floss, naclip = load_protocol("floss"), load_protocol("naclip")
+    assert set(floss.dataset) == {"voc20", "context59", "coco_stuff", "cityscapes", "ade20k"}
+    for key in floss.dataset:
+        assert floss.setting(key) == naclip.setting(key).model_copy(update={"refine": "none", "logit_scale": 100.0})
 
 
 @pytest.mark.parametrize("key", SETS)
