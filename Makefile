@@ -44,7 +44,7 @@ regress: $(READY)  ## compare every offline method with the committed baselines
 	$(BIN)/bench regress
 
 leaderboard: $(READY)  ## run all methods on the embedded data set and write results/LEADERBOARD.md
-	for method in clip maskclip maskclip-value sclip clearclip naclip clip-surgery gem sfp clip-dinoiser \
+	for method in clip maskclip maskclip-value sclip clearclip naclip clip-surgery gem sfp pearl clip-dinoiser \
 	    maskclip-original cliper sc-clip resclip itaclip ovseg-tf clip-s4-like; do \
 	  $(BIN)/bench run --method $$method --dataset shapes || exit 1; done
 	for variant in pooling=none pooling=clip_keys gamma=0.2; do \

@@ -25,6 +25,8 @@ _BUILT_IN = {
     "sfp": ".sfp:SFP",
     "rf-clip": ".rf_clip:RFCLIP",
     "itaclip": ".itaclip:ITACLIP",
+    "pearl": ".pearl:PEARL",
+    "floss": ".floss:FLOSS",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
     "clip-diy": ".clip_diy:CLIPDIY",
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",

@@ -1,6 +1,7 @@
-"""What is wrong with ``bench sweep`` and ``bench time`` and can be seen before torch is loaded."""
+"""What is wrong with ``bench sweep``, ``bench time`` and ``bench experts`` and can be seen before torch is loaded."""
 
 from pathlib import Path
+from typing import Any
 
 from ...methods import UserError
 from ..use.sweep_values import asked_of
@@ -38,6 +39,19 @@ def check_sweep(
             picture=None,
             folders={"--results": results},
         )
+
+
+def check_experts(method: str, dataset: str, out: Path, **asked: Any) -> None:
+    """Raise ``UserError`` or ``DataError`` for several methods, and a file that cannot be written.
+
+    ``asked`` are other arguments of ``check_run``.
+    """
+    check_one_data_set(dataset)
+    if names_of(method)[1:]:
+        raise UserError("templates are ranked for one method: name one, and repeat the command for the others")
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out {out}: what has this name is no plain file.  Choose another name")
+    check_run(methods=method, datasets=dataset, picture=None, folders={"--out": out.parent}, **asked)
 
 
 def check_one_data_set(dataset: str) -> None:

@@ -30,7 +30,8 @@ def list_runs_command(results: Path, as_json: bool) -> None:
         if run.problem:
             print_line(f"{run.name}: {run.problem}")
     print_line(
-        f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {bytes_text(sum(run.size_bytes for run in runs))}; weights, device, code: --json"
+        f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {bytes_text(sum(run.size_bytes for run in runs))}; "
+        "weights, device, code: --json"
     )
 
 

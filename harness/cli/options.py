@@ -62,4 +62,4 @@ OptionOfMethod = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE changes the protocol; repeatable.")]
 Download = Annotated[bool, typer.Option(help="Fetch absent weights from the Hugging Face hub.")]
-Refine = Annotated[str | None, typer.Option(help="none, pamr, sd21, sd15, ... (as --set refine=NAME).")]
+Refine = Annotated[str | None, typer.Option(help="none, pamr, pearl, sd21, sd15, ... (as --set refine=NAME).")]

@@ -28,6 +28,7 @@ from .name_value import names_of, parse_changes, parse_options, texts_of
 
 _SPARED = (8, 7, 4, 3, 6)
 """Columns that a narrow terminal does without, first to last."""
+_REFINERS = {"pamr": "PAMR", "pearl": "PEARL's propagation"}
 
 
 def run_command(
@@ -150,8 +151,8 @@ def _means(report: dict[str, Any]) -> list[str]:
     if guide:
         options = ", ".join(f"{k} {v}" for k, v in guide.items() if k not in ("name", "sha256", "source"))
         said.append(f"refined by {guide['name']} {guide['sha256'][:17]}, {options}")
-    elif report["refine"] == "pamr":
-        said.append("refined by PAMR")
+    elif report["refine"] in _REFINERS:
+        said.append(f"refined by {_REFINERS[report['refine']]}")
     if report["regions"]:
         said.append(f"regions of {report['voted_by']} voted")
     return said

@@ -1,4 +1,4 @@
-"""Verbs that study a number: ``bench sweep`` and ``bench time``."""
+"""Verbs that study a number, or what moves it: ``bench sweep``, ``bench time`` and ``bench experts``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -122,4 +122,48 @@ def time_(
         allow_download=allow_download,
         results=results,
         as_json=json,
+    )
+
+
+@study_app.command()
+def experts(
+    method: Annotated[str, typer.Option("--method", "-m", help="One method that scores texts: naclip, maskclip, ...")],
+    dataset: Data,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("experts.json"),
+    count: Annotated[int, typer.Option(min=1, help="Templates of each class.")] = 4,
+    protocol: ProtocolName = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+    limit: Limit = None,
+    change: Set = None,
+    option: OptionOfMethod = None,
+    allow_download: Download = False,
+    json: Json = False,
+) -> None:
+    """Choose templates for every class, without labels; --method floss --option experts=FILE runs with them."""
+    from .early_study import check_experts
+
+    chosen = {
+        "protocol": protocol,
+        "backbone": backbone,
+        "weights": weights,
+        "data_root": data_root,
+        "device": device,
+    }
+    check_experts(method, dataset, out, changes=change or [], options=option or [], **chosen)
+    from .experts import experts_command
+
+    experts_command(
+        method=method,
+        dataset=dataset,
+        out=out,
+        limit=limit,
+        count=count,
+        changes=change or [],
+        options=option or [],
+        allow_download=allow_download,
+        as_json=json,
+        **chosen,
     )

@@ -87,8 +87,8 @@ class OvssSegmentor(BaseModel):  # type: ignore[misc]
             options=dict(options or {}),
         )
         setting = chosen.setting(record.key)
-        at_own_size = setting.columns > 1 or setting.refine not in ("none", "pamr") or setting.region_vote != "none"
-        if resized_by == "pipeline" and at_own_size:
+        own_size = setting.refine not in ("none", "pamr", "pearl") or setting.region_vote != "none"
+        if resized_by == "pipeline" and (setting.columns > 1 or own_size):
             raise UserError(
                 f"protocol {chosen.name!r} cuts, refines or votes at the images' own size: it needs "
                 "resized_by='protocol'"

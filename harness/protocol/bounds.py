@@ -42,6 +42,8 @@ def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 Pixels = Annotated[int, Field(ge=0, le=MOST_PX)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
+Side = Annotated[int, Field(ge=1, le=1000)]
+"""Of a grid, in cells."""
 Scale = Annotated[float, Field(le=10_000, allow_inf_nan=False)]
 Closing = Literal[0, 3, 5, 7]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -55,13 +57,15 @@ Options = Annotated[dict[str, Any], AfterValidator(_finite)]
 OptionsOf = Annotated[dict[str, dict[str, Any]], AfterValidator(_finite)]
 
 
-def check_refinement(refine: str, upsample: str, gated: bool) -> None:
+def check_refinement(refine: str, upsample: str, scaled: bool, gated: bool) -> None:
     """Raise ``ValueError`` for a refinement that does not fit how classes are decided."""
     if upsample == "labels" and refine != "none":
         raise ValueError(
             f"upsample = 'labels' decides classes on the grid, refine = {refine!r} works on scores at full "
             "size: set refine to none, or upsample to frame"
         )
+    if scaled and refine == "pearl":
+        raise ValueError("class_scaling needs scores from 0 on, which refine = 'pearl' may leave: set one to none")
     if gated and refine == "sam":
         raise ValueError(
             "refine = 'sam' weighs masks by probabilities of classes, which class_scaling, class_gate and complement "

@@ -19,7 +19,7 @@ from ...methods.core.errors import did_you_mean
 from ...methods.proposals.names import MakerName
 from ...methods.refine.names import Fusion, GuideName, LabelGuideName, Noise
 from ..decoding.rule import DecodeRule
-from .bounds import Closing, Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Steps, check_refinement
+from .bounds import Closing, Key, ListName, Name, Options, OptionsOf, Pixels, Scale, Seed, Side, Steps, check_refinement
 from .files import name_of, read_toml
 from .resize import ResizeKind
 from .word_lint import Findings, lint_words
@@ -99,10 +99,13 @@ class Setting(BaseModel):
         default=False, description="Background is (1 - best class)^2 instead of what falls below a threshold (CLIPer)"
     )
     closing_px: Closing = Field(default=0, description="Closing lets classes of a higher index grow (ITACLIP)")
-    refine: Literal["none", "pamr", GuideName, LabelGuideName] = Field(
+    refine: Literal["none", "pamr", "pearl", GuideName, LabelGuideName] = Field(
         default="none", description="Post-processing adds several mIoU to any method; never mix rows with and without"
     )
     refine_steps: Steps = Field(default=10, description="More steps smooth more (PAMR)")
+    refine_grid: Side = Field(
+        default=80, description="Cells a side, about: a finer grid follows edges and lets scores flow less far (pearl)"
+    )
     refine_threshold: float = Field(
         default=0.1,
         ge=0,
@@ -143,8 +146,8 @@ class Setting(BaseModel):
 
     @model_validator(mode="after")
     def _refinement_fits(self) -> "Setting":
-        gated = self.class_scaling != "none" or self.class_gate is not None or self.complement
-        check_refinement(self.refine, self.upsample, gated)
+        scaled = self.class_scaling != "none"
+        check_refinement(self.refine, self.upsample, scaled, scaled or self.class_gate is not None or self.complement)
         return self
 
     @model_validator(mode="after")

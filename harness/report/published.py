@@ -193,6 +193,8 @@ def kinds_under(setting: Mapping[str, Any]) -> tuple[PostProcessing, ...]:
             return ("PAMR",)
         case "sam":
             return ("SAM-refine",)
+        case "pearl":
+            return ("TLP",)
         case "sd21" if (setting["refine_fusion"], setting["refine_noise"]) == ("chain", "per-image"):
             return ("SD-refine",)
     return ()

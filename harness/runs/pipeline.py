@@ -20,6 +20,7 @@ from ...methods.refine.guide import Affinity, Correction, Guide, LabelGuide
 from ...methods.refine.load_guide import load_guide, load_label_guide
 from ..decoding.closing import closed
 from ..decoding.heat import ClassMaps
+from ..decoding.propagation import Propagation
 from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
 from ..decoding.tiles import Refiner, check_finite
@@ -76,12 +77,28 @@ def guide_for(setting: Setting, method: Method) -> Guide | LabelGuide | None:
 
     Raises ``UserError`` when the guide's weights are not on this machine.
     """
-    if setting.refine in ("none", "pamr"):
+    if setting.refine in ("none", "pamr", "pearl"):
         return None
     if setting.refine == "sam":
         return load_label_guide(str(method.device), setting.refine_threshold, method.size_multiple_px)
     options = (setting.refine_threshold, setting.refine_fusion, setting.refine_noise, setting.seed)
     return load_guide(setting.refine, str(method.device), *options)
+
+
+def propagation_for(setting: Setting, method: Method, words: Words) -> Propagation | None:
+    """What ``refine = "pearl"`` does to scores of the words; None for a protocol without it.
+
+    Raises ``UserError`` for a method without an embedding of each text that it scores.
+    """
+    if setting.refine != "pearl":
+        return None
+    texts = words.unit_texts
+    if texts is None or len(texts) != len(words.query_to_class):
+        raise UserError(
+            f"refine is 'pearl', which needs an embedding of each text that is scored, and method {method.info.name!r} "
+            "has none: choose another method, or --refine pamr"
+        )
+    return Propagation(texts, setting.refine_grid)
 
 
 class Pipeline:
@@ -113,6 +130,7 @@ class Pipeline:
         with foreign_code(method.info.name, type(method).__module__, "at the words"), torch.inference_mode():
             self.words: Words = method.encode_text(vocabulary)
         self.encode_seconds = time.perf_counter() - started
+        self.propagation = propagation_for(setting, method, self.words)
 
     @property
     def note(self) -> str:
@@ -191,7 +209,12 @@ class Pipeline:
         elif self.setting.average == "probability":
             scores = scores.dense()
             scores = replace(scores, scores=(self.setting.logit_scale * scores.scores).softmax(dim=1))
-        if affinity is not None:
+        pixels = seen.pixels.to(scores.scores.device)
+        if self.propagation is not None:
+            check_finite(scores)  # NaN would spread over the image
+            refined, probable = self.propagation.refine, rule.activation == "none"
+            scores = clock.time("refine", lambda: refined(scores, pixels, size, probable))
+        elif affinity is not None:
             check_finite(scores)  # NaN would spread over the image, and be dropped by a gate without a word
             if rule.gated and rule.background is not None:
                 scores = without_class(scores, rule.background)

@@ -178,6 +178,7 @@ def make_plan(spec: RunSpec, pipeline: "Pipeline", data: Dataset, digests: Mappi
     another run, the same content in another place is not.
     """
     from ...methods.core.method import describe
+    from .fitted import fitted_note
 
     ids = data.ids
     content = tuple(digests[i] for i in ids) if any(data.files(i) for i in ids[:1]) else ()
@@ -205,7 +206,8 @@ def make_plan(spec: RunSpec, pipeline: "Pipeline", data: Dataset, digests: Mappi
         "guide": None if pipeline.guide is None else pipeline.guide.provenance,
         **({} if pipeline.voter is None else {"regions": pipeline.voter.provenance}),
     }
-    note = "; ".join(filter(None, ["" if pipeline.method.note else data.note, pipeline.note]))
+    fitted = fitted_note(pipeline.method, data, content or [""] * len(ids))
+    note = "; ".join(filter(None, ["" if pipeline.method.note else data.note, pipeline.note, fitted]))
     described = describe(pipeline.method) | {"plugin": plugin_version(type(pipeline.method))}
     return Plan(
         spec=spec,

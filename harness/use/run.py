@@ -285,8 +285,7 @@ def _score_missing(
     kept = total - sum(map(len, missing))
     advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, kept)
     if union and (where is not None or (workers > 1 and len(union) > 1)):
-        where = where or Where()
-        count = min(workers, len(union))
+        where, count = where or Where(), min(workers, len(union))
         task = WorkerTask(
             runs=tuple(lane.run.folder for lane in lanes),
             labels=tuple(lane.labels for lane in lanes),

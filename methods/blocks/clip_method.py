@@ -21,6 +21,11 @@ class ClipWords(Words):
 
     text: Tensor
 
+    @property
+    def unit_texts(self) -> Tensor:
+        """See ``Words.unit_texts``."""
+        return self.text
+
 
 class ClipMethod(Method[Seen, ClipWords]):
     """A method with an open_clip backbone, whose image tower runs on ``device`` in ``dtype``."""

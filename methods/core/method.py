@@ -48,6 +48,11 @@ class Words:
         """Class of each query that is scored: the vocabulary's, unless a method adds some."""
         return self.vocabulary.query_to_class
 
+    @property
+    def unit_texts(self) -> Tensor | None:
+        """Embeddings of the queries, ``(Q, dim)`` float32, unit length; None for a method without such."""
+        return None
+
 
 Seen = TypeVar("Seen", default=Any)
 Said = TypeVar("Said", bound=Words, default=Any)
@@ -116,6 +121,11 @@ class Method(ABC, Generic[Seen, Said]):
     def note(self) -> str:
         """What has to be said beside every number of this method as it was built; usually nothing."""
         return ""
+
+    @property
+    def chosen_on(self) -> tuple[str, ...]:
+        """Images, as ``harness.runs.fitted`` names them, that something in it was chosen on, without their labels."""
+        return ()
 
     @property
     def described(self) -> MethodInfo:

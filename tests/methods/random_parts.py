@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from ovss.methods import Method, create_method, find_method
+from ovss.methods import Method, Vocabulary, create_method, find_method
+from ovss.methods.blocks.experts import Experts
 from ovss.methods.models.backbone import Backbone
 from ovss.methods.models.dino import Dino
 from ovss.methods.models.dinoiser_heads import heads_of
@@ -16,6 +17,22 @@ from .ovseg_parts import random_ovseg
 from .sam_parts import random_sam
 from .tcl_parts import random_tcl
 from .test_clip_s4 import random_weights as random_s4_weights
+
+EXPERTS: dict[str, Any] = {
+    "method": {"method": "naclip"},
+    "dataset": {"key": "none", "split": "none"},
+    "protocol": {"name": "none", "hash": "0" * 64},
+    "images": 1,
+    "image_names": ("none",),
+}
+
+
+class AnyExperts(Experts):
+    """Experts for every vocabulary: each class has one of its first three templates."""
+
+    def templates_for(self, vocabulary: Vocabulary) -> tuple[tuple[str, ...], ...]:
+        some = vocabulary.templates[:3]
+        return tuple((some[c % len(some)],) for c in range(len(vocabulary.classes)))
 
 
 def make_with_random_parts(name: str, backbone: Backbone, **options: Any) -> Method:
@@ -37,6 +54,8 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
         return {"scale": 2000.0, "min_size": 2000}  # few superpixels: fast
     if name == "rf-clip":
         return {"sink_channels": f"1,{width // 2},{width - 1}"}
+    if name == "floss":
+        return {"experts": AnyExperts.model_construct(**EXPERTS)}
     if name in own:
         return {"weights": own[name]()}
     if name == "clip-dinoiser":

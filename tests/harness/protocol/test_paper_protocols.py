@@ -23,7 +23,7 @@ SETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff",
 PRESETS = (
     *("tcl", "maskclip", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip"),
     *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
-    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip", "itaclip"),
+    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip", "itaclip", "pearl", "floss"),
 )
 METHOD_OPTIONS = {"clearclip": {"pad": True}, "tcl": {"pad": "end", "positions": "size"}}
 NAMED = [(name, key) for name in PRESETS for key in load_protocol(name).dataset]
@@ -91,7 +91,7 @@ def test_aliases_and_versions() -> None:
 
 
 HALF = (
-    *("sclip", "naclip", "clearclip", "proxyclip", "corrclip", "trident"),
+    *("sclip", "naclip", "clearclip", "proxyclip", "corrclip", "trident", "pearl"),
     *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14"),
 )
 """Presets of papers whose released code runs in float16 on a GPU."""
@@ -185,10 +185,11 @@ FAMILY: dict[str, dict[str, tuple[int, int, int, float, float, float]]] = {
 FAMILY["resclip"] = FAMILY["naclip"]
 FAMILY["sfp"] = {**FAMILY["sc-clip"], "ade20k": (384, 224, 112, 40, 0, 0)}
 FAMILY["rf-clip"] = {**FAMILY["naclip"], "voc20": (336, 224, 112, 40, 0, 0)}
+FAMILY["pearl"] = FAMILY["naclip"]
 FAMILY["corrclip"] = {key: FAMILY["proxyclip"][key] for key in SETS}
 
 
-REFINED = {"naclip": "pamr", "rf-clip": "pamr", "trident": "sam"}
+REFINED = {"naclip": "pamr", "rf-clip": "pamr", "trident": "sam", "pearl": "pearl"}
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -205,6 +206,20 @@ def test_settings_of_the_mmseg_family(name: str) -> None:
         assert found.average == ("probability" if name == "tcl" else "score")
         assert (found.refine, found.refine_steps) == (REFINED.get(name, "none"), 10)
         assert found.method_options == METHOD_OPTIONS.get(name, {})
+
+
+def test_floss_is_naclip_with_another_scale_and_no_refinement() -> None:
+    floss, naclip = load_protocol("floss"), load_protocol("naclip")
+    assert set(floss.dataset) == {"voc20", "context59", "coco_stuff", "cityscapes", "ade20k"}
+    for key in floss.dataset:
+        assert floss.setting(key) == naclip.setting(key).model_copy(update={"refine": "none", "logit_scale": 100.0})
+
+
+@pytest.mark.parametrize("key", SETS)
+def test_constants_inside_pearl(key: str) -> None:
+    found = load_protocol("pearl").setting(key)
+    assert found.options_of == ({"pearl": {"alpha": 0.3}} if key in ("cityscapes", "ade20k") else {})
+    assert found.refine_grid == (224 if key == "cityscapes" else 80)
 
 
 TRIDENT = {  # window, stride, cosine factor, negative cosines kept, threshold of the refinement
@@ -451,6 +466,7 @@ LISTS = {  # the list of each paper on SETS; the background words of CLIPer's li
     "resclip": ("sclip",) * 8,
     "sfp": ("sclip",) * 8,
     "rf-clip": ("sclip",) * 8,
+    "pearl": ("sclip",) * 8,
     "corrclip": ("corrclip",) * 8,
     "clearclip": ("clearclip", "clearclip", "sclip", "sclip", "clearclip", "sclip", "sclip", "sclip"),
     "proxyclip": ("proxyclip", "proxyclip", "sclip", "sclip", "proxyclip", "sclip", "sclip", "sclip"),
