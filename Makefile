@@ -8,7 +8,7 @@ ROOMS := methods datasets harness
 TYPES := $(VENV)/types/ovss
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow lint format regress leaderboard benchmarks clean
+.PHONY: help setup bench test test-slow test-all lint format regress leaderboard benchmarks clean
 
 help:  ## what you can do here
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: $(READY)  ## all tests but the slow ones
 
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/pytest -n 2 -m slow
+
+test-all: $(READY)  ## all tests in one go: imports, collection and the last minute are paid once
+	$(BIN)/pytest -n 2 --dist worksteal --durations=20
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
