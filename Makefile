@@ -8,7 +8,7 @@ ROOMS := methods datasets harness
 TYPES := $(VENV)/types/ovss
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow lint format regress leaderboard benchmarks costs clean
+.PHONY: help setup bench test test-slow test-cluster lint format regress leaderboard benchmarks costs clean
 
 help:  ## what you can do here
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,10 +26,13 @@ bench: $(READY)  ## run MaskCLIP on the embedded data set, print the table, writ
 	$(BIN)/bench run --method maskclip --dataset shapes --picture results/overlay.png
 
 test: $(READY)  ## all tests but the slow ones
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --durations=10
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not cluster" --durations=10
 
 test-slow: $(READY)  ## the slow tests
 	$(BIN)/pytest -n 2 -m slow
+
+test-cluster: $(READY)  ## a run on a real SLURM and on Ray, where they are installed
+	$(BIN)/pytest -m cluster --timeout 1800
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from ...datasets.invalid import explain
 from ...methods import Backbone, UserError, create_method, find_method, list_methods, load_backbone
 from ...methods.models.backbone import TINY_CLIP
 from ..protocol.protocol import Protocol, load_protocol
-from ..runs.evaluation import evaluate
+from ..runs.evaluation import evaluate_together
 from ..runs.provenance import environment
 from ..runs.storing import store
 
@@ -98,13 +98,12 @@ def measure(case: Case, folder: Path, backbone: Backbone, advance: Callable[[int
     """Summed counts of every offline-capable method on a case."""
     data, protocol = case.open(folder)
     setting = protocol.setting(data.record.key)
+    methods = {n: create_method(n, backbone=backbone, **setting.options_for(n)) for n in offline_methods()}
     found = {}
-    for name in offline_methods():
-        method = create_method(name, backbone=backbone, **setting.options_for(name))
-        result = evaluate(method, data, protocol, limit=case.limit)
+    for name, result in evaluate_together(methods, data, protocol, case.limit).items():
         total = result.counts.total()
         found[name] = {"miou": result.miou, **{k: getattr(total, k).tolist() for k in _COUNTS}}
-        advance(1)
+    advance(len(methods))
     return found
 
 

@@ -1,14 +1,18 @@
-"""evaluate: score a method in memory, without a run folder."""
+"""evaluate: score a method in memory, without a run folder, or several in one pass."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from ...datasets import Dataset
+from ...datasets import Dataset, Sample
 from ...methods import Method
+from ...methods.core.picture import Memo
 from ..metrics.counts import Counts
 from ..metrics.of_confusion import SparseConfusion
 from ..metrics.result import EvalResult
 from ..protocol.protocol import Protocol
+from .photo import Photo
 from .pipeline import Clock, Pipeline
+from .scored import Scored
 from .sources import load_any, open_any
 
 
@@ -36,17 +40,39 @@ def evaluate(
         raise ValueError(f"limit must be at least 1, not {limit}")
     data = open_any(dataset, data_root) if isinstance(dataset, str) else dataset
     chosen = load_any(protocol or data.record.protocol) if not isinstance(protocol, Protocol) else protocol
-    setting = chosen.setting(data.record.key)
-    pipeline = Pipeline(method, setting, data.record, boundary, confusion)
+    return evaluate_together({"": method}, data, chosen, limit, boundary, confusion)[""]
+
+
+def evaluate_together(
+    methods: Mapping[str, Method],
+    data: Dataset,
+    protocol: Protocol,
+    limit: int | None = None,
+    boundary: bool = False,
+    confusion: bool = False,
+) -> dict[str, EvalResult]:
+    """The same for several methods, by name, in one pass: what they have in common is computed once for each image."""
+    setting = protocol.setting(data.record.key)
+    pipelines = {name: Pipeline(m, setting, data.record, boundary, confusion) for name, m in methods.items()}
     ids = data.ids[:limit]
-    scored = [pipeline.score(data.load(i), Clock()) for i in ids]
-    return EvalResult(
-        record=data.record,
-        ids=ids,
-        counts=Counts.stack([s.counts for s in scored]),
-        clusters=data.clusters(ids),
-        planned=data.planned,
-        averaging=setting.averaging,
-        boundary=Counts.stack([s.boundary for s in scored if s.boundary]) if boundary else None,
-        confusion=SparseConfusion.stack([s.confusion for s in scored if s.confusion]) if confusion else None,
-    )
+    images = [_score_all(pipelines, data.load(i)) for i in ids]
+    found = {}
+    for name in methods:
+        scored = [image[name] for image in images]
+        found[name] = EvalResult(
+            record=data.record,
+            ids=ids,
+            counts=Counts.stack([s.counts for s in scored]),
+            clusters=data.clusters(ids),
+            planned=data.planned,
+            averaging=setting.averaging,
+            boundary=Counts.stack([s.boundary for s in scored if s.boundary]) if boundary else None,
+            confusion=SparseConfusion.stack([s.confusion for s in scored if s.confusion]) if confusion else None,
+        )
+    return found
+
+
+def _score_all(pipelines: Mapping[str, Pipeline], sample: Sample) -> dict[str, Scored]:
+    with Memo() as memo:
+        photo = Photo(sample.image, sample.id, memo)
+        return {name: p.compare(p.predict(photo, Clock()), sample, Clock()) for name, p in pipelines.items()}

@@ -223,7 +223,6 @@ class Pipeline:
             scores = stretched(scores, size)
         elif self.setting.upsample == "labels":
             return Decision(scores, size, rule, None, on_grid=True, then=self._then(seen, None, clock))
-        pixels = seen.pixels.to(scores.scores.device)
         refine = clock.time("refine", lambda: self._refiner(pixels, size, clock))
         maps = ClassMaps(scores, size, rule, refine)
         return Decision(scores, size, rule, refine, on_grid=False, then=self._then(seen, maps, clock))

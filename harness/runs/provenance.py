@@ -6,9 +6,13 @@ import resource
 import subprocess
 import sys
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError, packages_distributions
 from pathlib import Path
 from typing import Any
+
+version = lru_cache(metadata.version)
+"""What is installed stays while a process lives, and every run asks for all of it three times."""
 
 _ROOMS = Path(__file__).resolve().parents[2]
 _DECIDING = ("methods", "datasets", "harness/protocol", "harness/decoding", "harness/metrics", "harness/runs")

@@ -29,12 +29,9 @@ from ovss.methods.maskclip import MaskCLIP
 class Probe(MaskCLIP):
     # MaskCLIP that writes down, from inside a run, whose `datasets` an import finds.
     def score_windows(self, seen, words):
-        try:
-            import datasets
-            found = {"file": datasets.__file__, "version": datasets.__version__}
-        except ModuleNotFoundError:
-            found = None
+        import datasets
         import ovss.datasets
+        found = {"file": datasets.__file__, "version": datasets.__version__}
         with open(os.environ["PROBE_OUT"], "w") as file:
             json.dump({"datasets": found, "ours": ovss.datasets.__file__, "path": sys.path}, file)
         return super().score_windows(seen, words)
@@ -143,43 +140,41 @@ def test_metadata(wheel: Path) -> None:
     assert size < 6_500_000
 
 
-def test_run_from_an_empty_folder(clean: Path, probe: Path, console: Callable[..., Any], tmp_path: Path) -> None:
-    """The run is that of the wheel, and there is no ``datasets`` at all unless the library is installed."""
-    command = ("run", "--method", "datasets_probe:Probe", "--dataset", "shapes", "--limit", "4", "--json")
-    out = tmp_path / "probe.json"
-    found = console(*command, script=clean / "bench", PYTHONPATH=str(probe), PROBE_OUT=str(out)).json()
-    assert found["images"] == 4 and found["miou"] > 5
-    assert (tmp_path / found["run_dir"]).is_dir() and "+dirty" not in found["code_version"]
-    seen = json.loads(out.read_text())
-    assert Path(seen["ours"]).is_relative_to(clean.parent)
-    assert str(ROOT) not in seen["path"]
-    if HF_IS_INSTALLED:
-        assert Path(seen["datasets"]["file"]).is_relative_to(PARENT_SITE)
-    else:
-        assert seen["datasets"] is None
-
-
 def test_datasets_is_not_importable_from_the_wheel(clean: Path, tmp_path: Path) -> None:
     code = "import ovss.datasets, importlib.util; print(importlib.util.find_spec('datasets'))"
     found = quiet(clean / "python", "-c", code, cwd=tmp_path).stdout.strip()
     assert (found == "None") != HF_IS_INSTALLED and str(clean.parent) not in found
 
 
-@pytest.mark.parametrize("where", ["wheel", "checkout"])
+def run_with_the_probe(
+    console: Callable[..., Any], probe: Path, fake: Path, out: Path, *limit: str, **how: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What ``bench run`` says, and what the probe saw from inside of it."""
+    command = ("run", "-m", "datasets_probe:Probe", "-d", "shapes", "--json", "--results", str(out / "results"), *limit)
+    path = os.pathsep.join([str(probe), str(fake)])
+    found = console(*command, **how, PYTHONPATH=path, PROBE_OUT=str(out / "probe.json")).json()
+    seen = json.loads((out / "probe.json").read_text())
+    assert seen["datasets"] == {"file": str(fake / "datasets" / "__init__.py"), "version": "99.1.0"}
+    return found, seen
+
+
+def test_the_wheel_runs_where_nothing_is_but_a_folder_of_that_name(
+    clean: Path, probe: Path, fake: Path, console: Callable[..., Any], tmp_path: Path
+) -> None:
+    """As in the root of a checkout: the run is that of the wheel, and the library of the name is found."""
+    (here := tmp_path / "here").mkdir()
+    shutil.copytree(ROOT / "datasets", here / "datasets")
+    found, seen = run_with_the_probe(console, probe, fake, tmp_path, "--limit", "4", cwd=here, script=clean / "bench")
+    assert found["images"] == 4 and found["miou"] > 5
+    assert (tmp_path / found["run_dir"]).is_dir() and "+dirty" not in found["code_version"]
+    assert Path(seen["ours"]).is_relative_to(clean.parent)
+    assert str(ROOT) not in seen["path"]
+
+
 def test_the_library_of_the_name_is_found_even_in_the_checkout(
-    clean: Path, probe: Path, fake: Path, console: Callable[..., Any], tmp_path: Path, where: str
+    probe: Path, fake: Path, console: Callable[..., Any], tmp_path: Path
 ) -> None:
     """With the root of the checkout as working folder, where our own folder is called ``datasets`` too."""
-    out = tmp_path / "probe.json"
-    ended = console(
-        *("run", "-m", "datasets_probe:Probe", "-d", "shapes", "--limit", "1", "--json"),
-        *("--results", str(tmp_path / "results")),
-        cwd=ROOT,
-        **({"script": clean / "bench"} if where == "wheel" else {}),
-        PYTHONPATH=os.pathsep.join([str(probe), str(fake)]),
-        PROBE_OUT=str(out),
-    )
-    assert ended.json()["images"] == 1
-    seen = json.loads(out.read_text())
-    assert seen["datasets"] == {"file": str(fake / "datasets" / "__init__.py"), "version": "99.1.0"}
-    assert Path(seen["ours"]).is_relative_to(clean.parent if where == "wheel" else ROOT)
+    found, seen = run_with_the_probe(console, probe, fake, tmp_path, "--limit", "1", cwd=ROOT)
+    assert found["images"] == 1
+    assert Path(seen["ours"]).is_relative_to(ROOT)

@@ -1,5 +1,6 @@
-"""Random weights for the parts that some methods have beside CLIP."""
+"""Random weights for the parts that some methods have beside CLIP, made once: methods do not write to them."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,6 +36,21 @@ class AnyExperts(Experts):
         return tuple((some[c % len(some)],) for c in range(len(vocabulary.classes)))
 
 
+_OWN_WEIGHTS = {
+    "ovseg": random_ovseg,
+    "tcl": cache(random_tcl),
+    "groupvit": cache(groupvit_parts),
+    "segclip": cache(segclip_parts),
+}
+_s4_weights = cache(random_s4_weights)
+_sam = cache(random_sam)
+
+
+@cache
+def _dino(width: int, depth: int, patch: int) -> Dino:
+    return Dino(random_state(width, depth, patch, 4))
+
+
 def make_with_random_parts(name: str, backbone: Backbone, **options: Any) -> Method:
     """A listed method without a checkpoint; ``backbone`` goes to those that take one."""
     taken = backbone if find_method(name).info.backbone else None
@@ -47,17 +63,16 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
     """
     visual = backbone.model.visual
     width, patch = visual.conv1.out_channels, visual.conv1.kernel_size[0]
-    own = {"ovseg": random_ovseg, "tcl": random_tcl, "groupvit": groupvit_parts, "segclip": segclip_parts}
     if name == "clip-s4-like":
-        return {"encoder": random_s4_weights(visual.proj.shape[1])}
+        return {"encoder": _s4_weights(visual.proj.shape[1])}
     if name == "ovseg-tf":
         return {"scale": 2000.0, "min_size": 2000}  # few superpixels: fast
     if name == "rf-clip":
         return {"sink_channels": f"1,{width // 2},{width - 1}"}
     if name == "floss":
         return {"experts": AnyExperts.model_construct(**EXPERTS)}
-    if name in own:
-        return {"weights": own[name]()}
+    if name in _OWN_WEIGHTS:
+        return {"weights": _OWN_WEIGHTS[name]()}
     if name == "clip-dinoiser":
         generator = torch.Generator().manual_seed(0)
         shapes = {
@@ -68,12 +83,11 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
         }
         return {"heads": heads_of({k: torch.randn(*s, generator=generator) for k, s in shapes.items()}, "random")}
     if name in ("dino-pool", "proxyclip"):
-        return {"dino": Dino(random_state(64, 2, patch, 4))}
+        return {"dino": _dino(64, 2, patch)}
     if name == "trident":
-        return {"dino": Dino(random_state(64, 2, patch, 4)), "sam": random_sam()}
+        return {"dino": _dino(64, 2, patch), "sam": _sam()}
     if name == "corrclip":
-        return {"dino": Dino(random_state(64, 2, 8, 4)), "proposer": "felzenszwalb", "min_size": 1000}
+        return {"dino": _dino(64, 2, 8), "proposer": "felzenszwalb", "min_size": 1000}
     if name == "clip-diy":
-        small = Dino(random_state(384, 1, 8, 4))
-        return {"found": Found(small, torch.ones(1, 384, 1, 1) / 20, torch.zeros(1))}
+        return {"found": Found(_dino(384, 1, 8), torch.ones(1, 384, 1, 1) / 20, torch.zeros(1))}
     return {}

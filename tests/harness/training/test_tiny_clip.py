@@ -4,7 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import pytest
 import torch
 
 from ovss.harness.training.tiny_clip import Trainer, train
@@ -23,9 +22,9 @@ def test_bpe_makes_every_word_one_token(tmp_path: Path) -> None:
     assert len(tokenizer.encode("starfish")) > 1
 
 
-@pytest.mark.timeout(120)
 def test_short_training_is_repeatable(tmp_path: Path) -> None:
-    stages = tuple(dataclasses.replace(s, scenes=40, samples=40, batch=16) for s in SHIPPED.stages)
+    crops, scenes = (dataclasses.replace(s, scenes=8, samples=4, batch=4) for s in SHIPPED.stages)
+    stages = (dataclasses.replace(crops, samples=8), scenes)  # two steps and one: a step of Muon is slow on a CPU
     recipe = dataclasses.replace(SHIPPED, stages=stages)
     records: list[dict[str, object]] = []
     first = train(tmp_path / "a", recipe, workers=1, report=records.append)

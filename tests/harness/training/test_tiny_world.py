@@ -7,27 +7,26 @@ from functools import cache
 
 import pytest
 
-from ovss.datasets import Dataset, open_dataset
-from ovss.harness import EvalResult, evaluate
+from ovss.datasets import open_dataset
+from ovss.harness import EvalResult, load_protocol
 from ovss.harness.metrics.bootstrap import paired_difference
 from ovss.harness.report.ceiling import grid_ceiling
-from ovss.methods import create_method
+from ovss.harness.runs.evaluation import evaluate_together
+from ovss.methods import create_method, load_backbone
 
 REPAIRED = ("maskclip", "maskclip-value", "sclip", "clearclip", "naclip")
 
 
 @cache
-def scenes() -> Dataset:
-    """Drawn once for all methods: that takes as long as a model."""
-    data = open_dataset("shapes")
-    drawn = cache(data.load)
-    data.load = lambda image_id, once=None: drawn(image_id)  # type: ignore[method-assign]
-    return data
+def results() -> dict[str, EvalResult]:
+    """One pass for all methods."""
+    backbone = load_backbone("tiny-clip")
+    methods = {name: create_method(name, backbone=backbone) for name in ("clip", *REPAIRED)}
+    return evaluate_together(methods, open_dataset("shapes"), load_protocol("tiny"))
 
 
-@cache
 def result(method: str) -> EvalResult:
-    return evaluate(create_method(method, backbone="tiny-clip"), scenes())
+    return results()[method]
 
 
 @pytest.mark.parametrize("method", REPAIRED)
