@@ -8,7 +8,7 @@ ROOMS := methods datasets harness
 TYPES := $(VENV)/types/ovss
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow test-cluster lint format regress leaderboard benchmarks costs clean
+.PHONY: help setup bench test test-slow test-cluster vectors lint format regress leaderboard benchmarks costs clean
 
 help:  ## what you can do here
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ test-slow: $(READY)  ## the slow tests
 
 test-cluster: $(READY)  ## a run on a real SLURM and on Ray, where they are installed
 	$(BIN)/pytest -m cluster --timeout 1800
+
+vectors: $(READY)  ## compare all methods with the original programs' vectors, and write the table in docs/compatibility.md
+	$(BIN)/python tests/methods/vector_table.py
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
