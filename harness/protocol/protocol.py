@@ -104,7 +104,7 @@ class Setting(BaseModel):
     )
     refine_steps: Steps = Field(default=10, description="More steps smooth more (PAMR)")
     refine_grid: Side = Field(
-        default=80, description="Cells a side, about: a finer grid follows edges and lets scores flow less far (pearl)"
+        default=80, description="Cells a side, about: scores flow less far on a finer one (pearl)"
     )
     refine_threshold: float = Field(
         default=0.1, ge=0, lt=1, description="Attention below this share of its column's maximum is dropped (diffusion)"
@@ -135,14 +135,12 @@ class Setting(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _refinement_fits(self) -> "Setting":
+    def _labels_are_not_refined(self) -> "Setting":
         if self.upsample == "labels" and self.refine != "none":
             raise ValueError(
                 f"upsample = 'labels' decides classes on the grid, refine = {self.refine!r} works on scores at full "
                 "size: set refine to none, or upsample to frame"
             )
-        if self.class_scaling != "none" and self.refine == "pearl":
-            raise ValueError("class_scaling needs scores from 0 on, which refine = 'pearl' may leave: set one to none")
         return self
 
     @property
