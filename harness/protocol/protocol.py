@@ -104,7 +104,7 @@ class Setting(BaseModel):
     )
     refine_steps: Steps = Field(default=10, description="More steps smooth more (PAMR)")
     refine_grid: Side = Field(
-        default=80, description="Cells a side, about: a finer grid follows edges and lets scores flow less far (pearl)"
+        default=80, description="Cells a side, about: scores flow less far on a finer one (pearl)"
     )
     refine_threshold: float = Field(
         default=0.1,

@@ -88,10 +88,14 @@ def guide_for(setting: Setting, method: Method) -> Guide | LabelGuide | None:
 def propagation_for(setting: Setting, method: Method, words: Words) -> Propagation | None:
     """What ``refine = "pearl"`` does to scores of the words; None for a protocol without it.
 
-    Raises ``UserError`` for a method without an embedding of each text that it scores.
+    Raises ``UserError`` for a method without an embedding of each text that it scores, and for scaled classes.
     """
     if setting.refine != "pearl":
         return None
+    if setting.class_scaling != "none":
+        raise UserError(
+            "class_scaling needs scores from 0 on, which refine = 'pearl' may leave: set one of them to none"
+        )
     texts = words.unit_texts
     if texts is None or len(texts) != len(words.query_to_class):
         raise UserError(

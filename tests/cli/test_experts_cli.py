@@ -41,7 +41,7 @@ def test_choosing_and_running(bench: Bench, things: str) -> None:
 
 
 def test_entropies_add_up_over_images(bench: Bench, things: str) -> None:
-    """Two images at once are the pixel-weighted mean of each; --count moves nothing but the choice."""
+    """Counts grow with the images; entropies do not depend on --count, only the choice does."""
     command = ("experts", "-m", "maskclip", "-d", things, *TINY, "--json")
     both = bench(*command, "--limit", "2").json()
     fewer = bench(*command, "--limit", "2", "--count", "1").json()

@@ -70,7 +70,7 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
     if name == "rf-clip":
         return {"sink_channels": f"1,{width // 2},{width - 1}"}
     if name == "floss":
-        return {"experts": AnyExperts.model_construct(**EXPERTS)}
+        return {"experts": AnyExperts.model_construct(**EXPERTS), "fusion": "patches"}  # 847 classes in time
     if name in _OWN_WEIGHTS:
         return {"weights": _OWN_WEIGHTS[name]()}
     if name == "clip-dinoiser":
