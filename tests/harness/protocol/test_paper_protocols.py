@@ -12,6 +12,7 @@ from ovss.datasets import DatasetRecord
 from ovss.harness.protocol.protocol import Protocol, Setting, load_protocol
 from ovss.harness.protocol.words import vocabulary_for
 from ovss.methods.core.vocabulary import load_templates
+from ovss.methods.corrclip import CorrCLIPOptions
 from ovss.methods.itaclip import ITACLIPOptions
 from ovss.methods.resclip import ResCLIPOptions
 from ovss.methods.rf_clip import RFCLIPOptions
@@ -182,6 +183,7 @@ FAMILY: dict[str, dict[str, tuple[int, int, int, float, float, float]]] = {
         "ade20k": (336, 224, 112, 40, 0, 0),
     },
 }
+POINTS = {"points_per_side": 32, "least_iou": 0.7, "least_stability": 0.7}
 FAMILY["resclip"] = FAMILY["naclip"]
 FAMILY["sfp"] = {**FAMILY["sc-clip"], "ade20k": (384, 224, 112, 40, 0, 0)}
 FAMILY["rf-clip"] = {**FAMILY["naclip"], "voc20": (336, 224, 112, 40, 0, 0)}
@@ -285,6 +287,18 @@ def test_constants_inside_rf_clip(key: str) -> None:
     found = RFCLIPOptions(**load_protocol("rf-clip").setting(key).options_of["rf-clip"])
     assert (found.overall_weight, found.image_weight, found.text_distance, found.overall) == RF_CLIP[key]
     assert load_protocol("rf-clip").setting("camvid").options_for("rf-clip") == {}
+
+
+@pytest.mark.parametrize("key", [*SETS, "camvid"])
+def test_corrclip_s_regions_vote_and_its_options_are_options(key: str) -> None:
+    found = load_protocol("corrclip").setting(key)
+    given = CorrCLIPOptions(**found.options_for("corrclip"))
+    assert (given.proposer, given.of_proposer) == ("sam2", {**POINTS, "multimask": False})
+    assert found.region_vote == "method" and load_protocol("proxyclip").setting(key).region_vote == "none"
+    bare = load_protocol("corrclip").changed(region_vote="none", options_of={})
+    assert bare.setting("coco_stuff").hash != found.hash
+    other = load_protocol("corrclip").changed(options_of={"corrclip": {"proposer": "eomt"}}).setting(key)
+    assert CorrCLIPOptions(**other.options_for("corrclip")).of_proposer == {}
 
 
 def test_background_rules_of_tcl_and_clip_dinoiser() -> None:
