@@ -29,10 +29,8 @@ def list_runs_command(results: Path, as_json: bool) -> None:
     for run in runs:
         if run.problem:
             print_line(f"{run.name}: {run.problem}")
-    print_line(
-        f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {bytes_text(sum(run.size_bytes for run in runs))}; "
-        "weights, device, code: --json"
-    )
+    count, size = f"{len(runs)} run{'' if len(runs) == 1 else 's'}", bytes_text(sum(run.size_bytes for run in runs))
+    print_line(f"{count}, {size}; weights, device, code: --json")
 
 
 def _row(run: ListedRun) -> tuple[str, ...]:

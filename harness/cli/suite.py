@@ -93,9 +93,9 @@ def _in_all(plan: SuitePlan) -> list[str]:
     time = f"about {lasting(sum(known))} on {plan.asked.device}" if known else "time unknown"
     unsure = f" without {_counted(left, 'run')} whose time no earlier run tells" if left and known else ""
     place = next(p for p in (plan.asked.results, *plan.asked.results.absolute().parents) if p.exists())
+    passes = _counted(len(plan.passes), "pass", "es")
     return [
-        f"{_counted(len(runs), 'run')} in {_counted(len(plan.passes), 'pass', 'es')} over the images, {images} images "
-        f"in all; {time}{unsure}",
+        f"{_counted(len(runs), 'run')} in {passes} over the images, {images} images in all; {time}{unsure}",
         f"at most {bytes_text(sum(run.most_bytes for run in runs))} in {plan.asked.results}, "
         f"{bytes_text(disk_usage(place).free)} are free there",
     ]

@@ -51,7 +51,8 @@ def find_litter(results: Path) -> list[Litter]:
     """Temporary files, parts that were set aside as damaged, and superseded runs.
 
     A run is superseded by one of the same words that was finished later over no fewer images, when only code and
-    weights differ, and the code is not the one that runs now.  Imported runs neither supersede nor are superseded.
+    weights differ.  What the code that runs now made with the same weights is not: the same words may lead to it still.
+    Imported runs neither supersede nor are superseded.
     """
     idle = [folder for folder in run_folders(results) if not is_at_work(folder)]
     return [*_temporaries(results, idle), *_damaged_parts(idle), *_superseded(all_runs(results), set(idle))]
@@ -129,13 +130,16 @@ def _superseded(runs: Sequence[ListedRun], idle: set[Path]) -> list[Litter]:
     found = []
     for run in own:
         by = later.get(_words(run))
-        if run.folder in idle and run.older_code and by is not None and _supersedes(by, run):
+        if run.folder in idle and by is not None and _supersedes(by, run):
             found.append(Litter("superseded run", run.folder, run.size_bytes, f"by {by.name}", run.done))
     return found
 
 
 def _supersedes(later: ListedRun, earlier: ListedRun) -> bool:
-    return later.folder != earlier.folder and later.date > earlier.date and later.done >= earlier.done
+    assert later.plan is not None and earlier.plan is not None
+    other_weights = later.plan.identity["method"] != earlier.plan.identity["method"]
+    newer = later.folder != earlier.folder and later.date > earlier.date and later.done >= earlier.done
+    return newer and (earlier.older_code or other_weights)
 
 
 def _words(run: ListedRun) -> str:

@@ -54,8 +54,12 @@ def test_a_run_of_older_code_goes_when_a_newer_one_has_its_words(made: Run, tmp_
 
 @pytest.mark.parametrize(
     "changes",
-    [{"identity": {**OLDER_CODE, "method": {"weights": {"sha256": "other"}}}}, {"merged": False}],
-    ids=["other weights too", "never merged"],
+    [
+        {"identity": {**OLDER_CODE, "method": {"weights": {"sha256": "other"}}}},
+        {"identity": {"method": {"weights": {"sha256": "other"}}}},
+        {"merged": False},
+    ],
+    ids=["other weights too", "other weights alone", "never merged"],
 )
 def test_what_is_superseded_as_well(made: Run, tmp_path: Path, changes: dict[str, Any]) -> None:
     earlier(made, tmp_path, **changes)
@@ -72,7 +76,7 @@ def test_what_is_superseded_as_well(made: Run, tmp_path: Path, changes: dict[str
         ({"spec": {"weights": "/a.safetensors"}}, {"spec": {"weights": "/b.safetensors"}}),
         ({"identity": {**OLDER_CODE, "boundary": True}}, {}),
         ({"identity": {**OLDER_CODE, "vocabulary_hash": "other"}}, {}),
-        ({"identity": {"method": {"weights": "other"}}}, {}),
+        ({"identity": {}}, {"identity": OLDER_CODE}),
         ({"stamp": {"written": NEW}}, {"stamp": {"written": OLD}}),
     ],
     ids=[
