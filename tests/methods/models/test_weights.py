@@ -19,7 +19,7 @@ from ovss.methods.models.weights import (
     list_weights,
     locate,
 )
-from ovss.methods.refine.names import DiffusionName, SimilarityName
+from ovss.methods.refine.names import DiffusionName, LabelGuideName, SimilarityName
 
 ROOT = Path(__file__).resolve().parents[3]
 CONTENT = b"test content\n"
@@ -62,7 +62,7 @@ def put_in_hub(cache: Path, repository: str, name: str, content: bytes = CONTENT
 def test_every_method_named_in_the_catalogue_exists_or_is_announced() -> None:
     named = {method for entry in list_weights().values() for method in entry.used_by}
     built_in, coming = set(list_methods(plugins=False)), set(coming_methods())
-    guides = {*get_args(DiffusionName), *get_args(SimilarityName)} - {"tiny-sd"}
+    guides = {*get_args(DiffusionName), *get_args(SimilarityName), *get_args(LabelGuideName)} - {"tiny-sd"}
     assert guides <= named
     assert named - guides <= built_in | coming, "misspelt, or missing in `coming` of weights.toml"
     assert not coming & built_in, "these methods exist now: take them out of `coming` of weights.toml"
