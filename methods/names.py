@@ -22,6 +22,8 @@ _BUILT_IN = {
     "sc-clip": ".sc_clip:SCCLIP",
     "sfp": ".sfp:SFP",
     "rf-clip": ".rf_clip:RFCLIP",
+    "lposs": ".lposs:LPOSS",
+    "lposs-plus": ".lposs:LPOSSPlus",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",
     "clip-diy": ".clip_diy:CLIPDIY",
     "clip-dinoiser": ".clip_dinoiser:CLIPDINOiser",

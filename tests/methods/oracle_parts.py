@@ -25,15 +25,25 @@ def load_oracle(name: str) -> dict[str, Tensor]:
     return {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
 
 
-def oracle_backbone(oracle: dict[str, Tensor], layers: int = 12, statistics: Statistics = (_MEAN, _STD)) -> Backbone:
-    """A CLIP of width 128 with the vectors' image tower, and no text tower to speak of."""
-    vision = {"image_size": 224, "layers": layers, "width": 128, "head_width": 64, "patch_size": 16}
+def oracle_backbone(
+    oracle: dict[str, Tensor],
+    layers: int = 12,
+    statistics: Statistics = (_MEAN, _STD),
+    quick_gelu: bool = True,
+) -> Backbone:
+    """A CLIP with the vectors' image tower, and no text tower to speak of."""
+    width = len(oracle["clip.visual.class_embedding"])
+    vision = {"image_size": 224, "layers": layers, "width": width, "head_width": 64, "patch_size": 16}
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
-    model = open_clip.CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval()
-    weights = {k.removeprefix("clip."): t for k, t in oracle.items() if k.startswith("clip.")}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    model = open_clip.CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text, quick_gelu=quick_gelu).eval()
+    missing, unexpected = model.load_state_dict(part_of(oracle, "clip"), strict=False)
     assert not unexpected and not [name for name in missing if name.startswith("visual")]
     return Backbone(model, SimpleTokenizer(context_length=16), "tiny", "oracle", *statistics)
+
+
+def part_of(oracle: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Weights of one model of the vectors, under their released names."""
+    return {k.removeprefix(f"{name}."): t for k, t in oracle.items() if k.startswith(f"{name}.")}
 
 
 def scores_of(

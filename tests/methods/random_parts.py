@@ -47,7 +47,7 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
             "bkg_decoder.bias": (1,),
         }
         return {"heads": heads_of({k: torch.randn(*s, generator=generator) for k, s in shapes.items()}, "random")}
-    if name in ("dino-pool", "proxyclip"):
+    if name in ("dino-pool", "proxyclip", "lposs", "lposs-plus"):
         return {"dino": Dino(random_state(64, 2, patch, 4))}
     if name == "clip-diy":
         small = Dino(random_state(384, 1, 8, 4))

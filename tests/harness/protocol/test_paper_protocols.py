@@ -21,7 +21,7 @@ SETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff",
 PRESETS = (
     *("tcl", "maskclip", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip"),
     *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
-    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip"),
+    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip", "lposs"),
 )
 METHOD_OPTIONS = {"clearclip": {"pad": True}, "tcl": {"pad": "end", "positions": "size"}}
 NAMED = [(name, key) for name in PRESETS for key in load_protocol(name).dataset]
@@ -82,6 +82,7 @@ def test_aliases_and_versions() -> None:
     assert load_protocol("cliper").name == "cliper-v2"
     assert load_protocol("paper:cliper") == load_protocol("cliper-v2")
     assert load_protocol("clip-dinoiser").name == "tcl"
+    assert load_protocol("lposs-plus").name == "lposs"
     versions = {name: load_protocol(name).version for name in PRESETS}
     second = {"sclip", "naclip", "clearclip", "groupvit", "segclip", "tcl-original", "clip-diy"}
     assert {name for name, version in versions.items() if version == 2} == second
@@ -183,6 +184,7 @@ FAMILY: dict[str, dict[str, tuple[int, int, int, float, float, float]]] = {
 FAMILY["resclip"] = FAMILY["naclip"]
 FAMILY["sfp"] = {**FAMILY["sc-clip"], "ade20k": (384, 224, 112, 40, 0, 0)}
 FAMILY["rf-clip"] = {**FAMILY["naclip"], "voc20": (336, 224, 112, 40, 0, 0)}
+FAMILY["lposs"] = dict.fromkeys(SETS, (448, 224, 112, 100, 0, 0))
 FAMILY["corrclip"] = {key: FAMILY["proxyclip"][key] for key in SETS}
 
 
@@ -424,6 +426,7 @@ LISTS = {  # the list of each paper on SETS; the background words of CLIPer's li
     "clearclip": ("clearclip", "clearclip", "sclip", "sclip", "clearclip", "sclip", "sclip", "sclip"),
     "proxyclip": ("proxyclip", "proxyclip", "sclip", "sclip", "proxyclip", "sclip", "sclip", "sclip"),
     "trident": ("proxyclip", "proxyclip", "sclip", "sclip", "proxyclip", "sclip", "sclip", "sclip"),
+    "lposs": ("proxyclip", "proxyclip", "sclip", "sclip", "proxyclip", "sclip", "sclip", "sclip"),
 }
 
 
