@@ -106,7 +106,7 @@ class LPOSS(DenseClip):
 
     def encode_windows(self, windows: Windows) -> SeenValues:
         """MaskCLIP's features and DINO's values."""
-        key = ("dino last attention", self.dino, self.padding_key(windows))
+        key = ("last attention", self.dino, self.padding_key(windows))
         last = windows.once(key, lambda: self.dino.qkv(self.dino.normalise(self.padded(windows.pixels) / 255)))
         features = super().encode_windows(windows).features
         if features.shape[1:3] != last.grid:

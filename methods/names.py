@@ -22,6 +22,7 @@ _BUILT_IN = {
     "sc-clip": ".sc_clip:SCCLIP",
     "sfp": ".sfp:SFP",
     "rf-clip": ".rf_clip:RFCLIP",
+    "cass": ".cass:CASS",
     "lposs": ".lposs:LPOSS",
     "lposs-plus": ".lposs:LPOSSPlus",
     "maskclip-original": ".maskclip_original:MaskCLIPOriginal",

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import open_clip
+import torch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ovss.methods import Backbone, Picture, Vocabulary, WindowGeometry
 from ovss.methods.blocks.clip_method import ClipMethod, ClipWords
+from ovss.methods.models.dino import Dino
 
 TOLERANCE = 2e-5
 VOCABULARY = Vocabulary.from_texts([["a", "b", "c"], ["d"], ["e", "f"], ["g"]], ["0", "1", "2", "3"], ["{}"])
@@ -44,6 +46,16 @@ def oracle_backbone(
 def part_of(oracle: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """Weights of one model of the vectors, under their released names."""
     return {k.removeprefix(f"{name}."): t for k, t in oracle.items() if k.startswith(f"{name}.")}
+
+
+def oracle_dino(oracle: dict[str, Tensor]) -> Dino:
+    """The vectors' DINO, whose last block's attention alone is asked: what comes after it is 0."""
+    state = part_of(oracle, "dino")
+    first = {name.removeprefix("blocks.0."): t for name, t in state.items() if name.startswith("blocks.0.")}
+    last = max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    absent = {f"blocks.{last}.{name}": torch.zeros_like(t) for name, t in first.items()}
+    norm = {f"norm.{part}": torch.zeros_like(first["norm1.weight"]) for part in ("weight", "bias")}
+    return Dino({**absent, **norm, **state})
 
 
 def scores_of(

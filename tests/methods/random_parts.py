@@ -49,6 +49,8 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
         return {"heads": heads_of({k: torch.randn(*s, generator=generator) for k, s in shapes.items()}, "random")}
     if name in ("dino-pool", "proxyclip", "lposs", "lposs-plus"):
         return {"dino": Dino(random_state(64, 2, patch, 4))}
+    if name == "cass":
+        return {"dino": Dino(random_state(64 * visual.transformer.resblocks[-1].attn.num_heads, 2, 8, 4))}
     if name == "clip-diy":
         small = Dino(random_state(384, 1, 8, 4))
         return {"found": Found(small, torch.ones(1, 384, 1, 1) / 20, torch.zeros(1))}

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
@@ -20,7 +19,8 @@ from ovss.methods.lposs import LPOSS, LPOSSOptions, LPOSSPlus, LPOSSPlusOptions
 from ovss.methods.models import dino as dino_module
 from ovss.methods.models.dino import Dino
 
-from .oracle_parts import TOLERANCE, error, load_oracle, oracle_backbone, part_of
+from .models.test_dino import random_state
+from .oracle_parts import TOLERANCE, error, load_oracle, oracle_backbone, oracle_dino
 
 VOCABULARY = Vocabulary.from_texts([["a", "b"], ["c"], ["d"], ["e"], ["f"]], list("01234"), ["{}"])
 CASES: dict[str, dict[str, Any]] = {
@@ -44,7 +44,7 @@ def backbone(oracle: dict[str, Tensor]) -> Backbone:
 
 @pytest.fixture(scope="module")
 def dino(oracle: dict[str, Tensor]) -> Dino:
-    return Dino(part_of(oracle, "dino"))
+    return oracle_dino(oracle)
 
 
 def make(backbone: Backbone, dino: Dino, **options: Any) -> LPOSS:
@@ -165,9 +165,7 @@ def test_fewer_patches_than_neighbours(oracle: dict[str, Tensor], backbone: Back
 
 def test_dino_with_other_patches(oracle: dict[str, Tensor], backbone: Backbone) -> None:
     """Features are brought to DINO's grid, at unit length."""
-    state = part_of(oracle, "dino")
-    small = F.interpolate(state["patch_embed.proj.weight"], (8, 8), mode="bilinear")
-    method = make(backbone, Dino({**state, "patch_embed.proj.weight": small}))
+    method = make(backbone, Dino(random_state(128, 1, 8, 4)))
     picture = Picture.of(oracle["in0.image_u8"].permute(2, 0, 1))
     seen = method.encode_image(picture, WINDOWS)
     assert seen.batches[0].features.shape == (4, 10, 10, 64) and seen.graph.shape == (400, 400)

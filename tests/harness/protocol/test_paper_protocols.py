@@ -12,6 +12,7 @@ from ovss.datasets import DatasetRecord
 from ovss.harness.protocol.protocol import Protocol, Setting, load_protocol
 from ovss.harness.protocol.words import vocabulary_for
 from ovss.methods.core.vocabulary import load_templates
+from ovss.methods.cass import CASSOptions
 from ovss.methods.resclip import ResCLIPOptions
 from ovss.methods.rf_clip import RFCLIPOptions
 
@@ -21,7 +22,7 @@ SETS = ("voc21", "voc20", "context60", "context59", "coco_object", "coco_stuff",
 PRESETS = (
     *("tcl", "maskclip", "sclip", "naclip", "clearclip", "proxyclip", "trident", "sc-clip", "corrclip"),
     *("cliper-v1", "cliper-v1-l14", "cliper-v2", "cliper-v2-l14", "ovseg", "catseg", "mess", "clip-diy"),
-    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip", "lposs"),
+    *("tcl-original", "groupvit", "segclip", "resclip", "sfp", "rf-clip", "lposs", "cass"),
 )
 METHOD_OPTIONS = {"clearclip": {"pad": True}, "tcl": {"pad": "end", "positions": "size"}}
 NAMED = [(name, key) for name in PRESETS for key in load_protocol(name).dataset]
@@ -184,6 +185,7 @@ FAMILY: dict[str, dict[str, tuple[int, int, int, float, float, float]]] = {
 FAMILY["resclip"] = FAMILY["naclip"]
 FAMILY["sfp"] = {**FAMILY["sc-clip"], "ade20k": (384, 224, 112, 40, 0, 0)}
 FAMILY["rf-clip"] = {**FAMILY["naclip"], "voc20": (336, 224, 112, 40, 0, 0)}
+FAMILY["cass"] = FAMILY["rf-clip"]
 FAMILY["lposs"] = dict.fromkeys(SETS, (448, 224, 112, 100, 0, 0))
 FAMILY["corrclip"] = {key: FAMILY["proxyclip"][key] for key in SETS}
 
@@ -263,6 +265,15 @@ def test_constants_inside_rf_clip(key: str) -> None:
     found = RFCLIPOptions(**load_protocol("rf-clip").setting(key).options_of["rf-clip"])
     assert (found.overall_weight, found.image_weight, found.text_distance, found.overall) == RF_CLIP[key]
     assert load_protocol("rf-clip").setting("camvid").options_for("rf-clip") == {}
+
+
+@pytest.mark.parametrize("key", RF_CLIP)
+def test_constants_inside_cass(key: str) -> None:
+    """Those of RF-CLIP, which took them over."""
+    found = CASSOptions(**load_protocol("cass").setting(key).options_of["cass"])
+    assert (found.overall_weight, found.image_weight, found.text_distance, found.overall) == RF_CLIP[key]
+    assert found.stretch == (key not in ("voc20", "cityscapes"))
+    assert load_protocol("cass").setting("camvid").options_for("cass") == {}
 
 
 def test_background_rules_of_tcl_and_clip_dinoiser() -> None:
@@ -422,6 +433,7 @@ LISTS = {  # the list of each paper on SETS; the background words of CLIPer's li
     "resclip": ("sclip",) * 8,
     "sfp": ("sclip",) * 8,
     "rf-clip": ("sclip",) * 8,
+    "cass": ("sclip",) * 8,
     "corrclip": ("corrclip",) * 8,
     "clearclip": ("clearclip", "clearclip", "sclip", "sclip", "clearclip", "sclip", "sclip", "sclip"),
     "proxyclip": ("proxyclip", "proxyclip", "sclip", "sclip", "proxyclip", "sclip", "sclip", "sclip"),
