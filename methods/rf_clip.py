@@ -16,22 +16,19 @@ Sink channels are those of OpenAI's weights.  RF-CLIP, AAAI 2026, in the form of
 (liblacklucy/RF-CLIP, c2b333e), which its repository no longer shows.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from .blocks.clip_method import ClipWords
-from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
+from .blocks.dense_clip import LastBlock
+from .blocks.moved_texts import MovedTexts, MovedTextsOptions, SeenWithOverall
 from .blocks.patch_cosines import attention, similar, smooth
-from .blocks.text_groups import group_texts, move_texts
 from .core.errors import UserError
 from .core.info import MethodInfo
 from .core.picture import Windows
-from .core.vocabulary import Vocabulary
 from .models import vit
 from .models.backbone import Backbone
 
@@ -41,20 +38,6 @@ SINKS = {
 }
 """Published channels by width of the tower."""
 SINK_LEVEL, BLEND = 5.0, 0.4
-
-
-@dataclass(frozen=True)
-class SeenWithOverall(SeenPatches):
-    """Patches, and ``overall`` ``(B, dim)`` or ``(1, dim)`` float32: unit class tokens of the window or the image."""
-
-    overall: Tensor = field(kw_only=True)
-
-
-@dataclass(frozen=True)
-class GroupedWords(ClipWords):
-    """Texts with ``groups`` ``(Q,)`` int64, the group of each."""
-
-    groups: Tensor
 
 
 @dataclass(frozen=True)
@@ -68,21 +51,15 @@ class _Softened:
     attention: Tensor
 
 
-class RFCLIPOptions(DenseClipOptions):
-    """Options of ``RFCLIP``; the defaults of the three numbers are those of PASCAL Context."""
+class RFCLIPOptions(MovedTextsOptions):
+    """Options of ``RFCLIP``."""
 
-    overall_weight: float = Field(0.25, ge=0, le=1, description="g: share of the image's own score of a text")
-    image_weight: float = Field(0.04, ge=0, le=1, description="m: how far a text is moved to the image's patches")
-    text_distance: float = Field(0.09, ge=0, le=2, description="largest 1 - cosine between texts of one group")
-    overall: Literal["image", "window"] = Field(
-        "image", description="what a is the score of: the whole image (published), or each window (on Cityscapes)"
-    )
     sink_channels: str | None = Field(
         None, description="channels joined by commas; without it the published ones of towers 768 or 1024 wide"
     )
 
 
-class RFCLIP(DenseClip):
+class RFCLIP(MovedTexts):
     """See the module docstring for the equation."""
 
     info = MethodInfo(
@@ -92,6 +69,7 @@ class RFCLIP(DenseClip):
         offline=False,
     )
     last_block = LastBlock(("kk",), residual=False, ffn=False)
+    linkage = "complete"
     options: RFCLIPOptions
 
     def __init__(
@@ -104,35 +82,14 @@ class RFCLIP(DenseClip):
         super().__init__(backbone, options, device, dtype)
         self.sinks = _sinks(self.options.sink_channels, len(self.tower.class_token))
 
-    @property
-    def sees_whole_image(self) -> bool:
-        """See ``Method.sees_whole_image``."""
-        return self.options.overall == "image"
-
-    def encode_text(self, vocabulary: Vocabulary) -> GroupedWords:
-        """Texts and their groups."""
-        return self.grouped(super().encode_text(vocabulary))
-
-    def grouped(self, words: ClipWords) -> GroupedWords:
-        """``words`` with the groups of their texts."""
-        return GroupedWords(words.vocabulary, words.text, group_texts(words.text, self.options.text_distance))
-
     def encode_windows(self, windows: Windows) -> SeenWithOverall:
         """Patch features of windows, and class tokens."""
         seen, grid = self._run(windows.pixels)
         s = similar(seen.mean[:, 1:])
         z = self._branch(s, seen.before, seen.attention) + self._branch(s, seen.mean, seen.attention)
         features = F.normalize(vit.project(self.tower, z / 2), dim=-1).unflatten(1, grid)
-        return SeenWithOverall(features, overall=self._overall(windows, seen))
-
-    def score_windows(self, seen: SeenPatches, words: ClipWords) -> Tensor:
-        """See ``DenseClip.score_windows``; with moved texts and the image's own scores."""
-        assert isinstance(seen, SeenWithOverall) and isinstance(words, GroupedWords)
-        features, g = seen.features.flatten(1, 2), self.options.overall_weight
-        overall = (seen.overall @ words.text.T).expand(len(features), -1)
-        moved = move_texts(words.text, words.groups, overall, features, self.options.image_weight)
-        scores = (1 - g) * features @ moved.mT + g * overall[:, None]
-        return scores.transpose(1, 2).unflatten(2, seen.features.shape[1:3])
+        overall = self.overall_of(windows, self._class_token(seen), self._image_token)
+        return SeenWithOverall(features, overall=overall)
 
     def _run(self, pixels: Tensor) -> tuple[_Softened, tuple[int, int]]:
         """The softened trunk of windows ``(B, 3, H, W)`` uint8, and the patch grid."""
@@ -157,12 +114,9 @@ class RFCLIP(DenseClip):
         mixing = (looks + attention(k, k)) / len(self.tower.blocks)
         return vit.project_out(block, vit.merge_heads(mixing[..., 1:, 1:].to(v.dtype) @ v[:, :, 1:]))
 
-    def _overall(self, windows: Windows, seen: _Softened) -> Tensor:
-        if self.options.overall == "window" or windows.pixels.shape[2:] == windows.picture.size:
-            return self._class_token(seen)
-        whole = Windows(windows.picture.pixels[None], windows.picture)
+    def _image_token(self, whole: Windows) -> Tensor:
         key = ("softened class token", *self._trunk_key(whole), self.sinks)
-        return windows.picture.once(key, lambda: self._class_token(self._run(whole.pixels)[0]))
+        return whole.once(key, lambda: self._class_token(self._run(whole.pixels)[0]))
 
     def _class_token(self, seen: _Softened) -> Tensor:
         return F.normalize(vit.project(self.tower, seen.last[:, :1])[:, 0], dim=-1)

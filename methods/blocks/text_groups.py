@@ -1,16 +1,19 @@
 """Queries that mean about the same, and moving one of each group towards what the image shows."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Linkage = Literal["complete", "ward"]
 
-def group_texts(text: Tensor, distance: float) -> Tensor:
-    """Group of each query, ``(Q,)`` int64, by complete linkage on ``1 - cosine`` of unit ``text`` ``(Q, dim)``.
 
-    No two queries of a group are further apart than ``distance``.
+def group_texts(text: Tensor, distance: float, linkage: Linkage = "complete") -> Tensor:
+    """Group of each query, ``(Q,)`` int64, by linkage on ``1 - cosine`` of unit ``text`` ``(Q, dim)``.
+
+    With "complete" no two queries of a group are further apart than ``distance``; with "ward" that is compared with
+    Ward's distance of groups, as if ``1 - cosine`` were Euclidean.
     """
     if len(text) == 1:
         return torch.zeros(1, dtype=torch.int64, device=text.device)
@@ -18,7 +21,7 @@ def group_texts(text: Tensor, distance: float) -> Tensor:
     unit = text.double().cpu()
     rows, columns = torch.triu_indices(len(text), len(text), 1)
     apart = (1 - unit @ unit.T)[rows, columns].clamp(min=0)
-    labels = hierarchy.fcluster(hierarchy.linkage(apart.numpy(), "complete"), distance, "distance")
+    labels = hierarchy.fcluster(hierarchy.linkage(apart.numpy(), linkage), distance, "distance")
     return torch.from_numpy(labels.astype("int64") - 1).to(text.device)
 
 

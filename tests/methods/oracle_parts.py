@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 
 import open_clip
+import torch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ovss.methods import Backbone, Picture, Vocabulary, WindowGeometry
 from ovss.methods.blocks.clip_method import ClipMethod, ClipWords
+from ovss.methods.models.dino import Dino
 
 TOLERANCE = 2e-5
 VOCABULARY = Vocabulary.from_texts([["a", "b", "c"], ["d"], ["e", "f"], ["g"]], ["0", "1", "2", "3"], ["{}"])
@@ -33,16 +35,34 @@ def load_oracle(name: str) -> dict[str, Tensor]:
 
 
 def oracle_backbone(
-    oracle: dict[str, Tensor], layers: int = 12, statistics: Statistics = (_MEAN, _STD), width: int = 128
+    oracle: dict[str, Tensor],
+    layers: int = 12,
+    statistics: Statistics = (_MEAN, _STD),
+    quick_gelu: bool = True,
 ) -> Backbone:
     """A CLIP with the vectors' image tower, and no text tower to speak of."""
+    width = len(oracle["clip.visual.class_embedding"])
     vision = {"image_size": 224, "layers": layers, "width": width, "head_width": 64, "patch_size": 16}
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
-    model = open_clip.CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval()
-    weights = {k.removeprefix("clip."): t for k, t in oracle.items() if k.startswith("clip.")}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    model = open_clip.CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text, quick_gelu=quick_gelu).eval()
+    missing, unexpected = model.load_state_dict(part_of(oracle, "clip"), strict=False)
     assert not unexpected and not [name for name in missing if name.startswith("visual")]
     return Backbone(model, SimpleTokenizer(context_length=16), "tiny", "oracle", *statistics)
+
+
+def part_of(oracle: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Weights of one model of the vectors, under their released names."""
+    return {k.removeprefix(f"{name}."): t for k, t in oracle.items() if k.startswith(f"{name}.")}
+
+
+def oracle_dino(oracle: dict[str, Tensor]) -> Dino:
+    """The vectors' DINO, whose last block's attention alone is asked: what comes after it is 0."""
+    state = part_of(oracle, "dino")
+    first = {name.removeprefix("blocks.0."): t for name, t in state.items() if name.startswith("blocks.0.")}
+    last = max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    absent = {f"blocks.{last}.{name}": torch.zeros_like(t) for name, t in first.items()}
+    norm = {f"norm.{part}": torch.zeros_like(first["norm1.weight"]) for part in ("weight", "bias")}
+    return Dino({**absent, **norm, **state})
 
 
 def scores_of(

@@ -82,12 +82,14 @@ def random_parts(name: str, backbone: Backbone) -> dict[str, Any]:
             "bkg_decoder.bias": (1,),
         }
         return {"heads": heads_of({k: torch.randn(*s, generator=generator) for k, s in shapes.items()}, "random")}
-    if name in ("dino-pool", "proxyclip"):
+    if name in ("dino-pool", "proxyclip", "lposs", "lposs-plus"):
         return {"dino": _dino(64, 2, patch)}
     if name == "trident":
         return {"dino": _dino(64, 2, patch), "sam": _sam()}
     if name == "corrclip":
         return {"dino": _dino(64, 2, 8), "proposer": "felzenszwalb", "min_size": 1000}
+    if name == "cass":
+        return {"dino": _dino(64 * visual.transformer.resblocks[-1].attn.num_heads, 2, 8)}
     if name == "clip-diy":
         return {"found": Found(_dino(384, 1, 8), torch.ones(1, 384, 1, 1) / 20, torch.zeros(1))}
     return {}

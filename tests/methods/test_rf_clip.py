@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ovss.methods import Backbone, Picture, UserError, WindowGeometry, Windows, create_method
 from ovss.methods import rf_clip as rf_module
-from ovss.methods.blocks import text_groups
+from ovss.methods.blocks import moved_texts, text_groups
 from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.rf_clip import RFCLIP, RFCLIPOptions, soften
 
@@ -106,7 +106,7 @@ def _border_not_zero(tokens: Tensor, grid: tuple[int, int], sinks: tuple[int, ..
 def test_misreadings_are_noticed(
     oracle: dict[str, Tensor], backbone: Backbone, monkeypatch: pytest.MonkeyPatch, name: str, mistake: object
 ) -> None:
-    monkeypatch.setattr(rf_module, name, mistake)
+    monkeypatch.setattr(moved_texts if name == "move_texts" else rf_module, name, mistake)
     assert error(scores(make(backbone), oracle, "w224")[0], oracle["w224.scores"]) > 20 * TOLERANCE
 
 

@@ -26,6 +26,14 @@ def test_linkage_is_complete() -> None:
     assert group_texts(directions(7), 0.1).tolist() == [0]
 
 
+def test_linkage_of_ward() -> None:
+    """Three texts 20 degrees apart: ends are 0.234 apart, and the pair and the third sqrt(0.1131 / 3) = 0.194."""
+    texts = directions(0, 20, 40)
+    assert len(partition(group_texts(texts, 0.21, "complete"))) == 2
+    assert len(partition(group_texts(texts, 0.21, "ward"))) == 1
+    assert len(partition(group_texts(texts, 0.19, "ward"))) == 2
+
+
 def test_the_most_relevant_of_a_group_is_moved() -> None:
     text, groups = directions(0, 10, 90), torch.tensor([0, 0, 1])
     features = directions(20, 40, 180)[None]
