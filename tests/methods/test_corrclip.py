@@ -57,7 +57,7 @@ def oracle() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def backbone(oracle: dict[str, Tensor]) -> Backbone:
-    return oracle_backbone(oracle, width=64)
+    return oracle_backbone(oracle)
 
 
 @pytest.fixture(scope="module")

@@ -291,7 +291,25 @@ def test_constants_inside_rf_clip(key: str) -> None:
     assert load_protocol("rf-clip").setting("camvid").options_for("rf-clip") == {}
 
 
-o
+@pytest.mark.parametrize("key", [*SETS, "camvid"])
+def test_corrclip_s_regions_vote_and_its_options_are_options(key: str) -> None:
+    found = load_protocol("corrclip").setting(key)
+    given = CorrCLIPOptions(**found.options_for("corrclip"))
+    assert (given.proposer, given.of_proposer) == ("sam2", {**POINTS, "multimask": False})
+    assert found.region_vote == "method" and load_protocol("proxyclip").setting(key).region_vote == "none"
+    bare = load_protocol("corrclip").changed(region_vote="none", options_of={})
+    assert bare.setting("coco_stuff").hash != found.hash
+    other = load_protocol("corrclip").changed(options_of={"corrclip": {"proposer": "eomt"}}).setting(key)
+    assert CorrCLIPOptions(**other.options_for("corrclip")).of_proposer == {}
+
+
+@pytest.mark.parametrize("key", RF_CLIP)
+def test_constants_inside_cass(key: str) -> None:
+    """Those of RF-CLIP, which took them over."""
+    found = CASSOptions(**load_protocol("cass").setting(key).options_of["cass"])
+    assert (found.overall_weight, found.image_weight, found.text_distance, found.overall) == RF_CLIP[key]
+    assert found.stretch == (key not in ("voc20", "cityscapes"))
+    assert load_protocol("cass").setting("camvid").options_for("cass") == {}
 
 
 def test_background_rules_of_tcl_and_clip_dinoiser() -> None:
