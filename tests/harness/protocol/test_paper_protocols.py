@@ -11,7 +11,9 @@ import ovss.harness
 from ovss.datasets import DatasetRecord
 from ovss.harness.protocol.protocol import Protocol, Setting, load_protocol
 from ovss.harness.protocol.words import vocabulary_for
+from ovss.methods.cass import CASSOptions
 from ovss.methods.core.vocabulary import load_templates
+from ovss.methods.corrclip import CorrCLIPOptions
 from ovss.methods.itaclip import ITACLIPOptions
 from ovss.methods.resclip import ResCLIPOptions
 from ovss.methods.rf_clip import RFCLIPOptions
