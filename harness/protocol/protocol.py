@@ -103,9 +103,7 @@ class Setting(BaseModel):
         default="none", description="Post-processing adds several mIoU to any method; never mix rows with and without"
     )
     refine_steps: Steps = Field(default=10, description="More steps smooth more (PAMR)")
-    refine_grid: Side = Field(
-        default=80, description="Cells a side, about: scores flow less far on a finer one (pearl)"
-    )
+    refine_grid: Side = Field(default=80, description="Cells a side (pearl): scores flow less far on a finer grid")
     refine_threshold: float = Field(
         default=0.1, ge=0, lt=1, description="Attention below this share of its column's maximum is dropped (diffusion)"
     )
@@ -138,8 +136,7 @@ class Setting(BaseModel):
     def _labels_are_not_refined(self) -> "Setting":
         if self.upsample == "labels" and self.refine != "none":
             raise ValueError(
-                f"upsample = 'labels' decides classes on the grid, refine = {self.refine!r} works on scores at full "
-                "size: set refine to none, or upsample to frame"
+                f"upsample = 'labels' comes before refine = {self.refine!r}: set refine to none, or upsample to frame"
             )
         return self
 
