@@ -122,7 +122,7 @@ class FLOSS(WindowMethod[SeenForExperts, ExpertWords], ClipMethod[SeenWindows[Se
         self.experts = _experts(self.options.experts if experts is None else experts)
         kind = BASES[self.options.base]
         fitted = {n: v for n in ("pad", "positions") if (v := getattr(self.options, n)) is not None}
-        self.base = kind(backbone, options_type(kind)(**fitted), device, dtype)  # type: ignore[arg-type]
+        self.base = kind(backbone, options_type(kind)(**fitted), device, dtype)
         chosen = self.options.unit_texts
         self.unit = self.options.base not in SHORT_TEXTS if chosen is None else chosen
 
