@@ -34,6 +34,8 @@ from ovss.harness.runs.loading import Loading
 from ovss.harness.runs.prefetch import loaded
 
 STREETS = 4
+READINGS = 4
+"""Rounds of reading pictures in a round of the others, which take longer."""
 IDS = [f"{k:03d}" for k in range(100)]
 RECORD = DatasetRecord(
     key="streets", title="Streets", images="i", labels="l", classes=tuple(f"class {k}" for k in range(19))
@@ -134,9 +136,9 @@ def main() -> None:
             row("100 images, 20 ms each side, 1 thread", lambda: pace(0), lambda: pace(1), rounds, 1.9),
             row("100 images, 20 ms each side, 4 threads", lambda: pace(0), lambda: pace(4), rounds, 1.9),
         ]
-        for kinds, goal in ((("image",), 50.0), (("label",), None), (("image", "label"), 50.0)):
+        for kinds, goal in ((("image",), 50.0), (("label",), None), (("image", "label"), None)):
             sides = reading(every_time, folder, kinds), reading(kept, folder, kinds)
-            found.append(row(f"PNG of 1024 x 2048, {' and '.join(kinds)}", *sides, rounds, goal))
+            found.append(row(f"PNG of 1024 x 2048, {' and '.join(kinds)}", *sides, READINGS * rounds, goal))
         for threads in (1, 2) if asked.runs else ():
             sides = running(folder, 0), running(folder, threads)
             found.append(row(f"run of 100 scenes on the CPU, --loaders {threads}", *sides, rounds, None))
