@@ -49,6 +49,7 @@ class CLIPSurgery(DenseClip):
         published="CLIPSurgery",
     )
     last_block = LastBlock(("vv",), residual=True, ffn=False)
+    reads_layers = True
     options: CLIPSurgeryOptions
 
     def encode_windows(self, windows: Windows) -> SeenPatches:

@@ -77,6 +77,7 @@ class CorrCLIP(DenseClip):
     last_block = LastBlock((), residual=False, ffn=False)
     options: CorrCLIPOptions
     multiple_px = 56
+    reads_layers = True
     models = ("dino", "proposer")
 
     def __init__(
@@ -135,10 +136,9 @@ class CorrCLIP(DenseClip):
         if self.options.similarity == "clip":
             q, k, _ = vit.split_heads(self.tower.blocks[-1], tokens)
             return F.normalize(vit.merge_heads(q + k)[:, 1:].float(), dim=-1), clip_grid
-        assert self.dino is not None
         dino = self.dino
-        key = ("dino q + k", dino, self.statistics, self.padding_key(windows))
-        last = windows.once(key, lambda: dino.qkv(dino.normalise(dino.whole(self.shown(windows.pixels)))))
+        assert dino is not None
+        last = dino.last_attention(self.dino_trunk(dino, windows))
         return F.normalize(last.q + last.k, dim=-1), last.grid
 
     def _regions(self, windows: Windows, grid: Grid) -> Tensor:

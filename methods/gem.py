@@ -46,6 +46,7 @@ class GEM(DenseClip):
         published="GEM",
     )
     last_block = LastBlock(("vv", "kk", "qq"), residual=True, ffn=False)
+    reads_layers = True
     options: GEMOptions
 
     def encode_windows(self, windows: Windows) -> SeenPatches:

@@ -69,6 +69,7 @@ class ITACLIP(DenseClip):
         published="ITACLIP",
     )
     last_block = LastBlock(("qq", "kk"), residual=True, ffn=False)
+    reads_layers = True
     options: ITACLIPOptions
 
     def __init__(

@@ -95,8 +95,7 @@ class ProxyCLIP(DenseClip):
     def encode_windows(self, windows: Windows) -> SeenPatches:
         """Patch features on DINO's grid."""
         tokens, clip_grid = self.trunk(windows)
-        key = ("dino tokens", self.dino, self.statistics, self.padding_key(windows))
-        similar, grid = windows.once(key, lambda: self.dino.patches(self.shown(windows.pixels)))
+        similar, grid = self.dino_patches(self.dino, windows)
         block, pull = self.tower.blocks[-1], (self.options.beta, self.options.gamma)
         values = vit.values(block, tokens[:, 1:]).transpose(1, 2).unflatten(2, clip_grid)
         values = F.interpolate(values, grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)

@@ -79,6 +79,7 @@ class ResCLIP(DenseClip):
         published="ResCLIP",
     )
     last_block = NACLIP.last_block
+    reads_layers = True
     options: ResCLIPOptions
 
     def __init__(

@@ -41,6 +41,7 @@ class SCCLIP(DenseClip):
         published="SC-CLIP",
     )
     last_block = LastBlock(("kk",), residual=False, ffn=False)
+    reads_layers = True
     options: SimilarBlocksOptions
 
     def __init__(

@@ -57,6 +57,7 @@ class SFP(DenseClip):
         published="SFP",
     )
     last_block = LastBlock(("qq", "kk"), residual=False, ffn=False)
+    reads_layers = True
     options: SFPOptions
 
     def __init__(

@@ -142,7 +142,7 @@ class Trident(DenseClip):
             Windows(pixels, picture, (*fitted, geometry, self.batch_size, number))
             for number, pixels in enumerate(cut(whole, boxes).split(self.batch_size))
         ]
-        seen = [self._dino(w) for w in windows]
+        seen = [self.dino_patches(self.dino, w) for w in windows]
         tokens, grid = F.normalize(torch.cat([t for t, _ in seen]), dim=-1), seen[0][1]
         mean = tokens.sum(dim=1).square().sum() / (len(tokens) * tokens.shape[1] ** 2)
         similar = iter(tokens)
@@ -152,10 +152,6 @@ class Trident(DenseClip):
                 matrix, _ = similarity_matrix(next(similar), self.options.beta, self.options.gamma, mean)
                 y = vit.project_out(self.tower.blocks[-1], matrix.to(value) @ value).float().T.unflatten(1, grid)
                 yield y if grid == clip_grid else _bilinear(y, clip_grid)
-
-    def _dino(self, windows: Windows) -> tuple[Tensor, tuple[int, int]]:
-        key = ("dino tokens", self.dino, self.statistics, self.padding_key(windows))
-        return windows.once(key, lambda: self.dino.patches(self.shown(windows.pixels)))
 
     def _values(self, windows: Windows, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """v of windows on DINO's grid, ``(B, N, D)``, and CLIP's own grid."""

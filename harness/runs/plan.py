@@ -156,6 +156,7 @@ def build_pipelines(
     progress: Progress = unseen,
 ) -> "list[Pipeline]":
     """One pipeline for each run; those that ask for the same method with the same parts share it."""
+    from ...methods.blocks.dense_clip import share_layers
     from .pipeline import Pipeline
 
     built: dict[str, Method] = {}
@@ -166,6 +167,10 @@ def build_pipelines(
         if key not in built:
             progress(f"loading {spec.method}" + (f" with {spec.backbone}" if spec.backbone else ""), 0, 0)
             built[key] = spec.build_method(setting, allow_download)
+    share_layers(built.values())
+    for spec, d in zip(specs, data, strict=True):
+        setting = spec.setting_for(d)
+        key = spec.method_key(setting)
         progress(f"encoding {len(d.record.classes)} classes of {d.record.key} for {spec.method}", 0, 0)
         pipelines.append(Pipeline(built[key], setting, d.record, spec.boundary, spec.confusion))
     return pipelines

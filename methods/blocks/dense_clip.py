@@ -4,7 +4,7 @@ A method of this family is a ``LastBlock`` record; the code below is the same fo
 released programs do differently is a field of the record; the paper stands in the method's ``info``.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -19,6 +19,7 @@ from ..core.picture import Windows
 from ..core.window_method import SeenWindows, WindowMethod
 from ..core.windows import Box
 from ..models import vit
+from ..models.dino import Dino
 from .clip_method import ClipMethod, ClipWords
 
 Similarity = Literal["qk", "qq", "kk", "vv"]
@@ -91,6 +92,8 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
 
     last_block: ClassVar[LastBlock]
     options: DenseClipOptions
+    reads_layers: bool = False
+    """Whether all blocks' inputs are kept: by methods that want them, and by those that share a tower with one."""
 
     @property
     def multiple_px(self) -> int:
@@ -121,6 +124,9 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
 
     def trunk(self, windows: Windows) -> tuple[Tensor, tuple[int, int]]:
         """Input of the last block, ``(B, 1 + h * w, D)``, and the patch grid; once for all methods on this tower."""
+        if self.reads_layers:
+            layers, grid = self.layers(windows)
+            return layers[-1], grid
         return windows.once(
             ("trunk", *self._trunk_key(windows)),
             lambda: vit.run_trunk(self.tower, self.normalised(windows.pixels), self.options.positions),
@@ -138,6 +144,19 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
         tokens, _ = self.trunk(windows)
         key = ("last heads", *self._trunk_key(windows))
         return windows.once(key, lambda: vit.split_heads(self.tower.blocks[-1], tokens))
+
+    def dino_trunk(self, dino: Dino, windows: Windows) -> tuple[Tensor, tuple[int, int]]:
+        """``Dino.trunk`` of what the image tower is shown, whole patches; once for all methods with these models."""
+        return windows.once(
+            ("dino trunk", dino, self.statistics, self.padding_key(windows)),
+            lambda: dino.trunk(dino.normalise(dino.whole(self.shown(windows.pixels)))),
+        )
+
+    def dino_patches(self, dino: Dino, windows: Windows) -> tuple[Tensor, tuple[int, int]]:
+        """Output of DINO's final norm for the patches, ``(B, N, D)`` float32, and their grid; likewise once."""
+        trunk = self.dino_trunk(dino, windows)
+        key = ("dino patches", dino, self.statistics, self.padding_key(windows))
+        return windows.once(key, lambda: dino.last_tokens(trunk)[:, 1:]), trunk[1]
 
     def _trunk_key(self, windows: Windows) -> tuple[Hashable, ...]:
         return self.tower, self.statistics, self.options.positions, self.padding_key(windows)
@@ -185,6 +204,14 @@ class DenseClip(WindowMethod[SeenPatches, ClipWords], ClipMethod[SeenWindows[See
         """``patch_features`` before they are normalised."""
         mixed = _mix_values(self.tower.blocks[-1], tokens, self.last_block, grid, heads)
         return project_mixed(self.tower, self.last_block, tokens, mixed)
+
+
+def share_layers(methods: Iterable[object]) -> None:
+    """Let methods of one pass run each tower once: where one wants all layers, the others take the last of them."""
+    dense = [m for m in methods if isinstance(m, DenseClip)]
+    read = {m.tower for m in dense if m.reads_layers}
+    for method in dense:
+        method.reads_layers = method.tower in read
 
 
 def project_mixed(tower: vit.VisionTransformer, rule: LastBlock, tokens: Tensor, mixed: Tensor) -> Tensor:

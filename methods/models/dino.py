@@ -137,7 +137,12 @@ class Dino:
 
         H and W are multiples of the patch, else ``ValueError``: whoever calls decides how to pad.
         """
-        tokens, grid = self._run_trunk(pixels)
+        return self.last_attention(self.trunk(pixels))
+
+    @torch.no_grad()
+    def last_attention(self, trunk: tuple[Tensor, tuple[int, int]]) -> LastAttention:
+        """``qkv`` from what ``trunk`` gave."""
+        tokens, grid = trunk
         q, k, v = (part.float() for part in vit.split_heads(self.tower.blocks[-1], tokens))
         attention = (q[:, :, :1] @ k.transpose(2, 3) * HEAD_SIZE**-0.5).softmax(dim=-1)
         first = self._first_patch
@@ -147,7 +152,12 @@ class Dino:
     @torch.no_grad()
     def tokens(self, pixels: Tensor) -> Tensor:
         """Output of the final norm: ``(B, 3, H, W)`` as for ``qkv`` -> ``(B, 1 + N, D)`` float32, class token first."""
-        x, _ = self._run_trunk(pixels)
+        return self.last_tokens(self.trunk(pixels))
+
+    @torch.no_grad()
+    def last_tokens(self, trunk: tuple[Tensor, tuple[int, int]]) -> Tensor:
+        """``tokens`` from what ``trunk`` gave."""
+        x, _ = trunk
         x = vit.norm(vit.run_block(self.tower.blocks[-1], x), self.tower.norm).float()
         return torch.cat([x[:, :1], x[:, self._first_patch :]], dim=1)
 
@@ -168,8 +178,9 @@ class Dino:
     def _first_patch(self) -> int:
         return 1 + self.tower.registers.shape[1]
 
-    def _run_trunk(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Input of the last block, ``(B, 1 + R + h * w, D)``, and ``(h, w)``."""
+    @torch.no_grad()
+    def trunk(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Input of the last block, ``(B, 1 + R + h * w, D)``, and ``(h, w)``; ``pixels`` as for ``qkv``."""
         x, grid = _embed(self.tower, pixels.to(self.device, self.dtype))
         for block in self.tower.blocks[:-1]:
             x = vit.run_block(block, x)

@@ -19,7 +19,8 @@ from ovss.methods.core.score_field import ScoreField
 from ovss.methods.models import vit
 from ovss.methods.models.dino import Dino
 from ovss.methods.models.sam import Sam, rounded_up
-from ovss.methods.proposals import ProposerParts, load_proposer
+from ovss.methods.proposals.base import ProposerParts
+from ovss.methods.proposals.loading import load_proposer
 from ovss.methods.proxyclip import ProxyCLIP, ProxyCLIPOptions
 from ovss.methods.refine.sam_prompts import load_sam_prompts
 from ovss.methods.trident import Trident, TridentOptions, sam_matrix
