@@ -50,7 +50,7 @@ def drive(engine: Engine, task: WorkerTask, workers: int, advance: Callable[[int
         raise UserError(
             f"{len(hopeless)} images ended every worker that began them, {hopeless[0]} for one, and are not scored.  "
             "What was finished is kept, and the run is incomplete: run the same command again to try them once more; "
-            "`bench merge --partial` does without"
+            "`bench merge --partial` does without them"
         )
 
 
