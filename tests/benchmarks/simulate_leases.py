@@ -88,7 +88,9 @@ def _kills(rng: np.random.Generator, case: Case, workers: int) -> list[float]:
 def main() -> None:
     """Print the table."""
     counts = (1, 8, 64, 512)
-    sys.stdout.write(f"| case | images | {' | '.join(f'{w} workers' for w in counts)} |\n|---|---|{'---|' * len(counts)}\n")
+    sys.stdout.write(
+        f"| case | images | {' | '.join(f'{w} workers' for w in counts)} |\n|---|---|{'---|' * len(counts)}\n"
+    )
     for case in CASES:
         for images in (5_000, 50_000, 1_000_000):
             seeds = range(3 if images < 1_000_000 else 1)
