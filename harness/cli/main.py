@@ -6,26 +6,34 @@ from typing import Annotated, Any
 
 import typer
 
-from ..engines.names import EngineName
 from .ending import run_to_end
 from .groups import data_app, protocol_app, train_app, weights_app
 from .options import (
     Backbone,
+    Boundary,
     CacheDecoded,
+    Confusion,
     DataRoot,
     Datasets,
+    Detach,
     Device,
     Download,
+    Engine,
+    Fresh,
+    Gpus,
     Json,
     Limit,
     Loaders,
     Methods,
     OptionOfMethod,
     ProtocolName,
+    RayAddress,
     Refine,
     Results,
     Set,
+    SlurmSettings,
     Weights,
+    Workers,
 )
 from .verbs_of_checks import checks_app
 from .verbs_of_folders import folders_app
@@ -73,19 +81,17 @@ def run(
     data_root: DataRoot = None,
     device: Device = "cpu",
     limit: Limit = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: 1, or one for each GPU).")] = None,
+    workers: Workers = None,
     loaders: Loaders = None,
     cache_decoded: CacheDecoded = None,
-    engine: Annotated[
-        EngineName, typer.Option(help="Where the workers are: this machine, a SLURM cluster, a Ray cluster.")
-    ] = "local",
-    gpus: Annotated[str, typer.Option(help="all, or ids and UUIDs: 0,1; one worker each.")] = "",
-    slurm: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of sbatch, time=60; repeatable.")] = None,
-    ray: Annotated[str, typer.Option(help="Address of a Ray cluster (default: one on this machine).")] = "",
-    detach: Annotated[bool, typer.Option("--detach", help="With slurm: do not wait; run it again to.")] = False,
-    fresh: Annotated[bool, typer.Option(help="Forget what an earlier run has done.")] = False,
-    boundary: Annotated[bool, typer.Option(help="Count boundary bands too, for Boundary IoU.")] = False,
-    confusion: Annotated[bool, typer.Option(help="Store which class was taken for which, per image.")] = False,
+    engine: Engine = "local",
+    gpus: Gpus = "",
+    slurm: SlurmSettings = None,
+    ray: RayAddress = "",
+    detach: Detach = False,
+    fresh: Fresh = False,
+    boundary: Boundary = False,
+    confusion: Confusion = False,
     refine: Refine = None,
     change: Set = None,
     option: OptionOfMethod = None,
@@ -121,11 +127,7 @@ def run(
         workers=workers,
         loaders=loaders,
         cache_decoded=cache_decoded,
-        engine=engine,
-        gpus=gpus,
-        slurm=slurm or [],
-        ray=ray,
-        detach=detach,
+        where=(engine, gpus, slurm or [], ray, detach),
         fresh=fresh,
         boundary=boundary,
         confusion=confusion,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..engines.names import EngineName
 from .completion import datasets, methods, protocols
 
 Method = Annotated[
@@ -63,3 +64,14 @@ OptionOfMethod = Annotated[
 Set = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE changes the protocol; repeatable.")]
 Download = Annotated[bool, typer.Option(help="Fetch absent weights from the Hugging Face hub.")]
 Refine = Annotated[str | None, typer.Option(help="none, pamr, pearl, sd21, sd15, ... (as --set refine=NAME).")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes (default: 1, or one for each GPU).")]
+Engine = Annotated[
+    EngineName, typer.Option(help="Where the workers are: this machine, a SLURM cluster, a Ray cluster.")
+]
+Gpus = Annotated[str, typer.Option(help="all, or ids and UUIDs: 0,1; one worker each.")]
+SlurmSettings = Annotated[list[str] | None, typer.Option("--slurm", help="KEY=VALUE of sbatch, time=60; repeatable.")]
+RayAddress = Annotated[str, typer.Option("--ray", help="Address of a Ray cluster (default: one on this machine).")]
+Detach = Annotated[bool, typer.Option("--detach", help="With slurm: do not wait; run it again to.")]
+Fresh = Annotated[bool, typer.Option(help="Forget what an earlier run has done.")]
+Boundary = Annotated[bool, typer.Option(help="Count boundary bands too, for Boundary IoU.")]
+Confusion = Annotated[bool, typer.Option(help="Store which class was taken for which, per image.")]

@@ -39,11 +39,7 @@ def run_command(
     workers: int | None,
     loaders: int | None,
     cache_decoded: Path | None,
-    engine: EngineName,
-    gpus: str,
-    slurm: list[str],
-    ray: str,
-    detach: bool,
+    where: tuple[EngineName, str, list[str], str, bool],
     fresh: bool,
     changes: list[str],
     options: list[str],
@@ -55,9 +51,10 @@ def run_command(
     **asked: Any,
 ) -> None:
     """Run every method on every data set and print a row for each; ``asked`` are other arguments of ``every_pair``."""
-    where = Where(engine, gpus, texts_of(slurm, "--slurm"), ray, detach)
-    chosen = where if where != Where() else None
-    count = workers or len(where.gpu_ids()) or 1
+    engine, gpus, slurm, ray, detach = where
+    asked_where = Where(engine, gpus, texts_of(slurm, "--slurm"), ray, detach)
+    chosen = asked_where if asked_where != Where() else None
+    count = workers or len(asked_where.gpu_ids()) or 1
     pairs = every_pair(
         names_of(methods),
         names_of(datasets),

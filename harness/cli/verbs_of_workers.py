@@ -7,10 +7,13 @@ import typer
 
 from .options import (
     Backbone,
+    Boundary,
+    Confusion,
     DataRoot,
     Datasets,
     Device,
     Download,
+    Fresh,
     Json,
     Limit,
     Methods,
@@ -19,6 +22,7 @@ from .options import (
     Refine,
     Results,
     Set,
+    SlurmSettings,
     Weights,
 )
 
@@ -35,17 +39,15 @@ def plan(
     weights: Weights = None,
     data_root: DataRoot = None,
     device: Device = "cpu",
-    fresh: Annotated[bool, typer.Option(help="Forget what an earlier run has done.")] = False,
-    boundary: Annotated[bool, typer.Option(help="Count boundary bands too, for Boundary IoU.")] = False,
-    confusion: Annotated[bool, typer.Option(help="Store which class was taken for which, per image.")] = False,
+    fresh: Fresh = False,
+    boundary: Boundary = False,
+    confusion: Confusion = False,
     refine: Refine = None,
     change: Set = None,
     option: OptionOfMethod = None,
     allow_download: Download = False,
     sbatch: Annotated[bool, typer.Option("--sbatch", help="Print a script for sbatch instead of the folders.")] = False,
-    slurm: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE for a #SBATCH line of the script; repeatable.")
-    ] = None,
+    slurm: SlurmSettings = None,
     results: Results = Path("results"),
     json: Json = False,
 ) -> None:

@@ -18,14 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.errors import UserError
 from . import vit
 from .checkpoints import check_keys, file_sha256, read_tensors, state_sha256
+from .dino_shapes import HEAD_SIZE as HEAD_SIZE
+from .dino_shapes import REGISTERS, wanted_shapes
 
-HEAD_SIZE = 64
 NORM_EPS = 1e-6
 _LETTERS = {(384, 12): "S", (768, 12): "B", (1024, 24): "L"}  # (width, depth) of the released sizes
-_MASK_TOKEN, _REGISTERS = "mask_token", "register_tokens"  # DINOv2's files have the first, which only training uses
 _PROJECTION_HEAD = ("head.mlp.", "head.last_layer.")  # only used while DINO is trained
 
 
@@ -200,53 +199,6 @@ def load_dino(path: Path, device: str | torch.device = "cpu", dtype: torch.dtype
     return Dino(state, device, dtype, source=f"file {path.name}", sha256=f"file:{file_sha256(path)}")
 
 
-def wanted_shapes(path: Path, state: Mapping[str, Tensor], family: str, example: str) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the ViT whose patch, width, depth and registers this file has.
-
-    Raises ``UserError`` for a file that has no such ViT, with ``family`` and the ``example`` of a released one.
-    """
-    patch, position = state.get("patch_embed.proj.weight"), state.get("pos_embed")
-    numbers = [int(found[1]) for name in state if (found := re.match(r"blocks\.(\d+)\.", name))]
-    if patch is None or patch.ndim != 4 or position is None or position.ndim != 3 or not numbers:
-        raise UserError(
-            f"weights file {path} holds no {family} ViT: one has patch_embed.proj.weight, pos_embed and blocks.0 "
-            f"upwards.  Pass a released file such as {example}"
-        )
-    width, _, side, _ = patch.shape
-    patches = position.shape[1] - 1
-    if width % HEAD_SIZE or round(patches**0.5) ** 2 != patches:
-        raise UserError(
-            f"weights file {path} holds no {family} ViT: its width {width} is no multiple of {HEAD_SIZE}, or its "
-            f"{patches} position embeddings beside the class token's are no square grid"
-        )
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + patches, width),
-        "patch_embed.proj.weight": (width, 3, side, side),
-        "patch_embed.proj.bias": (width,),
-        "norm.weight": (width,),
-        "norm.bias": (width,),
-    }
-    scaled = _MASK_TOKEN in state
-    if scaled:
-        shapes[_MASK_TOKEN] = (1, width)
-    if scaled and _REGISTERS in state:
-        shapes[_REGISTERS] = (1, *state[_REGISTERS].shape[1:2], width)
-    for i in range(max(numbers) + 1):
-        shapes |= {f"blocks.{i}.{name}": shape for name, shape in _block_shapes(width, scaled).items()}
-    return shapes
-
-
-def _block_shapes(width: int, scaled: bool) -> dict[str, tuple[int, ...]]:
-    """Tensors of one block; ``scaled`` ones have LayerScale."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, rows, columns in [("attn.qkv", 3, 1), ("attn.proj", 1, 1), ("mlp.fc1", 4, 1), ("mlp.fc2", 1, 4)]:
-        shapes[f"{name}.weight"] = (rows * width, columns * width)
-        shapes[f"{name}.bias"] = (rows * width,)
-    vectors = [f"{norm}.{part}" for norm in ("norm1", "norm2") for part in ("weight", "bias")]
-    return shapes | dict.fromkeys(vectors + ["ls1.gamma", "ls2.gamma"] * scaled, (width,))
-
-
 def _read_tower(state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> DinoTower:
     """The records, moved to ``device`` and ``dtype`` (no copy where they are there already)."""
 
@@ -278,7 +230,7 @@ def _read_tower(state: Mapping[str, Tensor], device: torch.device, dtype: torch.
     return DinoTower(
         patch=linear("patch_embed.proj"),
         class_token=state["cls_token"].to(device, dtype),
-        registers=state.get(_REGISTERS, state["cls_token"][:, :0]).to(device, dtype),
+        registers=state.get(REGISTERS, state["cls_token"][:, :0]).to(device, dtype),
         position=state["pos_embed"][0].to(device, torch.float32),
         blocks=tuple(block(f"blocks.{i}") for i in range(depth)),
         norm=norm("norm"),

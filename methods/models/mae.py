@@ -11,7 +11,8 @@ import torch
 
 from ..core.errors import UserError
 from .checkpoints import check_keys, file_sha256, read_tensors
-from .dino import Dino, wanted_shapes
+from .dino import Dino
+from .dino_shapes import wanted_shapes
 
 _DECODER = ("decoder_", "mask_token")  # in the files that come with it, for pictures of filled-in patches
 

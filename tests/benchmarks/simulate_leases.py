@@ -1,4 +1,4 @@
-"""How close leases come to the ideal with slow machines and workers that are killed; the table of docs/design/many-machines.md.
+"""How close leases come to the ideal with slow and killed workers: the table of docs/design/many-machines.md.
 
     python tests/benchmarks/simulate_leases.py
 
