@@ -28,7 +28,7 @@ from .core.picture import Windows
 from .core.vocabulary import Vocabulary
 from .models import vit
 from .models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, Backbone
-from .models.dino import Dino, load_dino
+from .models.dino import Dino, LastAttention, load_dino
 from .models.dinoiser_heads import DinoiserHeads, load_heads
 from .models.found import Found, load_found
 from .models.open_model import open_model
@@ -182,7 +182,8 @@ class CLIPDINOiser(DenseClip):
         rgb = self._rgb(windows.pixels, grid) if self.dino or self.found else None
         pooling = self.options.pooling
         if pooling not in ("none", "clip_keys"):
-            features = pool(features, self.affinity(inner, rgb, grid), self.options.gamma)
+            last = windows.once(("last attention", self.dino, self.padding_key(windows)), lambda: self.look(rgb))
+            features = pool(features, self.affinity(inner, last, grid), self.options.gamma)
         return SeenPatches(
             F.normalize(features, dim=-1).unflatten(1, grid),
             projected_keys(self.tower.blocks[-1], tokens) if pooling == "clip_keys" else None,
@@ -226,13 +227,15 @@ class CLIPDINOiser(DenseClip):
         height, width = (count * self.tower.patch_px for count in grid)
         return rgb[:, :, :height, :width]
 
-    def affinity(self, inner: Tensor, rgb: Tensor | None, grid: tuple[int, int]) -> Tensor:
-        """A before the threshold, ``(B, N, N)``."""
-        if self.dino is None:
+    def look(self, rgb: Tensor | None) -> LastAttention | None:
+        """What DINO sees, if it is asked at all."""
+        return None if self.dino is None or rgb is None else self.dino.qkv(self.dino.normalise(rgb))
+
+    def affinity(self, inner: Tensor, last: LastAttention | None, grid: tuple[int, int]) -> Tensor:
+        """A before the threshold, ``(B, N, N)``; ``last`` is DINO's ``look``."""
+        if last is None:
             assert self.heads is not None
             return self.heads.affinity(inner, grid)
-        assert rgb is not None
-        last = self.dino.qkv(self.dino.normalise(rgb))
         unit = F.normalize({"dino_q": last.q, "dino_k": last.k, "dino_v": last.v}[self.options.pooling], dim=-1)
         return unit @ unit.transpose(1, 2)
 

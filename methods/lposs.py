@@ -122,7 +122,7 @@ class LPOSS(DenseClip):
         for batch in seen.batches:
             assert isinstance(batch, SeenValues)
             values.append(batch.values.flatten(0, 1))
-            grid = batch.features.shape[1:3]
+            grid = (batch.features.shape[1], batch.features.shape[2])
         places = _places_px(seen.boxes, grid, self.dino.patch_px).to(self.device)
         options = self.options
         graph = patch_graph(torch.cat(values), places, options.neighbours, options.gamma, options.sigma)

@@ -81,7 +81,7 @@ class DinoFound:
     @torch.no_grad()
     def alike(self, seen: Seen) -> Tensor:
         """See ``Teachers``."""
-        return self.model.affinity(seen.inner, seen.rgb, seen.grid) >= COSINE
+        return self.model.affinity(seen.inner, self.model.look(seen.rgb), seen.grid) >= COSINE
 
     @torch.no_grad()
     def objects(self, seen: Seen) -> Tensor:

@@ -15,6 +15,7 @@ from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.blocks.dense_clip import DenseClip
 from ovss.methods.blocks.pixel_graph import lab, pixel_graph
 from ovss.methods.blocks.stitching import stitch
+from ovss.methods.clip_dinoiser import DINOPool, DINOPoolOptions
 from ovss.methods.lposs import LPOSS, LPOSSOptions, LPOSSPlus, LPOSSPlusOptions
 from ovss.methods.models import dino as dino_module
 from ovss.methods.models.dino import Dino
@@ -172,13 +173,15 @@ def test_dino_with_other_patches(oracle: dict[str, Tensor], backbone: Backbone) 
     assert error(seen.batches[0].features.norm(dim=-1), torch.ones(4, 10, 10)) <= TOLERANCE
 
 
-def test_dino_looks_once_for_both(
+def test_dino_looks_once_for_all(
     oracle: dict[str, Tensor], backbone: Backbone, dino: Dino, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture, calls, qkv = Picture.of(oracle["in0.image_u8"].permute(2, 0, 1)), [], Dino.qkv
     monkeypatch.setattr(dino_module.Dino, "qkv", lambda *given: (calls.append(1), qkv(*given))[1])
     make(backbone, dino).encode_image(picture, WINDOWS)
     LPOSSPlus(backbone, dino=dino).encode_image(picture, WINDOWS)
+    DINOPool(backbone, DINOPoolOptions(pad=False), dino=dino).encode_image(picture, WINDOWS)
+    DINOPool(backbone, dino=dino).encode_image(picture, WINDOWS)
     assert calls == [1]
 
 
