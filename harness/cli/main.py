@@ -30,6 +30,7 @@ from .options import (
     RayAddress,
     Refine,
     Results,
+    SaveLabels,
     Set,
     SlurmSettings,
     Weights,
@@ -97,9 +98,7 @@ def run(
     option: OptionOfMethod = None,
     allow_download: Download = False,
     picture: Annotated[Path | None, typer.Option(help="Write a PNG of some images with labels and results.")] = None,
-    save_labels: Annotated[
-        Path | None, typer.Option(help="Folder for every label map, RUN/IMAGE.png, with the data set's palette.")
-    ] = None,
+    save_labels: SaveLabels = None,
     results: Results = Path("results"),
     json: Json = False,
 ) -> None:
@@ -124,10 +123,8 @@ def run(
     run_command(
         **chosen,
         limit=limit,
-        workers=workers,
-        loaders=loaders,
-        cache_decoded=cache_decoded,
-        where=(engine, gpus, slurm or [], ray, detach),
+        loading=(loaders, cache_decoded),
+        where=(workers, engine, gpus, slurm or [], ray, detach),
         fresh=fresh,
         boundary=boundary,
         confusion=confusion,

@@ -75,3 +75,6 @@ Detach = Annotated[bool, typer.Option("--detach", help="With slurm: do not wait;
 Fresh = Annotated[bool, typer.Option(help="Forget what an earlier run has done.")]
 Boundary = Annotated[bool, typer.Option(help="Count boundary bands too, for Boundary IoU.")]
 Confusion = Annotated[bool, typer.Option(help="Store which class was taken for which, per image.")]
+SaveLabels = Annotated[
+    Path | None, typer.Option(help="Folder for every label map, RUN/IMAGE.png, with the data set's palette.")
+]

@@ -36,10 +36,8 @@ def run_command(
     methods: str,
     datasets: str,
     limit: int | None,
-    workers: int | None,
-    loaders: int | None,
-    cache_decoded: Path | None,
-    where: tuple[EngineName, str, list[str], str, bool],
+    loading: tuple[int | None, Path | None],
+    where: tuple[int | None, EngineName, str, list[str], str, bool],
     fresh: bool,
     changes: list[str],
     options: list[str],
@@ -51,7 +49,7 @@ def run_command(
     **asked: Any,
 ) -> None:
     """Run every method on every data set and print a row for each; ``asked`` are other arguments of ``every_pair``."""
-    engine, gpus, slurm, ray, detach = where
+    workers, engine, gpus, slurm, ray, detach = where
     asked_where = Where(engine, gpus, texts_of(slurm, "--slurm"), ray, detach)
     chosen = asked_where if asked_where != Where() else None
     count = workers or len(asked_where.gpu_ids()) or 1
@@ -63,8 +61,7 @@ def run_command(
         say=print_warning,
         **asked,
     )
-    loading = Loading(loaders, cache_decoded)
-    told = (print_warning, allow_download, picture, labels, loading)
+    told = (print_warning, allow_download, picture, labels, Loading(*loading))
     try:
         with bars() as progress:
             found = run(pairs, results, limit, count, fresh, progress, *told, chosen)
