@@ -8,6 +8,7 @@ worker for a GPU is a process of its own that sees no other GPU.
 import multiprocessing
 import os
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -104,6 +105,8 @@ def _work(task: str, said: Connection, stop: Any, environment: Mapping[str, str]
     try:
         work(WorkerTask.model_validate_json(task), stopped)
     except (UserError, DataError) as error:
+        if os.environ.get("OVSS_DEBUG"):
+            traceback.print_exc()
         said.send(str(error))
     except KeyboardInterrupt:  # the one who asked has it too, and tells
         pass

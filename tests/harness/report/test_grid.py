@@ -21,7 +21,7 @@ def row(method: str, dataset: str, miou: float, **changes: Any) -> Row:
         | numbers
         | {"method": method, "dataset": dataset, "miou": miou, "split": "test", "note": "", "schema_version": 1}
         | {"training_free": True, "images": 1, "units": 1, "complete": True, "images_per_second": 2.0, "peak_mb": 100}
-        | {"reported": None, "protocol": "p", "protocol_hash": "abcdef12"}
+        | {"reported": None, "protocol": "p", "protocol_hash": "abcdef12", "regions": "", "origin": ""}
         | changes
     )
 

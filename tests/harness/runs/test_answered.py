@@ -169,7 +169,7 @@ def test_which_files_decide_what_is_loaded(world: World, place: str) -> None:
     spec = found.plan.spec.model_copy(update={"weights": str(file) if place == "own file" else None})
     tiny = backbone.load_backbone("tiny-clip")
     made = SimpleNamespace(backbone=replace(tiny, file=file), loaded=())
-    pipeline: Any = SimpleNamespace(method=made, guide=None)
+    pipeline: Any = SimpleNamespace(method=made, guide=None, voter=None)
     expected = {
         "hub": [file, snapshot, world.folder / "models--a--b" / "refs" / "main"],
         "own file": [file, file, snapshot / "config.json"],

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ovss.datasets import open_dataset
+from ovss.harness.decoding.decode import decode
 from ovss.harness.decoding.heat import ClassMaps
 from ovss.harness.protocol.protocol import Setting, load_protocol
 from ovss.harness.runs import pipeline as module
@@ -47,9 +48,9 @@ def test_the_last_word_on_labels(monkeypatch: pytest.MonkeyPatch, sam: Sam) -> N
         found = pipe.predict(photo, clock)
         (picture,) = photo.pictures(pipe.setting)
         decision = pipe.decision(pipe.observe(picture, Clock()), Clock())
-        assert decision.correct is not None
+        assert len(decision.then) == 1
         scores, size, rule = decision.scores, decision.size, decision.rule
-        plain = module.decode(scores, size, rule)
+        plain = decode(scores, size, rule)
         maps = torch.stack([ClassMaps(scores, size, rule)(k) for k in range(pipe.num_classes)])
         guide = SamPrompts(sam, 0.05, 8)
         wanted = PromptedLabels(guide, sam.look(picture, 8)).corrected(plain, pipe.num_classes, maps.__getitem__)

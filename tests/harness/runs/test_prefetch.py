@@ -16,7 +16,7 @@ from ovss.datasets import DataError, Dataset, check_samples
 from ovss.datasets.loader import read_image
 from ovss.harness.protocol.protocol import load_protocol
 from ovss.harness.runs import engine, loading, prefetch
-from ovss.harness.runs.engine import Lane, work_through
+from ovss.harness.runs.engine import Lane, Watch, work_through
 from ovss.harness.runs.loading import BY_DEVICE, Loading
 from ovss.harness.runs.manifest import cost
 from ovss.harness.runs.photo import Photo
@@ -292,7 +292,7 @@ def lane_for(record: Path, results: Path, labels: Path | None = None) -> Lane:
 
 
 def work(lane: Lane, how: Loading) -> Run:
-    work_through([lane], lane.data.ids, "cpu", lambda count: None, loading=how)
+    work_through([lane], lane.data.ids, "cpu", Watch(), loading=how)
     lane.run.merge()
     return lane.run
 
@@ -348,7 +348,9 @@ def test_an_image_that_changed_is_told_as_in_line(home: Path, tmp_path: Path, th
 @pytest.mark.parametrize("threads", THREADS)
 def test_a_stop_is_heard_after_the_image_that_is_worked_on(home: Path, tmp_path: Path, threads: int) -> None:
     lane, done = lane_for(home, tmp_path / "results"), []
-    work_through([lane], lane.data.ids, "cpu", done.append, loading=Loading(threads), stopped=lambda: len(done) == 2)
+    work_through(
+        [lane], lane.data.ids, "cpu", Watch(done.append), loading=Loading(threads), stopped=lambda: len(done) == 2
+    )
     assert sorted(lane.run.done()) == list(lane.data.ids[:2]) and not loaders()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ovss.datasets import open_dataset
 from ovss.harness.protocol.protocol import load_protocol
-from ovss.harness.runs import photo, pipeline, worker
+from ovss.harness.runs import decision, photo, pipeline, worker
 from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import Clock, Observed, Pipeline
 from ovss.harness.runs.worker_task import WorkerTask, threads_for
@@ -67,7 +67,7 @@ def test_refining_inside_decode_counts_as_refining(monkeypatch: pytest.MonkeyPat
         return torch.zeros(size, dtype=torch.uint8)
 
     monkeypatch.setattr("ovss.methods.refine.pamr.Pamr", SlowPamr)
-    monkeypatch.setattr(pipeline, "decode", slow_decode)
+    monkeypatch.setattr(decision, "decode", slow_decode)
     classes = len(pipe.words.query_to_class)
     whole = (Box(0, 0, *SIZE),)
     field = ScoreField(torch.zeros(1, classes, 2, 3), whole, whole, SIZE, pipe.words.query_to_class)
