@@ -228,7 +228,7 @@ class Pipeline:
         elif self.setting.upsample == "labels":
             return Decision(scores, size, rule, None, on_grid=True, then=self._then(seen, None, clock))
         refine = clock.time("refine", lambda: self._refiner(pixels, size, clock))
-        maps = ClassMaps(scores, size, rule, refine)
+        maps = None if seen.correction is None else ClassMaps(scores, size, rule, refine)
         return Decision(scores, size, rule, refine, on_grid=False, then=self._then(seen, maps, clock))
 
     def _then(self, seen: Observed, maps: ClassMaps | None, clock: Clock) -> tuple[Change, ...]:
