@@ -73,10 +73,25 @@ class Presence:
 
 
 def living(run: Path, lease_seconds: float = LEASE_SECONDS) -> list[str]:
-    """Workers of a run that were heard of within the lease."""
+    """Workers of a run that were heard of within the lease; those of this machine only while their process runs."""
     folder = run / WORKERS
     now = server_time(folder) if folder.is_dir() else 0.0
-    return [file.name for file, touched in _ages(folder) if now - touched <= lease_seconds]
+    heard = [file.name for file, touched in _ages(folder) if now - touched <= lease_seconds]
+    return [owner for owner in heard if not _ended_here(owner)]
+
+
+def _ended_here(owner: str) -> bool:
+    host, pid, _ = owner.rsplit("-", 2)
+    if host != _host():
+        return False
+    try:
+        os.kill(int(pid), 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's process; or no /proc
+        return False
+    return state in "ZX"  # it has ended, and nobody has asked how
 
 
 def forget(run: Path, pid: int) -> None:

@@ -73,11 +73,11 @@ def test_a_worker_that_hangs_ends_itself_and_is_replaced(
     score = engine._score_image
     hung = tmp_path / "hung"
 
-    def score_or_hang(todo: Any, image_id: str, *given: Any, **named: Any) -> None:
-        if image_id == "test_00003" and not hung.exists():
+    def score_or_hang(loaded: Any, *given: Any, **named: Any) -> None:
+        if loaded.id == "test_00003" and not hung.exists():
             hung.touch()
             time.sleep(60)
-        score(todo, image_id, *given, **named)
+        score(loaded, *given, **named)
 
     monkeypatch.setattr(engine, "_score_image", score_or_hang)
     begun = time.monotonic()

@@ -1,6 +1,8 @@
 """Chunks of images: every one is taken once, those of the vanished come back, an image that kills is found."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -113,6 +115,20 @@ def test_a_worker_is_heard_of_while_it_works(run: Path) -> None:
     with Presence([run], lease_seconds=0.6) as presence:
         time.sleep(1.5)
         assert living(run, 0.6) == [presence.owner]
+
+
+def test_a_killed_process_of_this_machine_is_gone_at_once(run: Path) -> None:
+    """Nobody waits for the lease of a worker whose process does not run any more."""
+    with Presence([run]) as presence:
+        host, _, nonce = presence.owner.rsplit("-", 2)
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        theirs, elsewhere = f"{host}-{child.pid}-{nonce}", f"other-{child.pid}-{nonce}"
+        for owner in (theirs, elsewhere):
+            (run / WORKERS / owner).touch()
+        assert set(living(run)) == {presence.owner, theirs, elsewhere}
+        child.kill()
+        child.wait()
+        assert set(living(run)) == {presence.owner, elsewhere}
 
 
 def test_a_dead_process_of_this_machine_is_struck_off(run: Path) -> None:
