@@ -7,7 +7,6 @@ import open_clip
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ovss.harness.decoding.refinement import on_grid
@@ -19,10 +18,9 @@ from ovss.methods.proxyclip import ProxyCLIP, ProxyCLIPOptions
 
 from .models.test_dino import random_state
 from .models.test_dinov2 import random_v2
+from .oracle_parts import TOLERANCE, error, load_oracle
 
-ORACLE = Path(__file__).parents[1] / "data" / "oracles" / "proxyclip.safetensors"
 MEAN, STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
-TOLERANCE = 2e-5
 VOCABULARY = Vocabulary.from_texts([["a", "b", "c"], ["d"], ["e"], ["f"]], ["0", "1", "2", "3"], ["{}"])
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -30,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 @pytest.fixture(scope="module")
 def oracle() -> dict[str, Tensor]:
-    return {k: t.float() if t.is_floating_point() else t for k, t in load_file(ORACLE).items()}
+    return load_oracle("proxyclip")
 
 
 def part(oracle: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -46,10 +44,6 @@ def backbone(oracle: dict[str, Tensor]) -> Backbone:
     assert not unexpected and not [name for name in missing if name.startswith("visual")]
     mean, std = (tuple(v / 255 for v in values) for values in (MEAN, STD))
     return Backbone(model, SimpleTokenizer(context_length=16), "tiny", "oracle", mean, std)  # type: ignore[arg-type]
-
-
-def error(got: Tensor, wanted: Tensor) -> float:
-    return float((got - wanted).abs().max() / wanted.abs().max())
 
 
 @pytest.mark.parametrize(("case", "options"), [("window0", {}), ("window1", {"beta": 0.9, "gamma": 5.0})])
@@ -81,8 +75,8 @@ def test_dino_looks_once_for_all_on_its_tower(oracle: dict[str, Tensor], backbon
     dino, picture = Dino(part(oracle, "dino")), Picture.of(oracle["window.image"].permute(2, 0, 1))
     calls: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        tokens = Dino.tokens
-        patch.setattr(dino_module.Dino, "tokens", lambda *given: (calls.append(1), tokens(*given))[1])
+        trunk = Dino.trunk
+        patch.setattr(dino_module.Dino, "trunk", lambda *given: (calls.append(1), trunk(*given))[1])
         for options in ({}, {"beta": 0.9}):
             ProxyCLIP(backbone, ProxyCLIPOptions(**options), dino=dino).encode_image(picture, WindowGeometry())
     assert calls == [1]

@@ -77,6 +77,8 @@ def test_together_is_the_same_as_alone(
     monkeypatch.setattr(WindowMethod, "batch_size", batch)
     if pad and not takes_pad(name):
         pytest.skip("pad=true is an option of the dense-CLIP family")
+    if (name, place) == ("trident", "odd windows"):
+        pytest.skip("trident refuses windows that are no whole patches: tests/methods/test_trident.py")
     options = {"pad": True} if pad else {}
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     alone = [
