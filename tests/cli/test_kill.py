@@ -123,7 +123,9 @@ class Launcher:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([str(folder), [*COMMAND, *arguments]]) + "\n")
         self.process.stdin.flush()
-        return int(self._line())
+        process = int(self._line())
+        assert process > 1, "no process id: an exit code of an earlier attempt was never read"
+        return process
 
     def wait(self) -> int:
         """Exit code of the last one, negative for a signal."""
