@@ -51,6 +51,7 @@ def run_command(
     """Run every method on every data set and print a row for each; ``asked`` are other arguments of ``every_pair``."""
     workers, engine, gpus, slurm, ray, detach = where
     asked_where = Where(engine, gpus, texts_of(slurm, "--slurm"), ray, detach)
+    asked_where.check(asked["device"])
     chosen = asked_where if asked_where != Where() else None
     count = workers or len(asked_where.gpu_ids()) or 1
     pairs = every_pair(
