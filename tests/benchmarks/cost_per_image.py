@@ -28,6 +28,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import SamConfig, SamModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -43,6 +44,7 @@ from ovss.harness.use.machine import Moment, now, share_of_others
 from ovss.methods import Backbone, Method, Picture, Vocabulary, WindowGeometry, create_method, find_method, list_methods
 from ovss.methods.models.dino import Dino
 from ovss.methods.models.found import Found
+from ovss.methods.models.sam import Sam
 
 OUTPUT = Path(__file__).resolve().parents[2] / "results" / "costs.md"
 MODEL = "ViT-B-16-quickgelu"
@@ -50,6 +52,11 @@ CLASSES = 21
 RELEASED: dict[str, Callable[[Backbone], dict[str, Any]]] = {
     "proxyclip": lambda _: {"dino": Dino(random_state(768, 12, 8, 28))},
     "dino-pool": lambda _: {"dino": Dino(random_state(768, 12, 16, 14))},
+    "corrclip": lambda _: {"dino": Dino(random_state(768, 12, 8, 28)), "proposer": "felzenszwalb", "min_size": 1000},
+    "trident": lambda _: {"dino": Dino(random_state(768, 12, 16, 14)), "sam": Sam(SamModel(SamConfig()).eval())},
+    "cass": lambda _: {"dino": Dino(random_state(768, 12, 8, 28))},
+    "lposs": lambda _: {"dino": Dino(random_state(768, 12, 16, 14))},
+    "lposs-plus": lambda _: {"dino": Dino(random_state(768, 12, 16, 14))},
     "clip-diy": lambda _: {
         "found": Found(Dino(random_state(384, 12, 8, 28)), torch.ones(1, 384, 1, 1) / 20, torch.zeros(1))
     },

@@ -23,7 +23,10 @@ def test_plan_work_merge_is_a_run(bench: Bench, tmp_path: Path) -> None:
     alone = bench("run", *METHOD, "--limit", "6", "--results", "alone", "--json").json()
     (folder,) = bench("plan", *METHOD, "--results", "shared").out.split()
     refused = bench("merge", folder, "--limit", "6")
-    assert refused.code == 2 and f"lacks 6 of 6 images, test_00000 for one: `bench worker {tmp_path / folder}`" in refused.err
+    assert (
+        refused.code == 2
+        and f"lacks 6 of 6 images, test_00000 for one: `bench worker {tmp_path / folder}`" in refused.err
+    )
     assert bench("worker", folder, "--limit", "6", "--shard", "1/3").code == 0
     refused = bench("merge", folder, "--limit", "6")
     assert refused.code == 2 and "lacks 4 of 6 images" in refused.err
