@@ -320,7 +320,11 @@ def test_show_compare_and_leaderboard(bench: Command, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", list_protocols())
 def test_every_protocol_runs_on_camvid(bench: Command, camvid: Path, name: str) -> None:
-    stand_in = ("--refine", "tiny-sd") if load_protocol(name).setting("camvid").refine == "sd21" else ()
+    """What no machine of a test has is stood in for: Stable Diffusion, SAM, a method with regions of its own."""
+    setting = load_protocol(name).setting("camvid")
+    stand_in: tuple[str, ...] = ("--refine", "tiny-sd") if setting.refine == "sd21" else ()
+    stand_in += ("--refine", "none") if setting.refine == "sam" else ()
+    stand_in += ("--set", "region_vote=felzenszwalb") if setting.region_vote == "method" else ()
     stand_in += ("--set", "size_multiple_px=16") if name.endswith("-l14") else ()  # tiny-clip has patches of 8 px
     ended = bench(
         *("run", "-m", "clearclip", "-d", "camvid", "--protocol", name, "--backbone", "tiny-clip"),

@@ -84,18 +84,18 @@ def test_files_replaced_in_mid_run_stop_it(
 ) -> None:
     """The fourth image of six changes after three were scored; its size and date stay."""
     victim = sorted((data / place).iterdir())[3]
-    score, seen = engine._score_image, []
+    load, seen = engine._loaded, []
 
-    def replacing(*given: Any, **named: Any) -> None:
+    def replacing(*given: Any, **named: Any) -> Any:
         seen.append(1)
         if len(seen) == 4:
             status = victim.stat()
             change_a_pixel(victim)
             os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
-        score(*given, **named)
+        return load(*given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_score_image", replacing)
+        patch.setattr(engine, "_loaded", replacing)
         ended = run(bench, data)
     assert ended.code == 2 and "has changed since this run was planned" in ended.err and str(victim) in ended.err
     (first,) = (Path("results") / "runs").iterdir()
