@@ -258,7 +258,7 @@ TILED = load_protocol("tiny").changed(columns=2)
         ({"protocol": "unifed"}, "unified"),
         ({"method": "maskclp"}, "maskclip"),
         ({"options": {"nonsense": 1}}, "nonsense"),
-        ({"resized_by": "pipeline", "protocol": TILED}, "cuts or refines images"),
+        ({"resized_by": "pipeline", "protocol": TILED}, "cuts, refines or votes"),
     ],
 )
 def test_wrong_values_are_explained(changes: dict[str, Any], text: str) -> None:
