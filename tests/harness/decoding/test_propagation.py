@@ -161,9 +161,8 @@ RECORD = DatasetRecord(key="toy", title="Toy", images="", labels="", classes=("n
 def test_a_method_without_texts_is_refused() -> None:
     with pytest.raises(UserError, match=r"refine is 'pearl'.*method 'toy' has none.*--refine pamr"):
         Pipeline(Toy(), Setting(refine="pearl"), RECORD)
-    scaled = Setting(refine="pearl", class_scaling="max", average="probability")
-    with pytest.raises(UserError, match="class_scaling needs scores from 0 on"):
-        Pipeline(Toy(), scaled, RECORD)
+    with pytest.raises(ValueError, match="class_scaling needs scores from 0 on"):
+        Setting(refine="pearl", class_scaling="max", average="probability")
 
 
 def test_image_level_scores_and_masks_pass_through(
