@@ -14,8 +14,9 @@ from ovss.harness.engines import local
 from ovss.harness.engines.drive import drive
 from ovss.harness.engines.local import Local, prepare, start_early, worker_context
 from ovss.harness.runs import engine
+from ovss.harness.runs.parts import pack
 from ovss.harness.runs.presence import Presence
-from ovss.harness.runs.run import PLAN, Run
+from ovss.harness.runs.run import COUNTS, PLAN, Run
 from ovss.harness.runs.worker import work
 from ovss.harness.runs.worker_task import WorkerTask
 from ovss.harness.use.pairs import every_pair
@@ -147,3 +148,17 @@ def test_fresh_does_not_delete_what_workers_write(planned: WorkerTask) -> None:
     with run.lock():
         run.begin(run.plan(), fresh=True)
     assert not run.done()
+
+
+def test_many_parts_are_packed_into_few_and_give_the_same_bytes(planned: WorkerTask) -> None:
+    (run,) = map(Run, planned.runs)
+    for k in range(6):
+        work(planned.model_copy(update={"shard": (k, 6)}))
+    run.merge()
+    before, done = (run.folder / COUNTS).read_bytes(), run.done()
+    pack(run.parts_folder, run.plan(), more_than=6)
+    assert len(list(run.parts_folder.glob("part-*"))) == 6  # not more than that: left alone
+    pack(run.parts_folder, run.plan(), more_than=5)
+    assert len(list(run.parts_folder.glob("part-*"))) == 1 and run.done() == done
+    run.merge()
+    assert (run.folder / COUNTS).read_bytes() == before
