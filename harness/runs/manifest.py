@@ -122,7 +122,7 @@ def make_manifest(folder: str, plan: Plan, parts: Parts, counts: bytes, metrics:
         workers=last.workers,
         loaders=last.loaders,
         shared_with=last.shared_with,
-        finished=last.written[:19] + last.written[26:],  # without microseconds
+        finished=last.written,
         **cost(frame),
         encode_seconds=last.encode_seconds,
         images=len(frame),

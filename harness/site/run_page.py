@@ -75,7 +75,7 @@ def _more_provenance(run: Finished) -> Sequence[tuple[str, str]]:
     """Whole hashes, for those who want to compare them."""
     manifest = run.manifest
     return (
-        ("finished", manifest.finished),
+        ("finished", f"{manifest.finished[:19]}+00:00"),
         ("workers", str(manifest.workers)),
         ("hash of the protocol", str(manifest.protocol["hash"])),
         ("hash of the data set", str(manifest.dataset["hash"])),

@@ -97,4 +97,4 @@ def _state(finished: Finished | None, done: int) -> State:
 
 def _last_written(folder: Path) -> str:
     newest = max((p.lstat().st_mtime for p in folder.rglob("*") if p.is_file()), default=folder.stat().st_mtime)
-    return datetime.fromtimestamp(newest, timezone.utc).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(newest, timezone.utc).isoformat(timespec="microseconds")

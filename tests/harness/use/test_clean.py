@@ -8,7 +8,7 @@ import pytest
 
 from ovss.datasets import writing
 from ovss.harness.report.origin import Origin
-from ovss.harness.runs.run import ORIGIN, Run
+from ovss.harness.runs.run import ORIGIN, Run, find_run
 from ovss.harness.use import clean
 from ovss.harness.use.clean import Litter, find_litter, remove
 from ovss.methods import UserError
@@ -21,7 +21,7 @@ OLDER_CODE: dict[str, Any] = {"source_hash": "0" * 16}
 
 def later(made: Run, results: Path, **changes: Any) -> Run:
     """A run of this code that was finished a day after ``earlier``."""
-    return aged(remake(made, results, stamp={"written": NEW}, **changes))
+    return aged(remake(made, results, **{"stamp": {"written": NEW}, **changes}))
 
 
 def earlier(made: Run, results: Path, **changes: Any) -> Run:
@@ -50,6 +50,13 @@ def test_a_run_of_older_code_goes_when_a_newer_one_has_its_words(made: Run, tmp_
     assert found == Litter("superseded run", old.folder, size, f"by {new.folder.name}", 3) and found.holds_results
     remove(found)
     assert [p.name for p in (tmp_path / "runs").iterdir()] == [new.folder.name] and new.finished()
+
+
+def test_two_runs_of_one_second_have_an_order(made: Run, tmp_path: Path) -> None:
+    old = earlier(made, tmp_path, stamp={"written": OLD})
+    new = later(made, tmp_path, stamp={"written": OLD.replace(".000000", ".000001")})
+    assert [litter.path for litter in find_litter(tmp_path)] == [old.folder]
+    assert find_run("shapes-clip-tiny", tmp_path).folder == new.folder
 
 
 @pytest.mark.parametrize(
