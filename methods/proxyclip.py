@@ -5,7 +5,8 @@
 One matrix for all heads, no class token, skip connection or MLP.  Scores live on DINO's grid.  Windows are padded to
 multiples of 56 px.  Where nothing is left of a row the public code gives NaN; here a place keeps itself.
 
-The second model may be another DINO, a DINOv2 or the encoder of MAE; its patches are those after its last norm.
+The second model may be another DINO, a DINOv2, the encoder of MAE, whose patches are those after the last norm, or
+that of SAM, which sees each window stretched to its own square; how the public code prepares it is not sure.
 
 Lan et al., ECCV 2024, arXiv:2408.04883, in the form of the public code (mc-lan/ProxyCLIP, open_clip/transformer.py).
 """
@@ -17,6 +18,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor
 
 from .blocks.dense_clip import DenseClip, DenseClipOptions, LastBlock, SeenPatches
 from .core.info import MethodInfo
@@ -26,6 +28,7 @@ from .models.backbone import Backbone
 from .models.dino import Dino, load_dino
 from .models.mae import load_mae
 from .models.open_model import open_model
+from .models.sam import Sam, load_sam
 from .refine.patch_similarity import similarity_matrix
 
 
@@ -33,7 +36,7 @@ from .refine.patch_similarity import similarity_matrix
 class Encoder:
     """A second model: how its files are read, and its checkpoint in the catalogue."""
 
-    read: Callable[..., Dino]
+    read: Callable[..., Dino | Sam]
     weights: str
 
 
@@ -43,6 +46,7 @@ ENCODERS = {
     "dinov2-b14": Encoder(load_dino, "dinov2-vitb14"),
     "dinov2-b14-reg": Encoder(load_dino, "dinov2-vitb14-reg"),
     "mae-b16": Encoder(load_mae, "mae-vitb16"),
+    "sam-b16": Encoder(load_sam, "sam-vitb-hf"),
 }
 
 
@@ -52,10 +56,12 @@ class ProxyCLIPOptions(DenseClipOptions):
     pad: ClassVar[Literal[True]] = True  # type: ignore[misc]  # evenly, to multiples of 56 px, always
     beta: float = Field(1.2, gt=0, description="cosines below beta times their mean are left out")
     gamma: float = Field(3.0, gt=0, description="inverse temperature of the softmax")
-    encoder: Literal["dino-b8", "dino-b16", "dinov2-b14", "dinov2-b14-reg", "mae-b16"] = Field(
+    encoder: Literal["dino-b8", "dino-b16", "dinov2-b14", "dinov2-b14-reg", "mae-b16", "sam-b16"] = Field(
         "dino-b8", exclude=True, description="the second model; what was really loaded is in the provenance"
     )
-    dino: str | None = Field(None, exclude=True, description="file of the second model instead of the catalogue's")
+    dino: str | None = Field(
+        None, exclude=True, description="file or folder of the second model instead of the catalogue's"
+    )
 
 
 class ProxyCLIP(DenseClip):
@@ -80,24 +86,33 @@ class ProxyCLIP(DenseClip):
         options: ProxyCLIPOptions | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        dino: Dino | None = None,
+        dino: Dino | Sam | None = None,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
         known = ENCODERS[self.options.encoder]
-        self.dino = dino or open_model(known.read, known.weights, self.options.dino, self.device, dtype)
+        how = (self.device,) if known.read is load_sam else (self.device, dtype)
+        self.dino = dino or open_model(known.read, known.weights, self.options.dino, *how)
 
     @property
     def described(self) -> MethodInfo:
         """See ``Method.described``; the reported values are those with DINO ViT-B/8."""
         published = self.info.published if self.dino.name == "DINO ViT-B/8" else None
-        return replace(self.info, trained_on=f"nothing; {self.dino.name} is self-supervised", published=published)
+        teacher = "trained with masks" if isinstance(self.dino, Sam) else "self-supervised"
+        return replace(self.info, trained_on=f"nothing; {self.dino.name} is {teacher}", published=published)
 
     def encode_windows(self, windows: Windows) -> SeenPatches:
-        """Patch features on DINO's grid."""
+        """Patch features on the second model's grid."""
         tokens, clip_grid = self.trunk(windows)
-        similar, grid = self.dino_patches(self.dino, windows)
+        similar, grid = self._patches(windows)
         block, pull = self.tower.blocks[-1], (self.options.beta, self.options.gamma)
         values = vit.values(block, tokens[:, 1:]).transpose(1, 2).unflatten(2, clip_grid)
         values = F.interpolate(values, grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
         mix = torch.stack([similarity_matrix(s, *pull)[0].to(v) @ v for s, v in zip(similar, values, strict=True)])
         return SeenPatches(F.normalize(vit.project(self.tower, vit.project_out(block, mix)), dim=-1).unflatten(1, grid))
+
+    def _patches(self, windows: Windows) -> tuple[Tensor, tuple[int, int]]:
+        sam = self.dino
+        if isinstance(sam, Dino):
+            return self.dino_patches(sam, windows)
+        key = ("sam patches", sam, self.statistics, self.padding_key(windows))
+        return windows.once(key, lambda: sam.patches(self.shown(windows.pixels)))

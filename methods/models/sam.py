@@ -83,11 +83,15 @@ class Sam:
         return device
 
     @property
+    def name(self) -> str:
+        """Width and depth of the encoder: ``SAM 768x12`` is ViT-B."""
+        vision = self.model.config.vision_config
+        return f"SAM {vision.hidden_size}x{vision.num_hidden_layers}"
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Name, source, hash and precision, as JSON values."""
-        vision = self.model.config.vision_config
-        name = f"SAM {vision.hidden_size}x{vision.num_hidden_layers}"
-        return {"name": name, "source": self.source, "sha256": self.sha256, "precision": "float32"}
+        return {"name": self.name, "source": self.source, "sha256": self.sha256, "precision": "float32"}
 
     def look(self, picture: Picture, multiple_px: int = MULTIPLE_PX) -> SamView:
         """The picture at its own size, once for all who ask for the same rounded size."""
@@ -121,6 +125,17 @@ class Sam:
         grid = (max(1, shown[0] // self.patch_px), max(1, shown[1] // self.patch_px))
         attention = _attention(encoder.layers[-1], tokens, grid)
         return SamView(size, shown, encoder.neck(_output(encoder.layers[-1](tokens))), attention)
+
+    @torch.inference_mode()
+    def patches(self, rgb: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The encoder's output for windows that are each stretched to the square, and its grid.
+
+        ``rgb`` ``(B, 3, H, W)`` floating in [0, 1] -> ``(B, side * side, D)`` float32.
+        """
+        mean, std = (torch.tensor(s, device=self.device).view(3, 1, 1) for s in (_MEAN, _STD))
+        squares = (_bilinear(rgb.to(self.device).float() * 255, (self.side, self.side)) - mean) / std
+        maps = torch.cat([self.model.get_image_embeddings(square) for square in squares.split(1)])
+        return maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
 
     @torch.inference_mode()
     def masks(

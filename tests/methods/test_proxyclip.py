@@ -13,12 +13,15 @@ from ovss.harness.decoding.refinement import on_grid
 from ovss.methods import Backbone, Picture, UserError, Vocabulary, WindowGeometry, create_method
 from ovss.methods.blocks.clip_method import ClipWords
 from ovss.methods.models import dino as dino_module
+from ovss.methods.models import vit
 from ovss.methods.models.dino import Dino
+from ovss.methods.models.sam import Sam
 from ovss.methods.proxyclip import ProxyCLIP, ProxyCLIPOptions
 
 from .models.test_dino import random_state
 from .models.test_dinov2 import random_v2
 from .oracle_parts import TOLERANCE, error, load_oracle
+from .sam_parts import random_model
 
 MEAN, STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
 VOCABULARY = Vocabulary.from_texts([["a", "b", "c"], ["d"], ["e"], ["f"]], ["0", "1", "2", "3"], ["{}"])
@@ -100,7 +103,12 @@ def test_absent_weights_and_provenance(oracle: dict[str, Tensor], backbone: Back
 
 @pytest.mark.parametrize(
     ("encoder", "weights"),
-    [("dino-b16", "dino-vitb16"), ("dinov2-b14", "dinov2-vitb14"), ("mae-b16", "mae-vitb16")],
+    [
+        ("dino-b16", "dino-vitb16"),
+        ("dinov2-b14", "dinov2-vitb14"),
+        ("mae-b16", "mae-vitb16"),
+        ("sam-b16", "sam-vitb-hf"),
+    ],
 )
 def test_absent_encoders(backbone: Backbone, encoder: str, weights: str) -> None:
     with pytest.raises(UserError, match=f"bench weights fetch {weights}\n"):
@@ -136,6 +144,31 @@ def test_other_encoders(tmp_path: Path, backbone: Backbone, encoder: str, name: 
     )
     assert found.scores.shape == (1, 6, 112 // patch_px, 168 // patch_px)
     assert found.scores.isfinite().all() and float(found.scores.std()) > 0
+
+
+def test_sam_sees_windows_stretched_to_its_square(tmp_path: Path, backbone: Backbone) -> None:
+    """A window of 100 x 130 px, padded to 112 x 168, against the library's embedding; scores live on SAM's grid."""
+    random_model().save_pretrained(tmp_path)
+    method = create_method("proxyclip", backbone, encoder="sam-b16", dino=str(tmp_path))
+    assert isinstance(method, ProxyCLIP) and isinstance(method.dino, Sam)
+    assert (method.dino.name, method.described.published) == ("SAM 16x1", None)
+    assert method.described.trained_on == "nothing; SAM 16x1 is trained with masks"
+    image = torch.randint(0, 256, (3, 100, 130), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = method.encode_image(Picture.of(image), WindowGeometry()).batches[0]
+    shown = method.shown(image[None])
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    square = torch.nn.functional.interpolate(shown * 255, (64, 64), mode="bilinear", align_corners=False)
+    places = method.dino.model.get_image_embeddings((square - mean) / std)[0].flatten(1).T
+    similar = torch.nn.functional.normalize(places, dim=1) @ torch.nn.functional.normalize(places, dim=1).T
+    logits = 3.0 * (similar - 1.2 * similar.mean())
+    mixed = torch.where(logits < 0, -torch.inf, logits).softmax(1)
+    block = method.tower.blocks[-1]
+    tokens, grid = vit.run_trunk(method.tower, method.normalised(image[None]), method.options.positions)
+    values = vit.values(block, tokens[:, 1:])[0].T.unflatten(1, grid)[None]
+    values = torch.nn.functional.interpolate(values, (4, 4), mode="bilinear", align_corners=False)[0].flatten(1).T
+    wanted = vit.project(method.tower, vit.project_out(block, (mixed @ values)[None]))[0]
+    wanted = torch.nn.functional.normalize(wanted, dim=1).unflatten(0, (4, 4))
+    torch.testing.assert_close(found.features[0], wanted, atol=1e-5, rtol=1e-4)
 
 
 def random_texts() -> Tensor:
