@@ -171,6 +171,7 @@ def test_the_wheel_runs_where_nothing_is_but_a_folder_of_that_name(
     assert str(ROOT) not in seen["path"]
 
 
+@pytest.mark.slow
 def test_the_library_of_the_name_is_found_even_in_the_checkout(
     probe: Path, fake: Path, console: Callable[..., Any], tmp_path: Path
 ) -> None:

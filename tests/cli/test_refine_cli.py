@@ -12,7 +12,7 @@ Command = Callable[..., Any]
 
 
 def run(bench: Command, results: Path, *more: str, method: str = "maskclip") -> dict[str, Any]:
-    command = ("run", "-m", method, "-d", "shapes", "--limit", "2", "--refine", "tiny-sd", "--results", str(results))
+    command = ("run", "-m", method, "-d", "shapes", "--limit", "1", "--refine", "tiny-sd", "--results", str(results))
     found: dict[str, Any] = bench(*command, *more, "--json").json()
     return found
 
@@ -24,7 +24,7 @@ def counts(found: dict[str, Any]) -> pd.DataFrame:
 @pytest.mark.parametrize("method", ["cliper", "maskclip", "naclip"])
 def test_every_method_can_be_refined(bench: Command, tmp_path: Path, method: str) -> None:
     refined = run(bench, tmp_path, method=method)
-    plain = bench("run", "-m", method, "-d", "shapes", "--limit", "2", "--results", str(tmp_path), "--json").json()
+    plain = bench("run", "-m", method, "-d", "shapes", "--limit", "1", "--results", str(tmp_path), "--json").json()
     assert refined["protocol_hash"] != plain["protocol_hash"] and refined["run_dir"] != plain["run_dir"]
     assert refined["seconds_per_stage"]["refine"] > 0 and plain["seconds_per_stage"]["refine"] < 0.01
     assert refined["guide"]["name"] == "tiny-sd" and refined["guide"]["sha256"].startswith("state:")
@@ -42,7 +42,7 @@ def test_a_seed_gives_the_same_counts_and_another_one_is_another_protocol(bench:
     assert not counts(first).equals(counts(other))
     silent = [run(bench, tmp_path / "a", "--set", "refine_noise=zero", "--set", f"seed={k}") for k in (0, 1)]
     assert counts(silent[0]).equals(counts(silent[1]))
-    table = bench("run", "-m", "maskclip", "-d", "shapes", "--limit", "2", "--refine", "tiny-sd", "--set", "seed=1")
+    table = bench("run", "-m", "maskclip", "-d", "shapes", "--limit", "1", "--refine", "tiny-sd", "--set", "seed=1")
     assert "seed 1" in table.out
 
 

@@ -318,7 +318,13 @@ def test_show_compare_and_leaderboard(bench: Command, tmp_path: Path) -> None:
     assert ended.code == 2 and "not on the same images" in ended.err
 
 
-@pytest.mark.parametrize("name", list_protocols())
+ONE_OF_A_KIND = ("unified", "sclip", "cliper-v1", "corrclip", "trident", "catseg")
+"""Every protocol is run in the slow tests; that they are read and make sense of every data set is tested elsewhere."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in ONE_OF_A_KIND else pytest.mark.slow) for n in list_protocols()]
+)
 def test_every_protocol_runs_on_camvid(bench: Command, camvid: Path, name: str) -> None:
     """What no machine of a test has is stood in for: Stable Diffusion, SAM, a method with regions of its own."""
     setting = load_protocol(name).setting("camvid")

@@ -9,7 +9,7 @@ from pathlib import Path
 def test_no_fault_gives_another_number(tmp_path: Path) -> None:
     """In a process of its own: it forks, which one with threads must not."""
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("campaign.py")), "--quick", "4"],
+        [sys.executable, str(Path(__file__).with_name("campaign.py")), "--quick", "2"],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
