@@ -30,8 +30,8 @@ from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
 from .models.backbone import Backbone
-from .models.dino import HEAD_SIZE, Dino, load_dino
-from .models.open_model import open_model
+from .models.dino import HEAD_SIZE, Dino
+from .models.second_dino import open_dino
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 SIGMA, SHARE = 5.0, 10.0
@@ -44,7 +44,7 @@ class CASSOptions(MovedTextsOptions):
     stretch: bool = Field(True, description="singular values of DINO's graphs are stretched")
     seed: int = Field(0, ge=0, description="of the random matrix that the low-rank form starts from")
     dino: str | None = Field(
-        None, exclude=True, description="file of a DINO; without it that of the catalogue, ViT-B/8"
+        None, exclude=True, description="file of a DINO; without it ViT-B/8, or tiny-dino beside tiny-clip"
     )
 
 
@@ -73,7 +73,7 @@ class CASS(MovedTexts):
         dino: Dino | None = None,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
-        self.dino = dino or open_model(load_dino, "dino-vitb8", self.options.dino, self.device, dtype)
+        self.dino = dino or open_dino("dino-vitb8", self.options.dino, backbone, self.device, dtype)
         heads = self.tower.blocks[-1].heads
         if heads != self.dino.heads:
             raise UserError(

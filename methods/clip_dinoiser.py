@@ -32,6 +32,7 @@ from .models.dino import Dino, LastAttention, load_dino
 from .models.dinoiser_heads import DinoiserHeads, load_heads
 from .models.found import Found, load_found
 from .models.open_model import open_model
+from .models.second_dino import open_dino
 
 TINY_HEADS = TINY_CLIP_FOLDER / "dinoiser_heads.safetensors"
 
@@ -125,7 +126,7 @@ class CLIPDINOiser(DenseClip):
 
     def _load_dino(self, dino: str | Dino | None) -> Dino:
         if not isinstance(dino, Dino):
-            dino = open_model(load_dino, "dino-vitb16", dino, self.device, self.dtype)
+            dino = open_dino("dino-vitb16", dino, self.backbone, self.device, self.dtype)
         if dino.patch_px != self.tower.patch_px:
             raise UserError(
                 f"{dino.name} has patches of {dino.patch_px} px, the backbone of {self.tower.patch_px} px: they must "

@@ -32,8 +32,8 @@ from .core.info import MethodInfo
 from .core.picture import Windows
 from .models import vit
 from .models.backbone import Backbone
-from .models.dino import Dino, load_dino
-from .models.open_model import open_model
+from .models.dino import Dino
+from .models.second_dino import open_dino
 from .proposals.base import Proposer, ProposerParts
 from .proposals.for_methods import ProposerOptions, info_with, note_of
 from .proposals.names import ProposerName
@@ -59,7 +59,7 @@ class CorrCLIPOptions(DenseClipOptions, ProposerOptions):
     spatial_weight: float = Field(1.0, ge=0, description="weight of the earlier blocks' values v'")
     semantic_weight: float = Field(0.5, ge=0, description="weight of the regions' own class tokens c")
     dino: str | None = Field(
-        None, exclude=True, description="file of a DINO; without it that of the catalogue, ViT-B/8"
+        None, exclude=True, description="file of a DINO; without it ViT-B/8, or tiny-dino beside tiny-clip"
     )
 
 
@@ -95,7 +95,7 @@ class CorrCLIP(DenseClip):
         self.averaged = slice(first + 1, last + 2)
         self.dino = dino
         if dino is None and asked.similarity == "dino":
-            self.dino = open_model(load_dino, "dino-vitb8", asked.dino, self.device, dtype)
+            self.dino = open_dino("dino-vitb8", asked.dino, backbone, self.device, dtype)
         parts = ProposerParts(self.tower, *self.statistics, self.device, dtype, asked.proposer_weights)
         self.proposer = asked.load(parts, proposer)
 

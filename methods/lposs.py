@@ -32,8 +32,8 @@ from .core.score_field import ScoreField
 from .core.window_method import SeenWindows
 from .core.windows import Box, WindowGeometry
 from .models.backbone import Backbone
-from .models.dino import Dino, load_dino
-from .models.open_model import open_model
+from .models.dino import Dino
+from .models.second_dino import open_dino
 
 _PLANES = 8  # queries that are spread over pixels together
 
@@ -48,7 +48,7 @@ class LPOSSOptions(EndPaddedOptions):
     alpha: float = Field(0.95, ge=0, lt=1, description="share of the neighbours' scores")
     steps: int = Field(10, ge=1, description="steps of conjugate gradients")
     dino: str | None = Field(
-        None, exclude=True, description="file of a DINO; without it that of the catalogue, ViT-B/16"
+        None, exclude=True, description="file of a DINO; without it ViT-B/16, or tiny-dino beside tiny-clip"
     )
 
 
@@ -77,7 +77,6 @@ class LPOSS(DenseClip):
         trained_on="nothing; DINO ViT-B/16 is self-supervised",
         backbone="ViT-B-16/laion2b_s34b_b88k",
         published="LPOSS",
-        offline=False,
     )
     last_block = LastBlock((), residual=True, ffn=True)
     options: LPOSSOptions
@@ -92,7 +91,7 @@ class LPOSS(DenseClip):
         dino: Dino | None = None,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
-        self.dino = dino or open_model(load_dino, "dino-vitb16", self.options.dino, self.device, dtype)
+        self.dino = dino or open_dino("dino-vitb16", self.options.dino, backbone, self.device, dtype)
 
     @property
     def multiple_px(self) -> int:
@@ -166,7 +165,6 @@ class LPOSSPlus(LPOSS):
         paper="Stojnic et al., CVPR 2025",
         trained_on="nothing; DINO ViT-B/16 is self-supervised",
         backbone="ViT-B-16/laion2b_s34b_b88k",
-        offline=False,
     )
     options: LPOSSPlusOptions
 

@@ -29,6 +29,7 @@ from .models.dino import Dino, load_dino
 from .models.mae import load_mae
 from .models.open_model import open_model
 from .models.sam import Sam, load_sam
+from .models.second_dino import open_dino
 from .refine.patch_similarity import similarity_matrix
 
 
@@ -56,8 +57,8 @@ class ProxyCLIPOptions(DenseClipOptions):
     pad: ClassVar[Literal[True]] = True  # type: ignore[misc]  # evenly, to multiples of 56 px, always
     beta: float = Field(1.2, gt=0, description="cosines below beta times their mean are left out")
     gamma: float = Field(3.0, gt=0, description="inverse temperature of the softmax")
-    encoder: Literal["dino-b8", "dino-b16", "dinov2-b14", "dinov2-b14-reg", "mae-b16", "sam-b16"] = Field(
-        "dino-b8", exclude=True, description="the second model; what was really loaded is in the provenance"
+    encoder: Literal["dino-b8", "dino-b16", "dinov2-b14", "dinov2-b14-reg", "mae-b16", "sam-b16"] | None = Field(
+        None, exclude=True, description="the second model; None is dino-b8, and tiny-dino beside tiny-clip"
     )
     dino: str | None = Field(
         None, exclude=True, description="file or folder of the second model instead of the catalogue's"
@@ -73,7 +74,6 @@ class ProxyCLIP(DenseClip):
         paper="Lan et al., ECCV 2024, arXiv:2408.04883",
         trained_on="nothing; DINO ViT-B/8 is self-supervised",
         published="ProxyCLIP",
-        offline=False,
     )
     last_block = LastBlock((), residual=False, ffn=False)
     options: ProxyCLIPOptions
@@ -89,9 +89,15 @@ class ProxyCLIP(DenseClip):
         dino: Dino | Sam | None = None,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
-        known = ENCODERS[self.options.encoder]
+        self.dino = dino or self._open(dtype)
+
+    def _open(self, dtype: torch.dtype) -> Dino | Sam:
+        given, encoder = self.options.dino, self.options.encoder
+        if encoder is None:
+            return open_dino("dino-vitb8", given, self.backbone, self.device, dtype)
+        known = ENCODERS[encoder]
         how = (self.device,) if known.read is load_sam else (self.device, dtype)
-        self.dino = dino or open_model(known.read, known.weights, self.options.dino, *how)
+        return open_model(known.read, known.weights, given, *how)
 
     @property
     def described(self) -> MethodInfo:

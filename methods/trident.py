@@ -30,9 +30,10 @@ from .core.window_method import SeenWindows
 from .core.windows import Box, WindowGeometry, cut
 from .models import vit
 from .models.backbone import Backbone
-from .models.dino import Dino, load_dino
+from .models.dino import Dino
 from .models.open_model import open_model
 from .models.sam import Sam, SamAttention, load_sam
+from .models.second_dino import open_dino
 from .refine.patch_similarity import similarity_matrix
 
 MOST_THRESHOLD, THRESHOLD_OF_NEGATIVE = 0.9, 0.6
@@ -54,7 +55,7 @@ class TridentOptions(DenseClipOptions):
     )
     halves: bool = Field(False, description="SAM sees the left and the right half apart, as released for Cityscapes")
     dino: str | None = Field(
-        None, exclude=True, description="file of a DINO; without it that of the catalogue, ViT-B/16"
+        None, exclude=True, description="file of a DINO; without it ViT-B/16, or tiny-dino beside tiny-clip"
     )
     sam: str | None = Field(None, exclude=True, description="folder of a SAM; without it that of the catalogue, ViT-B")
 
@@ -84,7 +85,7 @@ class Trident(DenseClip):
         sam: Sam | None = None,
     ) -> None:
         super().__init__(backbone, options, device, dtype)
-        self.dino = dino or open_model(load_dino, "dino-vitb16", self.options.dino, self.device, dtype)
+        self.dino = dino or open_dino("dino-vitb16", self.options.dino, backbone, self.device, dtype)
         self.sam = sam
         if sam is None and self.options.affinity:
             self.sam = open_model(load_sam, "sam-vitb-hf", self.options.sam, self.device)

@@ -158,6 +158,19 @@ def train_tiny_clip(
     train_tiny_clip_command(output, device, seed, workers, scale)
 
 
+@train_app.command("tiny-dino")
+def train_tiny_dino(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the training; goes on with what it holds.")],
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of weights, scenes and views.")] = 0,
+    stop_after: Annotated[int | None, typer.Option(min=1, help="Stop at this iteration; go on another time.")] = None,
+) -> None:
+    """Train the embedded DINO on scenes, without labels (about an hour on one core); stops and resumes."""
+    from .train import train_tiny_dino_command
+
+    train_tiny_dino_command(output, device, seed, stop_after)
+
+
 @train_app.command("clip-dinoiser")
 def train_clip_dinoiser(
     data: Annotated[str, typer.Option(help="shapes, a folder with VOC2012, or any folder of images.")],

@@ -22,6 +22,30 @@ def train_tiny_clip_command(output: Path, device: str, seed: int, workers: int, 
     print_line(f"wrote {output}; try it by copying it over methods/models/tiny_clip")
 
 
+def train_tiny_dino_command(output: Path, device: str, seed: int, stop_after: int | None) -> None:
+    """Train it, or go on with it; a line for every checkpoint."""
+    from ...methods.models.backbone import TINY_CLIP, load_backbone
+    from ...methods.models.dino import Dino
+    from ...methods.models.second_dino import TINY_DINO_FILE
+    from ...methods.proxyclip import ProxyCLIP
+    from ...methods.registry import find_device
+    from ..training.images import Scenes
+    from ..training.loop import score_on_scenes, train
+    from ..training.tiny_dino import WEIGHTS, Recipe, Trainer
+
+    recipe = Recipe()
+    trainer = Trainer(recipe, find_device(device), seed)
+    validate = score_on_scenes(lambda: ProxyCLIP(load_backbone(TINY_CLIP), dino=Dino(trainer.trained())))
+    with progress("train tiny-dino", recipe.iterations) as advance:
+        train(output, trainer, Scenes(recipe, seed), stop_after, validate, print_record, advance)
+    if trainer.iteration < recipe.iterations:
+        print_line(f"stopped after {trainer.iteration} of {recipe.iterations} iterations; the same command goes on")
+    print_line(
+        f"wrote {output / WEIGHTS}, the form that is embedded: it lies in {TINY_DINO_FILE.parent.name}/; try it with"
+    )
+    print_line(f"  bench run -m proxyclip -d shapes --option proxyclip.dino={output / WEIGHTS}")
+
+
 def train_clip_dinoiser_command(
     data: str,
     output: Path,
