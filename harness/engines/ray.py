@@ -4,6 +4,7 @@ Tasks, not actors: Ray starts a task again on another node when its node is lost
 parts.
 """
 
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..runs.worker_task import WorkerTask
 from .door import Status
 
 _RETRIES = 3
+_ANSWER_SECONDS = 10.0
 
 
 class Ray:
@@ -26,6 +28,7 @@ class Ray:
             raise UserError("--engine ray needs Ray: pip install 'ovss-bench[ray]'") from None
         self._ray: Any = ray
         if not ray.is_initialized():
+            _check_answers(address)
             try:
                 ray.init(address=address or None, log_to_driver=False, logging_level="error")
             except (ConnectionError, ValueError) as error:
@@ -62,6 +65,17 @@ class Ray:
         except self._ray.exceptions.RayError as error:
             return Status("failed", str(error).strip().splitlines()[0])
         return Status("refused", said) if said else Status("done")
+
+
+def _check_answers(address: str) -> None:
+    """Raise ``UserError`` if nobody listens at HOST:PORT: Ray itself waits for minutes and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto", for example
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def _work(task: str) -> str:

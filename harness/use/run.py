@@ -284,7 +284,9 @@ def _score_missing(
     total = len(wanted) * len(lanes)
     kept = total - sum(map(len, missing))
     advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, kept)
-    if union and (where is not None or (workers > 1 and len(union) > 1)):
+    engine_folder = lanes[0].run.folder / ENGINE
+    left = where is not None and engine_folder.exists()  # jobs that have nothing to do any more may still be queued
+    if left or (union and (where is not None or (workers > 1 and len(union) > 1))):
         where, count = where or Where(), min(workers, len(union))
         task = WorkerTask(
             runs=tuple(lane.run.folder for lane in lanes),
@@ -295,6 +297,6 @@ def _score_missing(
             device="cuda" if where.gpus else None,
             threads=threads_for(count) if where.engine == "local" else 0,
         )
-        drive(where.start(lanes[0].run.folder / ENGINE), task, count, advance, where.detach)
+        drive(where.start(engine_folder), task, count, advance, where.detach)
     else:
         work_through(lanes, union, plans[0].spec.device, Watch(advance), loading=loading)
