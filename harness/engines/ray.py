@@ -4,8 +4,10 @@ Tasks, not actors: Ray starts a task again on another node when its node is lost
 parts.
 """
 
+import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ...methods import UserError
@@ -42,7 +44,7 @@ class Ray:
             on_gpu = (task.device or "").startswith("cuda")
             remote = self._ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=_RETRIES)(_work)
             name = f"ray-{len(self._tasks)}"
-            self._tasks[name] = remote.remote(task.model_dump_json())
+            self._tasks[name] = remote.remote(task.model_dump_json(), str(Path.cwd()))
             names.append(name)
         return names
 
@@ -68,7 +70,7 @@ class Ray:
 
 
 def _check_answers(address: str) -> None:
-    """Raise ``UserError`` if nobody listens at HOST:PORT: Ray itself waits for minutes and then ends the process."""
+    """Raise ``UserError`` if nobody listens at HOST:PORT: Ray itself tries for more than six minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return  # "auto", for example
@@ -78,11 +80,15 @@ def _check_answers(address: str) -> None:
         raise UserError(f"no Ray cluster answers at {address}: {error}") from error
 
 
-def _work(task: str) -> str:
-    """Do the task on a node; what a user has to mend, or nothing."""
+def _work(task: str, folder: str) -> str:
+    """Do the task on a node, in the ``folder`` that names of files start from; what a user has to mend, or nothing."""
     from ovss.datasets import DataError
     from ovss.harness.runs.worker import work
 
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        return f"{folder}, where the run was started, cannot be entered on {socket.gethostname()}: {error.strerror}"
     try:
         work(WorkerTask.model_validate_json(task))
     except (UserError, DataError) as error:

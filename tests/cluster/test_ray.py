@@ -1,6 +1,5 @@
 """A run on Ray with three local nodes, of which one is killed.  ``make test-cluster``; needs Ray."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def _parent(pid: int) -> int:
 
 
 def test_without_a_cluster_it_says_so(at_home: Desk) -> None:
-    """At once: Ray itself waits for minutes."""
+    """At once: Ray itself tries for more than six minutes."""
     pytest.importorskip("ray")
     process = at_home.bench(*RUN, "--engine", "ray", "--ray", "127.0.0.1:1")
     at_home.ended(process, 2)
