@@ -6,7 +6,9 @@ parts.
 
 import os
 import socket
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,17 @@ class Ray:
         except ModuleNotFoundError:
             raise UserError("--engine ray needs Ray: pip install 'ovss-bench[ray]'") from None
         self._ray: Any = ray
+        self._ours = ExitStack()
         if not ray.is_initialized():
             _check_answers(address)
+            # Ray tells of lost nodes on standard output, where nothing but results belongs.
+            self._ours.enter_context(redirect_stdout(sys.stderr))
+            self._ours.callback(ray.shutdown)
             try:
                 ray.init(address=address or None, log_to_driver=False, logging_level="error")
-            except (ConnectionError, ValueError) as error:
-                raise UserError(f"no Ray cluster answers at {address or 'this machine'}: {error}") from error
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                self._ours.close()
+                raise UserError(f"Ray at {address or 'this machine'} cannot be used: {error}") from error
         self._tasks: dict[str, Any] = {}
 
     def submit(self, tasks: Sequence[WorkerTask]) -> list[str]:
@@ -53,10 +60,11 @@ class Ray:
         return {name: self._status(self._tasks[name]) for name in names}
 
     def cancel(self, names: Sequence[str]) -> None:
-        """See ``Engine.cancel``; they are interrupted, write what is finished, and end."""
+        """See ``Engine.cancel``; they are interrupted, write what is finished, and end.  Then Ray is left."""
         for name in names:
             self._ray.cancel(self._tasks[name])
         self._ray.wait([self._tasks[name] for name in names], num_returns=len(names), timeout=10) if names else None
+        self._ours.close()
 
     def _status(self, task: Any) -> Status:
         ended, _ = self._ray.wait([task], timeout=0)
