@@ -20,7 +20,7 @@ from ovss.methods.maskclip import MaskCLIP
 
 class Held(MaskCLIP):
     def score_windows(self, seen, words):
-        time.sleep(3 if os.path.exists(os.environ["HOLD"]) else 0)
+        time.sleep(5 if os.path.exists(os.environ["HOLD"]) else 0)
         return super().score_windows(seen, words)
 """
 BENCH = [sys.executable, "-c", "from ovss.harness.cli.main import main; main()"]
@@ -31,15 +31,16 @@ Outputs = dict[str, tuple[bytes, bytes]]
 
 @dataclass(frozen=True)
 class Desk:
-    """A folder to work in; with ``hold()`` every image takes three seconds more, until ``go_on()``."""
+    """A folder to work in; with ``hold()`` every image takes five seconds more, until ``go_on()``."""
 
     folder: Path
     environment: dict[str, str]
+    started: "list[subprocess.Popen[str]]"
 
     def bench(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start a command."""
         with (self.folder / "err").open("a") as err:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [*BENCH, *arguments],
                 env=self.environment,
                 cwd=self.folder,
@@ -47,12 +48,24 @@ class Desk:
                 stdout=subprocess.PIPE,
                 stderr=err,
             )
+        self.started.append(process)
+        return process
 
     def ended(self, process: "subprocess.Popen[str]", code: int = 0) -> str:
         """What a command printed; it must end with ``code``."""
         out, _ = process.communicate(timeout=400)
-        assert process.returncode == code, (self.folder / "err").read_text()
+        assert process.returncode == code, self.said()
         return out
+
+    def leave(self) -> None:
+        """End commands that a failed test left."""
+        for process in self.started:
+            process.kill()
+            process.wait()
+
+    def said(self) -> str:
+        """What commands wrote to standard error."""
+        return (self.folder / "err").read_text()
 
     def hold(self) -> None:
         """Hold up workers."""
@@ -100,6 +113,7 @@ def desk(folder: Path, environment: dict[str, str]) -> Desk:
             "HOLD": str(folder / "hold"),
             "OMP_NUM_THREADS": "1",
         },
+        [],
     )
 
 

@@ -1,6 +1,7 @@
 """What an undisturbed run makes, and a desk for each test."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
 
 
 @pytest.fixture
-def at_home(tmp_path: Path) -> Desk:
+def at_home(tmp_path: Path) -> Iterator[Desk]:
     """A desk without a cluster."""
-    return desk(tmp_path, dict(os.environ))
+    found = desk(tmp_path, dict(os.environ))
+    yield found
+    found.leave()

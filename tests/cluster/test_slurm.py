@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -51,6 +52,7 @@ def here(cluster: Path, tmp_path: Path) -> Iterator[Desk]:
     one_machine = {"SLURM_CONF": str(cluster / "slurm.conf"), "OVSS_SHARED_TMP": "1"}
     found = desk(tmp_path, {**os.environ, **one_machine})
     yield found
+    found.leave()
     found.call("scancel", "-u", "root")
     until(lambda: not queue(found), 60, "jobs do not end")
 
@@ -71,28 +73,20 @@ def restarts(at: Desk, job: str) -> int:
     return int(word.partition("=")[2])
 
 
-def test_an_array_with_one_killed_one_requeued_and_one_out_of_time(
-    cluster: Path, here: Desk, undisturbed: Outputs
-) -> None:
-    """Two runs in one pass; and the controller does not answer for a while."""
+def test_an_array_with_one_killed_one_requeued_and_one_out_of_time(here: Desk, undisturbed: Outputs) -> None:
+    """Two runs in one pass."""
     here.hold()
     process = here.bench(*TWO_RUNS, "--engine", "slurm", "--workers", "4", "--slurm", "time=30")
-    until(lambda: len(queue(here, "RUNNING")) == 4, 120, "four elements do not run")
+    until(lambda: len(queue(here, "RUNNING")) == 4, 400, "four elements do not run")
     killed, requeued, late, _ = before = queue(here)
     here.call("scontrol", "update", f"JobId={late}", "TimeLimit=1")
-    until(here.parts, 200, "no parts")
+    until(here.parts, 400, "no parts")
     here.call("scancel", "--signal", "KILL", killed)
     here.call("scontrol", "requeue", requeued)
-    until(lambda: restarts(here, requeued), 60, "it is not queued again")
+    until(lambda: restarts(here, requeued), 120, "it is not queued again")
     until(lambda: restarts(here, late), 150, "out of time, and not queued again")
     here.call("scontrol", "update", f"JobId={late}", "TimeLimit=30")
-    until(lambda: killed not in queue(here) and len(queue(here, "RUNNING")) == 4, 60, "the killed one is not replaced")
-    controller = int((cluster / "2-slurmctld.started").read_text())
-    os.kill(controller, signal.SIGSTOP)
-    try:
-        assert subprocess.run(["squeue"], env=here.environment, capture_output=True, check=False).returncode
-    finally:
-        os.kill(controller, signal.SIGCONT)
+    until(lambda: killed not in queue(here) and len(queue(here, "RUNNING")) == 4, 120, "the killed one is not replaced")
     here.go_on()
     assert images_of(here.ended(process)) == [IMAGES, IMAGES]
     assert here.outputs() == undisturbed
@@ -103,24 +97,33 @@ def test_an_array_with_one_killed_one_requeued_and_one_out_of_time(
 def test_an_interrupt_cancels(here: Desk) -> None:
     here.hold()
     process = here.bench(*RUN, "--engine", "slurm", "--workers", "2")
-    until(lambda: queue(here), 120, "no jobs")
+    until(lambda: queue(here), 400, "no jobs")
     process.send_signal(signal.SIGINT)
     here.ended(process, 130)
     until(lambda: not queue(here), 60, "jobs stay after Ctrl-C")
 
 
-def test_detached_jobs_are_found_again(here: Desk, undisturbed: Outputs) -> None:
-    """All of them, by a command that asks for fewer; one that has no place yet is not waited for in the end."""
+def test_detached_jobs_are_found_again(cluster: Path, here: Desk, undisturbed: Outputs) -> None:
+    """All of them, by a command that asks for fewer; one that has no place yet is not waited for in the end.
+
+    Meanwhile the controller does not answer for a while, and nobody is replaced.
+    """
     before = ever(here)
     here.hold()
     here.ended(here.bench(*RUN, "--engine", "slurm", "--workers", "5", "--detach"))
     *_, last = jobs = queue(here)
     assert len(jobs) == 5
-    until(lambda: queue(here, "PENDING") == [last], 60, "four do not run")
+    until(lambda: queue(here, "PENDING") == [last], 120, "four do not run")
     here.call("scontrol", "hold", last)
     process = here.bench(*RUN, "--engine", "slurm")
-    until(here.parts, 200, "no parts")
-    assert process.poll() is None
+    until(here.parts, 400, "no parts")
+    until(lambda: len(set(re.findall(r"[1-9]\d*/120", here.said()))) > 1, 200, "no progress is told")
+    controller = int((cluster / "2-slurmctld.started").read_text())
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        assert subprocess.run(["squeue"], env=here.environment, capture_output=True, check=False).returncode
+    finally:
+        os.kill(controller, signal.SIGCONT)
     here.go_on()
     here.ended(process)
     assert here.outputs().items() <= undisturbed.items()
@@ -134,7 +137,7 @@ def test_the_plain_script(here: Desk, undisturbed: Outputs) -> None:
     script = here.ended(here.bench("plan", *RUN[1:5], "--sbatch", "--slurm", "array=0-1"))
     (here.folder / "job.sh").write_text("\n".join(map(_with_this_bench, script.splitlines())) + "\n")
     job = here.call("sbatch", "job.sh").split()[-1]
-    until(here.parts, 200, "no parts")
+    until(here.parts, 400, "no parts")
     here.call("scancel", "--batch", "--signal", "USR1", f"{job}_1")
     until(lambda: restarts(here, f"{job}_1"), 60, "it does not queue itself again")
     here.go_on()
@@ -153,8 +156,8 @@ def test_slurm_ray_and_a_process_at_once(here: Desk, undisturbed: Outputs) -> No
     here.call("sbatch", "job.sh")
     process = here.bench("worker", str(here.runs()[0]), "--limit", str(IMAGES))
     ray = here.bench(*RUN, "--engine", "ray", "--workers", "1")
-    until(lambda: len(here.workers()) == 4, 200, "four workers are not at it")
-    until(lambda: len(here.parts()) >= 4, 60, "no parts")
+    until(lambda: len(here.workers()) == 4, 400, "four workers are not at it")
+    until(lambda: len(here.parts()) >= 4, 120, "no parts")
     process.kill()
     here.go_on()
     here.ended(ray)
