@@ -69,7 +69,7 @@ def run(
         known = _answered(asked, results, limit, progress, say)
         if known is not None:
             return known
-    if workers > 1:
+    if workers > 1 and where in (None, Where()):  # other workers are no copies of a server
         start_early()
     lanes, plans, wanted = planned(asked, results, limit, progress, say, allow_download)
     if labels is not None:
@@ -284,8 +284,7 @@ def _score_missing(
     total = len(wanted) * len(lanes)
     kept = total - sum(map(len, missing))
     advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, kept)
-    engine_folder = lanes[0].run.folder / ENGINE
-    left = where is not None and engine_folder.exists()  # jobs that have nothing to do any more may still be queued
+    left = where is not None and (lanes[0].run.folder / ENGINE).exists()  # queued jobs may have nothing to do any more
     if left or (union and (where is not None or (workers > 1 and len(union) > 1))):
         where, count = where or Where(), min(workers, len(union))
         task = WorkerTask(
@@ -297,6 +296,6 @@ def _score_missing(
             device="cuda" if where.gpus else None,
             threads=threads_for(count) if where.engine == "local" else 0,
         )
-        drive(where.start(engine_folder), task, count, advance, where.detach)
+        drive(where.start(lanes[0].run.folder / ENGINE), task, count, advance, where.detach)
     else:
         work_through(lanes, union, plans[0].spec.device, Watch(advance), loading=loading)
