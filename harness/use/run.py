@@ -282,8 +282,7 @@ def _score_missing(
     methods = dict.fromkeys(plan.spec.method for plan in plans)
     keys = dict.fromkeys(lane.data.record.key for lane in lanes)
     total = len(wanted) * len(lanes)
-    kept = total - sum(map(len, missing))
-    advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, kept)
+    advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, total - sum(map(len, missing)))
     left = where is not None and (lanes[0].run.folder / ENGINE).exists()  # queued jobs may have nothing to do any more
     if left or (union and (where is not None or (workers > 1 and len(union) > 1))):
         where, count = where or Where(), min(workers, len(union))
