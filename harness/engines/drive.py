@@ -27,21 +27,8 @@ def drive(engine: Engine, task: WorkerTask, workers: int, advance: Callable[[int
     names = engine.submit([task] * workers)
     if detach:
         raise DetachedError(names)
-    died = 0
     try:
-        while names:
-            time.sleep(engine.poll_seconds)
-            died = 0 if progress.look() else died
-            for name, status in engine.poll(names).items():
-                if status.state in ("done", "failed", "refused"):
-                    names.remove(name)
-                if status.state == "refused":
-                    raise UserError(status.said)
-                if status.state == "failed":
-                    died += 1
-                    if died == _FRUITLESS:
-                        raise UserError(_why_dead(status.said))
-                    names += engine.submit([task])
+        _keep_at_it(engine, task, names, progress)
         progress.look()
     finally:
         engine.cancel(names)
@@ -52,6 +39,27 @@ def drive(engine: Engine, task: WorkerTask, workers: int, advance: Callable[[int
             "What was finished is kept, and the run is incomplete: run the same command again to try them once more; "
             "`bench merge --partial` does without them"
         )
+
+
+def _keep_at_it(engine: Engine, task: WorkerTask, names: list[str], progress: "_Progress") -> None:
+    """Until all workers have ended, or nothing is left for those that still wait for a place; ``names`` is kept."""
+    died = 0
+    while names:
+        time.sleep(engine.poll_seconds)
+        died = 0 if progress.look() else died
+        found = engine.poll(names)
+        for name, status in found.items():
+            if status.state in ("done", "failed", "refused"):
+                names.remove(name)
+            if status.state == "refused":
+                raise UserError(status.said)
+            if status.state == "failed" and not progress.is_over():
+                died += 1
+                if died == _FRUITLESS:
+                    raise UserError(_why_dead(status.said))
+                names += engine.submit([task])
+        if all(name in found and found[name].state == "waiting" for name in names) and progress.is_over():
+            return
 
 
 class DetachedError(Exception):
@@ -65,7 +73,7 @@ class DetachedError(Exception):
 class _Progress:
     def __init__(self, task: WorkerTask, advance: Callable[[int], None]) -> None:
         self._runs = [Run(folder) for folder in task.runs]
-        self._advance = advance
+        self._limit, self._advance = task.limit, advance
         self.folder = pass_folder(self._runs, task.limit)
         self._stored, self._hopeless = self._count(), len(given_up(self.folder))
 
@@ -76,6 +84,14 @@ class _Progress:
         self._advance(stored - self._stored)
         self._stored, self._hopeless = stored, hopeless
         return new
+
+    def is_over(self) -> bool:
+        """Whether every image was done or given up.  Parts are read only where their names say that it may be."""
+        hopeless = set(given_up(self.folder))
+        wanted = [run.plan().ids[: self._limit] for run in self._runs]
+        if self._count() < sum(len(ids) - len(hopeless) for ids in wanted):
+            return False
+        return all(set(run.missing(ids)) <= hopeless for run, ids in zip(self._runs, wanted, strict=True))
 
     def _count(self) -> int:
         return sum(images_in(run.parts_folder) for run in self._runs)

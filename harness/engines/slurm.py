@@ -25,7 +25,8 @@ from .door import Status
 LEAST_MINUTES = 20
 """In shorter jobs submitit takes every warning signal for a time limit."""
 _ALIVE = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESIZING")
-_RUNNING = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED")
+_RUNNING = ("RUNNING", "STAGE_OUT", "SIGNALING", "STOPPED")
+_ENDING = ("COMPLETING",)
 _TIMES_OUT = 1000
 """A job may come to its time limit as often as it takes: what it finished is in the parts."""
 
@@ -85,11 +86,14 @@ class Slurm:
         )
         self._paths = partial(submitit.core.utils.JobPaths, self._folder)
         self._load = submitit.core.utils.pickle_load
-        self._left = [name for name, state in self._states(self._kept()).items() if state]
+        queue = _queue()
+        if queue is None:
+            raise UserError("--engine slurm: squeue does not answer; is the cluster up, and SLURM_CONF right?")
+        self._left = [name for name in self._kept() if queue.get(name) in _ALIVE + _RUNNING]
 
     def submit(self, tasks: Sequence[WorkerTask]) -> list[str]:
-        """See ``Engine.submit``; workers that an earlier process left in the queue come first."""
-        found, self._left = self._left[: len(tasks)], self._left[len(tasks) :]
+        """See ``Engine.submit``; all workers that an earlier process left in the queue come first."""
+        found, self._left = self._left, []
         new = [Submitted(task.model_dump_json()) for task in tasks[len(found) :]]
         if new:
             try:
@@ -102,8 +106,8 @@ class Slurm:
 
     def poll(self, names: Sequence[str]) -> dict[str, Status]:
         """See ``Engine.poll``."""
-        states = self._states(names)
-        return {name: self._status(name, states[name]) for name in names}
+        queue = _queue()
+        return {name: self._status(name, "RUNNING" if queue is None else queue.get(name, "")) for name in names}
 
     def cancel(self, names: Sequence[str]) -> None:
         """See ``Engine.cancel``; the cluster does it in its own time."""
@@ -123,21 +127,14 @@ class Slurm:
             return Status("failed", f"see {self.log_of(name)}")
         if state in _ALIVE:
             return Status("waiting")
-        return Status("running") if state in _RUNNING else Status("failed", state or f"see {self.log_of(name)}")
+        if state in _RUNNING + _ENDING:
+            return Status("running")
+        return Status("failed", state or f"see {self.log_of(name)}")
 
     def _kept(self) -> list[str]:
         with contextlib.suppress(OSError, ValueError):
             return [str(name) for name in json.loads((self._folder / "jobs.json").read_bytes())]
         return []
-
-    def _states(self, names: Sequence[str]) -> dict[str, str]:
-        """State of each job in the queue; "" for one that has left it."""
-        if not names:
-            return {}
-        arrays = ",".join(dict.fromkeys(name.partition("_")[0] for name in names))
-        lines = (line.split() for line in _call("squeue", "-h", "-r", "-j", arrays, "-o", "%i %T").splitlines())
-        found = {words[0]: words[1] for words in lines if len(words) == 2}
-        return {name: found.get(name, "") for name in names}
 
 
 def minutes_of(text: str) -> int:
@@ -163,6 +160,19 @@ def _refuse_local(folder: Path) -> None:
             )
 
 
-def _call(*command: str) -> str:
-    """Output of a command of SLURM; "" when it fails, as squeue does for jobs that it has forgotten."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+def _queue() -> dict[str, str] | None:
+    """State of every job of this user that has not left the queue; None while SLURM does not answer.
+
+    It is not asked for single jobs: one that it has forgotten looks then as if it did not answer.
+    """
+    said = _call("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i %T")
+    return None if said is None else dict(words for line in said.splitlines() if len(words := line.split()) == 2)
+
+
+def _call(*command: str) -> str | None:
+    """Output of a command of SLURM; None when it fails, or takes more than a minute."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout if done.returncode == 0 else None

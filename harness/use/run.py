@@ -69,7 +69,7 @@ def run(
         known = _answered(asked, results, limit, progress, say)
         if known is not None:
             return known
-    if workers > 1:
+    if workers > 1 and where in (None, Where()):  # other workers are no copies of a server
         start_early()
     lanes, plans, wanted = planned(asked, results, limit, progress, say, allow_download)
     if labels is not None:
@@ -282,9 +282,9 @@ def _score_missing(
     methods = dict.fromkeys(plan.spec.method for plan in plans)
     keys = dict.fromkeys(lane.data.record.key for lane in lanes)
     total = len(wanted) * len(lanes)
-    kept = total - sum(map(len, missing))
-    advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, kept)
-    if union and (where is not None or (workers > 1 and len(union) > 1)):
+    advance = counting(progress, f"{', '.join(methods)} on {', '.join(keys)}", total, total - sum(map(len, missing)))
+    left = where is not None and (lanes[0].run.folder / ENGINE).exists()  # queued jobs may have nothing to do any more
+    if left or (union and (where is not None or (workers > 1 and len(union) > 1))):
         where, count = where or Where(), min(workers, len(union))
         task = WorkerTask(
             runs=tuple(lane.run.folder for lane in lanes),

@@ -93,8 +93,9 @@ stop() {
     [ -s "$file" ] || continue
     pid=$(cat "$file")
     kill "$pid" 2>/dev/null || :
-    left=50
+    left=300
     while kill -0 "$pid" 2>/dev/null && [ "$left" -gt 0 ]; do sleep 0.1; left=$((left - 1)); done
+    kill -9 "$pid" 2>/dev/null || :
     rm -f "$file"
   done
 }

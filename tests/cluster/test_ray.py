@@ -1,53 +1,54 @@
 """A run on Ray with three local nodes, of which one is killed.  ``make test-cluster``; needs Ray."""
 
-import os
-import subprocess
-import sys
-import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-LIMIT = 120
+from .at_work import IMAGES, RUN, Desk, Outputs, images_of, until
+
 pytestmark = pytest.mark.cluster
 
 
-def test_the_loss_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = pytest.importorskip("ray")
+@pytest.fixture
+def nodes(at_home: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[Any]]]:
+    """A cluster with a head that takes no task, and its three nodes of two CPUs: a task that is lost has a place."""
+    pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    from ovss.harness.engines.choose import Where
-    from ovss.harness.use.pairs import every_pair
-    from ovss.harness.use.run import run
-
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    pairs = every_pair(["maskclip"], ["shapes"])
-    (alone,) = run(pairs, tmp_path / "alone", LIMIT)
+    for name in ("PYTHONPATH", "HOLD", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, at_home.environment[name])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
     try:
-        killer = threading.Thread(target=_kill_when_at_work, args=(cluster, nodes[0], tmp_path / "ray"))
-        killer.start()
-        (found,) = run(pairs, tmp_path / "ray", LIMIT, workers=3, where=Where("ray", ray=cluster.address))
-        killer.join()
+        yield cluster, [cluster.add_node(num_cpus=2) for _ in range(3)]
     finally:
-        ray.shutdown()
         cluster.shutdown()
-    for name in ("counts.parquet", "metrics.json"):
-        assert (found.folder / name).read_bytes() == (alone.folder / name).read_bytes()
 
 
-def _kill_when_at_work(cluster: object, node: object, results: Path) -> None:
-    end = time.monotonic() + 240
-    while time.monotonic() < end and len(list(results.glob("runs/*/parts/part-*"))) < 2:
-        time.sleep(0.2)
-    cluster.remove_node(node, allow_graceful=False)  # type: ignore[attr-defined]
+def test_the_loss_of_a_node(nodes: tuple[Any, list[Any]], at_home: Desk, undisturbed: Outputs) -> None:
+    cluster, there = nodes
+    at_home.hold()
+    process = at_home.bench(*RUN, "--engine", "ray", "--ray", cluster.address, "--workers", "3")
+    until(lambda: len(at_home.workers()) == 3, 400, "three workers are not at it")
+    until(at_home.parts, 120, "no parts")
+    first = at_home.workers()
+    parents = {_parent(int(owner.split("-")[-2])) for owner in first}
+    lost = next(node for node in there if node.all_processes["raylet"][0].process.pid in parents)
+    cluster.remove_node(lost, allow_graceful=False)
+    until(lambda: at_home.workers() - first, 120, "the task that was lost is not started elsewhere")
+    at_home.go_on()
+    assert images_of(at_home.ended(process)) == [IMAGES]
+    assert at_home.outputs().items() <= undisturbed.items()
 
 
-def test_without_a_cluster_it_says_so(tmp_path: Path) -> None:
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_without_a_cluster_it_says_so(at_home: Desk) -> None:
+    """At once: Ray itself tries for more than six minutes."""
     pytest.importorskip("ray")
-    code = "from ovss.harness.engines.ray import Ray; Ray('127.0.0.1:1')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode and "no Ray cluster answers at 127.0.0.1:1" in done.stderr
+    process = at_home.bench(*RUN, "--engine", "ray", "--ray", "127.0.0.1:1")
+    at_home.ended(process, 2)
+    assert "no Ray cluster answers at 127.0.0.1:1" in at_home.said()

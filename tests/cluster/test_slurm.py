@@ -1,24 +1,23 @@
-"""A run on a real SLURM of two nodes on this machine: killed, requeued and timed-out workers change no byte.
+"""Runs on a real SLURM of two nodes on this machine: workers killed, requeued and out of time change no byte.
 
 ``make test-cluster``; needs root, the daemons (``mini_slurm.sh`` names the packages) and submitit.
 """
 
-import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from .at_work import BENCH, IMAGES, RUN, TWO_RUNS, Desk, Outputs, desk, images_of, until
+
 SCRIPT = Path(__file__).with_name("mini_slurm.sh")
-BENCH = [sys.executable, "-c", "from ovss.harness.cli.main import main; main()"]
-LIMIT = 120
 
 pytestmark = [
     pytest.mark.cluster,
@@ -32,8 +31,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Environment of a cluster of two nodes."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a cluster of two nodes with two CPUs each."""
     pytest.importorskip("submitit")
     folder = tmp_path_factory.mktemp("slurm")
     log = folder / "start.log"
@@ -41,132 +40,135 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         started = subprocess.run(["sh", SCRIPT, "start", folder, "2", "2"], stdout=out, stderr=out, check=False)
     try:
         assert started.returncode == 0, log.read_text()
-        yield {
-            **os.environ,
-            "SLURM_CONF": str(folder / "slurm.conf"),
-            "OVSS_SHARED_TMP": "1",  # one machine
-            "OVSS_CACHE": str(folder / "cache"),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "OMP_NUM_THREADS": "1",
-        }
+        yield folder
     finally:
         with log.open("a") as out:
             subprocess.run(["sh", SCRIPT, "stop", folder], stdout=out, stderr=out, check=False)
 
 
-def bench(cluster: dict[str, str], *arguments: str, cwd: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*BENCH, *arguments], env=cluster, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+@pytest.fixture
+def here(cluster: Path, tmp_path: Path) -> Iterator[Desk]:
+    """A desk at the cluster; jobs that a test leaves are cancelled."""
+    one_machine = {"SLURM_CONF": str(cluster / "slurm.conf"), "OVSS_SHARED_TMP": "1"}
+    found = desk(tmp_path, {**os.environ, **one_machine})
+    yield found
+    found.leave()
+    found.call("scancel", "-u", "root")
+    until(lambda: not queue(found), 60, "jobs do not end")
 
 
-def words(*more: str) -> list[str]:
-    return ["run", "-m", "maskclip", "-d", "shapes", "--limit", str(LIMIT), "--json", *more]
+def queue(at: Desk, state: str = "", *more: str) -> list[str]:
+    """Jobs in the queue, in order."""
+    lines = at.call("squeue", "-h", "-r", "-o", "%i %T", *more).splitlines()
+    return sorted(line.split()[0] for line in lines if state in line)
 
 
-def outputs(folder: Path) -> tuple[bytes, bytes]:
-    (run,) = (folder / "results" / "runs").iterdir()
-    return (run / "counts.parquet").read_bytes(), (run / "metrics.json").read_bytes()
+def ever(at: Desk) -> set[str]:
+    """Jobs that were ever in the queue."""
+    return set(queue(at, "", "-t", "all"))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cluster: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    process = bench(cluster, *words(), cwd=folder)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    return outputs(folder)
+def restarts(at: Desk, job: str) -> int:
+    (word,) = (w for w in at.call("scontrol", "show", "job", job).split() if w.startswith("Restarts="))
+    return int(word.partition("=")[2])
 
 
-def until(true: Callable[[], Any], seconds: float, what: str) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, what
-        time.sleep(0.5)
-    return found
+def test_an_array_with_one_killed_one_requeued_and_one_out_of_time(here: Desk, undisturbed: Outputs) -> None:
+    """Two runs in one pass."""
+    here.hold()
+    process = here.bench(*TWO_RUNS, "--engine", "slurm", "--workers", "4", "--slurm", "time=30")
+    until(lambda: len(queue(here, "RUNNING")) == 4, 400, "four elements do not run")
+    killed, requeued, late, _ = before = queue(here)
+    here.call("scontrol", "update", f"JobId={late}", "TimeLimit=1")
+    until(here.parts, 400, "no parts")
+    here.call("scancel", "--signal", "KILL", killed)
+    here.call("scontrol", "requeue", requeued)
+    until(lambda: restarts(here, requeued), 120, "it is not queued again")
+    until(lambda: restarts(here, late), 150, "out of time, and not queued again")
+    here.call("scontrol", "update", f"JobId={late}", "TimeLimit=30")
+    until(lambda: killed not in queue(here) and len(queue(here, "RUNNING")) == 4, 120, "the killed one is not replaced")
+    here.go_on()
+    assert images_of(here.ended(process)) == [IMAGES, IMAGES]
+    assert here.outputs() == undisturbed
+    assert not queue(here)
+    assert ever(here) - set(before)  # for the one that was killed
 
 
-def queue(cluster: dict[str, str], state: str = "") -> list[str]:
-    command = ["squeue", "-h", "-r", "-o", "%i %T"]
-    done = subprocess.run(command, env=cluster, capture_output=True, text=True, check=False)
-    return [line.split()[0] for line in done.stdout.splitlines() if state in line]
-
-
-def parts(folder: Path) -> list[Path]:
-    return list(folder.glob("results/runs/*/parts/part-*.parquet"))
-
-
-def call(cluster: dict[str, str], *command: str) -> None:
-    subprocess.run(command, env=cluster, check=False, capture_output=True)
-
-
-def test_an_array_with_one_killed_one_requeued_and_one_out_of_time(
-    cluster: dict[str, str], undisturbed: tuple[bytes, bytes], tmp_path: Path
-) -> None:
-    process = bench(cluster, *words("--engine", "slurm", "--workers", "4", "--slurm", "time=30"), cwd=tmp_path)
-    try:
-        until(lambda: len(queue(cluster, "RUNNING")) == 4, 120, "four elements do not run")
-        until(lambda: parts(tmp_path), 240, "no parts")
-        first, second, third, _ = queue(cluster)
-        call(cluster, "scancel", "--signal", "KILL", first)
-        call(cluster, "scontrol", "requeue", second)
-        call(cluster, "scancel", "--signal", "USR2", third)  # what SLURM sends when time is nearly up
-        out, err = process.communicate(timeout=600)
-    finally:
-        process.kill()
-    assert process.returncode == 0, err
-    assert json.loads(out)["images"] == LIMIT
-    assert outputs(tmp_path) == undisturbed
-    assert not queue(cluster)
-
-
-def test_an_interrupt_cancels_and_detached_jobs_are_found_again(
-    cluster: dict[str, str], undisturbed: tuple[bytes, bytes], tmp_path: Path
-) -> None:
-    engine = ["--engine", "slurm", "--workers", "2"]
-    process = bench(cluster, *words(*engine), cwd=tmp_path)
-    until(lambda: queue(cluster), 120, "no jobs")
+def test_an_interrupt_cancels(here: Desk) -> None:
+    here.hold()
+    process = here.bench(*RUN, "--engine", "slurm", "--workers", "2")
+    until(lambda: queue(here), 400, "no jobs")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    until(lambda: not queue(cluster), 60, "jobs stay after Ctrl-C")
-
-    process = bench(cluster, *words(*engine, "--detach"), cwd=tmp_path)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    left = queue(cluster)
-    assert len(left) == 2
-    process = bench(cluster, *words(*engine), cwd=tmp_path)
-    time.sleep(10)
-    assert set(queue(cluster)) <= set(left)  # it waits for them, and starts no others
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    assert outputs(tmp_path) == undisturbed
+    here.ended(process, 130)
+    until(lambda: not queue(here), 60, "jobs stay after Ctrl-C")
 
 
-def test_the_plain_script(cluster: dict[str, str], undisturbed: tuple[bytes, bytes], tmp_path: Path) -> None:
+def test_detached_jobs_are_found_again(cluster: Path, here: Desk, undisturbed: Outputs) -> None:
+    """All of them, by a command that asks for fewer; one that has no place yet is not waited for in the end.
+
+    Meanwhile the controller does not answer for a while, and nobody is replaced.
+    """
+    before = ever(here)
+    here.hold()
+    here.ended(here.bench(*RUN, "--engine", "slurm", "--workers", "5", "--detach"))
+    *_, last = jobs = queue(here)
+    assert len(jobs) == 5
+    until(lambda: queue(here, "PENDING") == [last], 120, "four do not run")
+    here.call("scontrol", "hold", last)
+    process = here.bench(*RUN, "--engine", "slurm")
+    until(here.parts, 400, "no parts")
+    until(lambda: len(set(re.findall(r"[1-9]\d*/120", here.said()))) > 1, 200, "no progress is told")
+    controller = int((cluster / "2-slurmctld.started").read_text())
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        assert subprocess.run(["squeue"], env=here.environment, capture_output=True, check=False).returncode
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    here.go_on()
+    here.ended(process)
+    assert here.outputs().items() <= undisturbed.items()
+    until(lambda: not queue(here), 60, "jobs stay when all is done")
+    assert ever(here) - before == set(jobs)
+
+
+def test_the_plain_script(here: Desk, undisturbed: Outputs) -> None:
     """``bench plan --sbatch``: no library; one task is told that its time is up, and queues itself again."""
-    process = bench(cluster, "plan", "-m", "maskclip", "-d", "shapes", "--sbatch", "--slurm", "array=0-1", cwd=tmp_path)
-    script, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    (run,) = (tmp_path / "results" / "runs").iterdir()
-    told = f"{sys.executable} -c 'from ovss.harness.cli.main import main; main()' worker --limit {LIMIT} "
-    lines = [line if line.startswith("#") else _replaced(line, told) for line in script.splitlines()]
-    (tmp_path / "job.sh").write_text("\n".join(lines) + "\n")
-    done = subprocess.run(["sbatch", "job.sh"], cwd=tmp_path, env=cluster, capture_output=True, text=True, check=True)
-    job = done.stdout.split()[-1]
-    until(lambda: parts(tmp_path), 240, "no parts")
-    call(cluster, "scancel", "--batch", "--signal", "USR1", f"{job}_1")
-    until(lambda: not queue(cluster), 400, "jobs do not end")
-    process = bench(cluster, "merge", str(run), "--limit", str(LIMIT), cwd=tmp_path)
-    _, err = process.communicate(timeout=240)
-    logs = "\n".join(p.read_text() for p in tmp_path.glob("slurm-*.out"))
-    assert process.returncode == 0, err + logs
-    assert "stopped by SIGUSR1" in logs
-    assert outputs(tmp_path) == undisturbed
+    here.hold()
+    script = here.ended(here.bench("plan", *RUN[1:5], "--sbatch", "--slurm", "array=0-1"))
+    (here.folder / "job.sh").write_text("\n".join(map(_with_this_bench, script.splitlines())) + "\n")
+    job = here.call("sbatch", "job.sh").split()[-1]
+    until(here.parts, 400, "no parts")
+    here.call("scancel", "--batch", "--signal", "USR1", f"{job}_1")
+    until(lambda: restarts(here, f"{job}_1"), 60, "it does not queue itself again")
+    here.go_on()
+    until(lambda: not queue(here), 300, "jobs do not end")
+    here.ended(here.bench("merge", str(here.runs()[0]), "--limit", str(IMAGES)))
+    assert here.outputs().items() <= undisturbed.items()
+    assert "stopped by SIGUSR1" in "\n".join(p.read_text() for p in here.folder.glob("slurm-*.out"))
 
 
-def _replaced(line: str, told: str) -> str:
+def test_slurm_ray_and_a_process_at_once(here: Desk, undisturbed: Outputs) -> None:
+    """They share the images out among themselves; the process is killed."""
+    pytest.importorskip("ray")
+    here.hold()
+    script = here.ended(here.bench("plan", *RUN[1:5], "--sbatch", "--slurm", "array=0-1"))
+    (here.folder / "job.sh").write_text("\n".join(map(_with_this_bench, script.splitlines())) + "\n")
+    here.call("sbatch", "job.sh")
+    process = here.bench("worker", str(here.runs()[0]), "--limit", str(IMAGES))
+    ray = here.bench(*RUN, "--engine", "ray", "--workers", "1")
+    until(lambda: len(here.workers()) == 4, 400, "four workers are not at it")
+    until(lambda: len(here.parts()) >= 4, 120, "no parts")
+    process.kill()
+    here.go_on()
+    here.ended(ray)
+    until(lambda: not queue(here), 200, "jobs do not end")
+    assert process.wait(60) == -signal.SIGKILL
+    assert here.outputs().items() <= undisturbed.items()
+
+
+def _with_this_bench(line: str) -> str:
     """This interpreter instead of a ``bench`` that may not be installed beside it."""
     head, worker, tail = line.partition(" worker ")
-    return told + tail if worker and head.endswith("bench") else line
+    if line.startswith("#") or not worker or head != shlex.quote(str(Path(sys.executable).with_name("bench"))):
+        return line
+    return f"{shlex.join(BENCH)} worker --limit {IMAGES} {tail}"

@@ -1,9 +1,12 @@
-"""GPUs by name, and time limits as SLURM takes them."""
+"""GPUs by name, time limits as SLURM takes them, and clusters that do not answer."""
+
+import socket
 
 import pytest
 
 from ovss.harness.engines.choose import gpu_ids
-from ovss.harness.engines.slurm import Submitted, minutes_of
+from ovss.harness.engines.ray import _check_answers
+from ovss.harness.engines.slurm import Submitted, _call, _queue, minutes_of
 from ovss.methods import UserError
 
 
@@ -48,3 +51,29 @@ def test_what_is_no_time_limit(text: str) -> None:
 def test_submitit_finds_both_names_of_a_checkpoint() -> None:
     """It asks whether the object has the one, and calls the other."""
     assert Submitted.checkpoint is Submitted.__submitit_checkpoint__
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [("12_3 RUNNING\n13 PENDING\n", {"12_3": "RUNNING", "13": "PENDING"}), ("", {}), (None, None)],
+)
+def test_an_empty_queue_is_not_a_silent_one(
+    said: str | None, found: dict[str, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovss.harness.engines.slurm._call", lambda *command: said)
+    assert _queue() == found
+
+
+def test_a_command_that_fails_says_nothing() -> None:
+    assert _call("echo", "1 RUNNING") == "1 RUNNING\n" and _call("sh", "-c", "echo 1 RUNNING; exit 1") is None
+
+
+def test_ray_at_an_address_where_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        _check_answers(address)
+        _check_answers(f"ray://{address}")
+    for closed in (address, f"ray://{address}", "127.0.0.1:99999"):
+        with pytest.raises(UserError, match=f"no Ray cluster answers at {closed}"):
+            _check_answers(closed)
+    _check_answers("auto")
