@@ -120,16 +120,14 @@ class Slurm:
 
     def _status(self, name: str, state: str) -> Status:
         result = Path(self._paths(name, 0).result_pickle)
-        if result.is_file():
-            outcome, value = self._load(result)
-            if outcome == "success":
-                return Status("refused", str(value)) if value else Status("done")
-            return Status("failed", f"see {self.log_of(name)}")
-        if state in _ALIVE:
+        outcome, value = self._load(result) if result.is_file() else ("", None)
+        if outcome == "success":
+            return Status("refused", str(value)) if value else Status("done")
+        if state in _ALIVE:  # with a failure written down, too: it was requeued
             return Status("waiting")
         if state in _RUNNING + _ENDING:
             return Status("running")
-        return Status("failed", state or f"see {self.log_of(name)}")
+        return Status("failed", (not outcome and state) or f"see {self.log_of(name)}")
 
     def _kept(self) -> list[str]:
         with contextlib.suppress(OSError, ValueError):
