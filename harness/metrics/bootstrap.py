@@ -25,8 +25,9 @@ What Teachers Should Know About the Bootstrap, 2015).  What it covers with few u
 REPLICATES = 2000
 _LEVEL = 0.05
 SEED = 20240229
-_WEIGHT_BYTES = 1 << 27
-"""Weights that are held at once, one byte each."""
+_WEIGHT_BYTES = 1 << 28
+_MOST_AT_ONCE = 256
+"""Weights, one byte each, and replicates that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def units_of(counts: ImageCounts, clusters: NDArray[np.int64] | None) -> int:
 def _weights_in_turn(units: int, replicates: int, seed: int) -> Iterator[NDArray[np.uint8]]:
     """The rows of ``draw_weights``, some at a time.  That a unit is drawn 256 times has p < 1e-500."""
     rng, shares = np.random.default_rng(seed), np.full(units, 1 / units)
-    step = max(1, _WEIGHT_BYTES // units)
+    step = max(1, min(_MOST_AT_ONCE, _WEIGHT_BYTES // units))
     for start in range(0, replicates, step):
         weights = np.empty((min(step, replicates - start), units), np.uint8)
         for row in weights:

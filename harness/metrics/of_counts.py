@@ -240,18 +240,30 @@ def ratio(part: Int64 | Float, whole: Int64 | Float) -> Float:
 
 
 def iou_of_contained(counts: Counts, averaging: Averaging) -> Float:
-    """IoU, NaN for the classes that a mean by this rule leaves out."""
+    """IoU, NaN for the classes that a mean by this rule leaves out.
+
+    >>> iou_of_contained(Counts(np.array([2, 0]), np.array([2, 0]), np.array([2, 1])), "labelled")
+    array([ 1., nan])
+    """
     values = iou(counts)
     return np.where(counts.gt > 0, values, np.nan) if averaging == "labelled" else values
 
 
 def mean_of_worst(values: Float, share: float) -> Float:
-    """Mean over the worst ``share`` of the values on the last axis that are not NaN, at least one of them."""
+    """Mean over the worst ``share`` of the values on the last axis that are not NaN, at least one of them.
+
+    >>> float(mean_of_worst(np.array([0.9, np.nan, 0.2, 0.4]), 0.67))
+    0.30000000000000004
+    """
     return mean_of_lowest(np.sort(values), share)  # a sorted sum does not depend on the order of the images
 
 
 def mean_of_lowest(ranked: Float, share: float) -> Float:
-    """``mean_of_worst`` of values that ascend, NaN last."""
+    """``mean_of_worst`` of values that ascend, NaN last.
+
+    >>> float(mean_of_lowest(np.array([0.25, 0.75, np.nan]), 1.0))
+    0.5
+    """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}, it must be above 0 and at most 1")
     # 0.7 * 90 is 62.99999999999999: without the addend one image would be missing (as it is in the authors' code).

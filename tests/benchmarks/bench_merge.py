@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ovss.datasets import DatasetRecord
 from ovss.harness.protocol.protocol import load_protocol
-from ovss.harness.runs import parts
+from ovss.harness.runs import packing, parts
 from ovss.harness.runs.plan import Plan, RunSpec
 from ovss.harness.runs.run import Run
 from ovss.harness.runs.scored import STAGES
@@ -30,7 +30,7 @@ PIXELS = 512 * 683
 STEPS = {
     "plan": lambda run: run.plan(),
     "done": lambda run: len(run.done()),
-    "pack": lambda run: parts.pack(run.parts_folder, run.plan(), 1),
+    "pack": lambda run: packing.pack(run.parts_folder, run.plan(), 1),
     "merge": lambda run: run.merge(),
     "is_merged": lambda run: run.is_merged(),
     "show": lambda run: run.finished().summary,
@@ -62,9 +62,7 @@ def make(results: Path, images: int, classes: int, dense: bool) -> Run:
     return run
 
 
-def made_up(
-    rng: np.random.Generator, ids: list[str], digests: list[str], classes: int, dense: bool
-) -> pa.Table:
+def made_up(rng: np.random.Generator, ids: list[str], digests: list[str], classes: int, dense: bool) -> pa.Table:
     """Rows of images."""
     shape = (len(ids), classes)
     share = 1.0 if dense else min(1.0, 8 / classes)
