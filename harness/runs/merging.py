@@ -86,7 +86,7 @@ class _Blocks:
             yield pa.concat_tables(read).sort_by("rank").drop_columns("rank")
 
     def _deal(self) -> None:
-        if not self.pending:
+        if not any(map(len, self.pending)):
             return
         table = pa.concat_tables(self.pending).sort_by("rank").combine_chunks()
         self.pending.clear()

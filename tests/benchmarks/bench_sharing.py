@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import open_clip
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image

@@ -55,7 +55,7 @@ def results_for(plan: Plan, seed: int = 0) -> list[ImageResult]:
 
 def full_identity(plan: Plan) -> Plan:
     """A plan that a manifest can be made of."""
-    empty: dict[str, Any] = dict.fromkeys(("method", "dataset", "protocol", "setting"), {})
+    empty: dict[str, Any] = {key: {} for key in ("method", "dataset", "protocol", "setting")}
     named: dict[str, Any] = dict.fromkeys(("vocabulary_hash", "device_type", "source_hash"), "")
     asked = {"boundary": plan.spec.boundary, "confusion": plan.spec.confusion}
     identity = empty | named | asked | {"method_source_hash": None, "guide": None}
