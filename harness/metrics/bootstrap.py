@@ -25,7 +25,7 @@ What Teachers Should Know About the Bootstrap, 2015).  What it covers with few u
 REPLICATES = 2000
 _LEVEL = 0.05
 SEED = 20240229
-_WEIGHT_BYTES = 1 << 28
+_WEIGHT_BYTES = 1 << 27
 _MOST_AT_ONCE = 256
 """Weights, one byte each, and replicates that are held at once."""
 

@@ -269,9 +269,11 @@ def _date(run: Run) -> str:
 
 def _evaluated(counts: CountsFile, plan: Plan, wanted: tuple[str, ...] | None = None) -> EvalResult:
     """The result over ``wanted`` (default: all images)."""
-    asked = set(counts.ids if wanted is None else wanted)
-    chosen = np.array([i in asked for i in counts.ids], bool)
-    ids = tuple(i for i in counts.ids if i in asked)
+    ids, chosen = counts.ids, np.ones(len(counts.ids), bool)
+    if wanted is not None:
+        asked = set(wanted)
+        chosen = np.array([i in asked for i in ids], bool)
+        ids = tuple(i for i, is_wanted in zip(ids, chosen, strict=True) if is_wanted)
     return EvalResult(
         record=plan.record,
         ids=ids,

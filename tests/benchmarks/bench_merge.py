@@ -116,7 +116,8 @@ def _do(step: str, asked: argparse.Namespace) -> None:
         STEPS[step](Run(next(asked.folder.glob("runs/*"))))
     seconds, peak_bytes = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     sys.stdout.write(
-        f"{asked.images} images, {asked.classes} classes, {step}: {seconds:.1f} s, {peak_bytes / 1e9:.2f} GB\n"
+        f"{asked.images} images, {asked.classes} classes, {step}: {seconds:.1f} s, {time.process_time():.1f} s of CPU, "
+        f"{peak_bytes / 1e9:.2f} GB\n"
     )
 
 
