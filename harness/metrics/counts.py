@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Int64 = NDArray[np.int64]
-BLOCK = 1 << 14
+BLOCK = 1 << 12
 """Images that are worked on at once where a data set may have very many."""
 
 

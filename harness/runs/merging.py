@@ -17,13 +17,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..metrics.counts import BLOCK
 from .part_rows import kept_columns
 from .parts import read_table
 from .plan import Plan
 from .storing import stored_file
 from .survey import Survey
 
+ROWS = 1 << 13
+"""Images of a row group of the merged file."""
 _IN_MEMORY_BYTES = 1 << 26
 _PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
 
@@ -38,7 +39,8 @@ def write_counts(path: Path, found: Survey, plan: Plan, before: Callable[[], Non
         hashed = _Hashed(file)
         with pq.ParquetWriter(pa.PythonFile(hashed, "w"), schema, compression="zstd") as writer:
             for table in _in_order(found, schema, _Blocks(scratch)):
-                writer.write_table(table, row_group_size=BLOCK)
+                writer.write_table(table, row_group_size=ROWS)
+        pa.default_memory_pool().release_unused()
         before()
         return hashed.sha256.hexdigest()
 
@@ -51,7 +53,7 @@ def _schema(plan: Plan) -> pa.Schema:
 
 
 def _in_order(found: Survey, schema: pa.Schema, blocks: "_Blocks") -> Iterator[pa.Table]:
-    """Rows of all images by image id, ``BLOCK`` at a time."""
+    """Rows of all images by image id, ``ROWS`` at a time."""
     by_file = np.argsort(found.file, kind="stable")
     ends = np.searchsorted(found.file[by_file], np.arange(len(found.files) + 1))
     for number, path in enumerate(found.files):
@@ -72,7 +74,7 @@ class _Blocks:
     def add(self, table: pa.Table) -> None:
         """Rows of any blocks."""
         self.pending.append(table)
-        if sum(map(len, self.pending)) >= BLOCK:
+        if sum(map(len, self.pending)) >= ROWS:
             self._deal()
 
     def sorted(self) -> Iterator[pa.Table]:
@@ -90,7 +92,7 @@ class _Blocks:
             return
         table = pa.concat_tables(self.pending).sort_by("rank").combine_chunks()
         self.pending.clear()
-        block = table["rank"].to_numpy() // BLOCK
+        block = table["rank"].to_numpy() // ROWS
         numbers, starts = np.unique(block, return_index=True)
         for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(table)], strict=True):
             self.pieces.setdefault(number, []).append(self.scratch.seek(0, 2))

@@ -45,9 +45,17 @@ def make(results: Path, images: int, classes: int, dense: bool) -> Run:
     ids = tuple(f"folder_{k % 1000:03d}/image_{k:08d}" for k in range(images))
     digests = tuple(rng.bytes(32).hex() for _ in ids)
     identity = {
-        "method": {"method": "nothing"}, "protocol": {}, "setting": {}, "vocabulary_hash": "", "boundary": False,
-        "dataset": {"key": record.key, "split": "all"}, "confusion": False, "device_type": "cpu", "guide": None,
-        "source_hash": "", "method_source_hash": None,
+        "method": {"method": "nothing"},
+        "protocol": {},
+        "setting": {},
+        "vocabulary_hash": "",
+        "boundary": False,
+        "dataset": {"key": record.key, "split": "all"},
+        "confusion": False,
+        "device_type": "cpu",
+        "guide": None,
+        "source_hash": "",
+        "method_source_hash": None,
     }
     spec = RunSpec(method="nothing", dataset="madeup", protocol=load_protocol("tiny"))
     ids, digests = zip(*sorted(zip(ids, digests, strict=True)), strict=True)

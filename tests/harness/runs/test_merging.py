@@ -87,8 +87,9 @@ def made(folder: Path, asked: dict[str, Any]) -> tuple[Run, Plan]:
 
 def in_blocks(patch: pytest.MonkeyPatch, block: int) -> None:
     """As if the run were too large for memory."""
+    patch.setattr(merging, "ROWS", block)
+    patch.setattr(counts_file, "BLOCK", block)
     for module in (merging, counts_file):
-        patch.setattr(module, "BLOCK", block)
         patch.setattr(module, "_IN_MEMORY_BYTES", 1)
     patch.setattr("ovss.harness.metrics.counts.BLOCK", block)
     patch.setattr("ovss.harness.metrics.over_images._VALUES", 30)
