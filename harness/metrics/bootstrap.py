@@ -6,14 +6,15 @@ the same draws, and p = (1 + #{b: |delta_b - delta| >= |delta|}) / (B + 1).  Not
 prompts, seeds or annotators.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...methods import UserError
-from .counts import Counts
+from .counts import Counts, ImageCounts
 from .of_counts import Averaging, Float, iou, miou
 
 MIN_UNITS = 10
@@ -24,6 +25,9 @@ What Teachers Should Know About the Bootstrap, 2015).  What it covers with few u
 REPLICATES = 2000
 _LEVEL = 0.05
 SEED = 20240229
+_WEIGHT_BYTES = 1 << 27
+_MOST_AT_ONCE = 256
+"""Weights, one byte each, and replicates that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def draw_weights(units: int, replicates: int = REPLICATES, seed: int = SEED) -> 
     return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=replicates)
 
 
-def replicate_miou(counts: Counts, weights: NDArray[np.int64], averaging: Averaging = "mmseg") -> Float:
+def replicate_miou(counts: Counts, weights: NDArray[np.integer], averaging: Averaging = "mmseg") -> Float:
     """mIoU of every replicate: ``(N, C)`` counts and ``(B, N)`` weights -> ``(B,)``.
 
     Products run in float64, which is exact below 2^53 pixels.
@@ -84,52 +88,107 @@ def replicate_miou(counts: Counts, weights: NDArray[np.int64], averaging: Averag
     return miou(_drawn(counts, weights), averaging)
 
 
-def _drawn(counts: Counts, weights: NDArray[np.int64]) -> Counts:
+def _drawn(counts: Counts, weights: NDArray[np.integer]) -> Counts:
     """Summed counts of every replicate, ``(B, C)``."""
-    parts = (counts.tp, counts.gt, counts.pred)
-    return Counts(*((weights.astype(np.float64) @ a.astype(np.float64)).astype(np.int64) for a in parts))
+    parts, as_float = (counts.tp, counts.gt, counts.pred), weights.astype(np.float64)
+    return Counts(*((as_float @ a.astype(np.float64)).astype(np.int64) for a in parts))
+
+
+def drawn_miou(
+    counts: Sequence[ImageCounts],
+    clusters: NDArray[np.int64] | None,
+    averaging: Averaging = "mmseg",
+    replicates: int = REPLICATES,
+    seed: int = SEED,
+) -> Float:
+    """mIoU of every replicate, ``(M, B)``, for M methods on the same images: the numbers of ``replicate_miou``.
+
+    Draws are made some replicates at a time, and images are read in blocks: memory does not grow with ``N x C`` or
+    ``B x N``.
+    """
+    return np.stack(_drawn_in_turn(counts, clusters, partial(miou, averaging=averaging), replicates, seed))
+
+
+def _drawn_in_turn(
+    counts: Sequence[ImageCounts],
+    clusters: NDArray[np.int64] | None,
+    metric: Callable[[Counts], Float],
+    replicates: int,
+    seed: int,
+) -> list[Float]:
+    """The metric of every replicate, ``(B, ...)``, for each of the methods."""
+    found: list[list[Float]] = [[] for _ in counts]
+    for weights in _weights_in_turn(units_of(counts[0], clusters), replicates, seed):
+        for mine, one in zip(found, counts, strict=True):
+            mine.append(metric(_drawn_in_blocks(one, weights, clusters)))
+    return [np.concatenate(mine) for mine in found]
+
+
+def units_of(counts: ImageCounts, clusters: NDArray[np.int64] | None) -> int:
+    """How many units are drawn: images, or clusters of them."""
+    return len(counts) if clusters is None else int(clusters.max(initial=-1)) + 1
+
+
+def _weights_in_turn(units: int, replicates: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """The rows of ``draw_weights``, some at a time.  That a unit is drawn 256 times has p < 1e-500."""
+    rng, shares = np.random.default_rng(seed), np.full(units, 1 / units)
+    step = max(1, min(_MOST_AT_ONCE, _WEIGHT_BYTES // units))
+    for start in range(0, replicates, step):
+        weights = np.empty((min(step, replicates - start), units), np.uint8)
+        for row in weights:
+            row[:] = rng.multinomial(units, shares)
+        yield weights
+
+
+def _drawn_in_blocks(counts: ImageCounts, weights: NDArray[np.uint8], clusters: NDArray[np.int64] | None) -> Counts:
+    """Summed counts of every replicate, ``(B, C)``."""
+    found, start = None, 0
+    for block in counts.blocks():
+        images = slice(start, start + len(block))
+        drawn = _drawn(block, weights[:, images if clusters is None else clusters[images]])
+        found, start = drawn if found is None else found + drawn, images.stop
+    assert found is not None
+    return found
 
 
 def miou_interval(
-    counts: Counts,
+    counts: ImageCounts,
     clusters: NDArray[np.int64] | None = None,
     averaging: Averaging = "mmseg",
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Interval | None:
     """Interval of the mIoU of ``(N, C)`` counts; None for fewer than ``MIN_UNITS``, or without valid pixels."""
-    units = cluster_counts(counts, clusters)
-    if len(units.tp) < MIN_UNITS:
+    if units_of(counts, clusters) < MIN_UNITS:
         return None
-    drawn = replicate_miou(units, draw_weights(len(units.tp), replicates, seed), averaging)
+    (drawn,) = drawn_miou([counts], clusters, averaging, replicates, seed)
     return None if np.isnan(drawn).all() else _percentiles(drawn)
 
 
 def paired_difference(
-    a: Counts,
-    b: Counts,
+    a: ImageCounts,
+    b: ImageCounts,
     clusters: NDArray[np.int64] | None = None,
     averaging: Averaging = "mmseg",
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> Difference:
     """Compare two methods on the same images, in the same order (counts ``(N, C)``)."""
-    if not np.array_equal(a.gt, b.gt):
+    if len(a) != len(b) or any(not np.array_equal(x.gt, y.gt) for x, y in zip(a.blocks(), b.blocks(), strict=True)):
         raise UserError("the runs were not scored on the same labels: were label files edited?  Repeat with --fresh")
-    units_a, units_b = cluster_counts(a, clusters), cluster_counts(b, clusters)
     estimate = float(miou(a.total(), averaging) - miou(b.total(), averaging))
-    units = len(units_a.tp)
+    units = units_of(a, clusters)
     if units < MIN_UNITS:
         return Difference(estimate, None, None, units)
-    weights = draw_weights(units, replicates, seed)
-    deltas = replicate_miou(units_a, weights, averaging) - replicate_miou(units_b, weights, averaging)
+    drawn = drawn_miou([a, b], clusters, averaging, replicates, seed)
+    deltas = drawn[0] - drawn[1]
     beyond = int((np.abs(deltas - estimate) >= abs(estimate)).sum())
     return Difference(estimate, _percentiles(deltas), (1 + beyond) / (replicates + 1), units)
 
 
 def class_differences(
-    a: Counts,
-    b: Counts,
+    a: ImageCounts,
+    b: ImageCounts,
     clusters: NDArray[np.int64] | None = None,
     replicates: int = REPLICATES,
     seed: int = SEED,
@@ -139,11 +198,10 @@ def class_differences(
     Below ``MIN_UNITS`` there are no bounds.
     """
     estimate = iou(a.total()) - iou(b.total())
-    units = [cluster_counts(counts, clusters) for counts in (a, b)]
-    if len(units[0].tp) < MIN_UNITS:
+    if units_of(a, clusters) < MIN_UNITS:
         return estimate, None
-    weights = draw_weights(len(units[0].tp), replicates, seed)
-    deltas = iou(_drawn(units[0], weights)) - iou(_drawn(units[1], weights))
+    drawn_a, drawn_b = _drawn_in_turn([a, b], clusters, iou, replicates, seed)
+    deltas = drawn_a - drawn_b
     bounds = np.full((2, len(estimate)), np.nan)
     known = ~np.isnan(deltas).all(axis=0)
     bounds[:, known] = np.nanpercentile(deltas[:, known], [2.5, 97.5], axis=0)
@@ -174,7 +232,7 @@ def _influence(counts: Counts) -> Float:
 
 
 def indistinct_groups(
-    runs: dict[str, Counts], clusters: NDArray[np.int64] | None = None, averaging: Averaging = "mmseg"
+    runs: Mapping[str, ImageCounts], clusters: NDArray[np.int64] | None = None, averaging: Averaging = "mmseg"
 ) -> dict[str, int]:
     """Group number of every run, best group 1: runs of a group cannot be told apart from its best run.
 
@@ -183,7 +241,7 @@ def indistinct_groups(
     Runs are ordered by mIoU.  A group starts at its best run and takes in the following ones until one differs from
     that best run: paired bootstrap, p values Holm-corrected for the number of comparisons, level 5 %.
     """
-    if any(len(cluster_counts(counts, clusters).tp) < MIN_UNITS for counts in runs.values()):
+    if any(units_of(counts, clusters) < MIN_UNITS for counts in runs.values()):
         return {}
     order = sorted(runs, key=lambda name: (-float(miou(runs[name].total(), averaging)), name))
     groups: dict[str, int] = {}

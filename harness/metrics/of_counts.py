@@ -51,7 +51,7 @@ def miou(counts: Counts, averaging: Averaging = "mmseg") -> Float:
     >>> float(miou(c)), float(miou(c, "labelled"))
     (0.5, 0.75)
     """
-    return mean_of_present(_iou_of_contained(counts, averaging))
+    return mean_of_present(iou_of_contained(counts, averaging))
 
 
 def dice(counts: Counts) -> Float:
@@ -181,7 +181,7 @@ def worst_case_miou_per_image(counts: Counts, share: float, averaging: Averaging
     >>> float(worst_case_miou_per_image(c, 0.5)), float(worst_case_miou_per_image(c, 1.0))
     (0.65, 0.825)
     """
-    return _mean_of_worst(miou_per_image(counts, averaging), share)
+    return mean_of_worst(miou_per_image(counts, averaging), share)
 
 
 def worst_case_miou_per_class(counts: Counts, share: float, averaging: Averaging = "labelled") -> Float:
@@ -193,7 +193,7 @@ def worst_case_miou_per_class(counts: Counts, share: float, averaging: Averaging
     >>> float(worst_case_miou_per_class(c, 0.5))  # class 0: 4/5; class 1: the worse of 1/2 and 1
     0.65
     """
-    return mean_of_present(_mean_of_worst(_iou_of_contained(counts, averaging).T, share))
+    return mean_of_present(mean_of_worst(iou_of_contained(counts, averaging).T, share))
 
 
 def classes_averaged(counts: Counts, averaging: Averaging = "mmseg") -> NDArray[np.int64]:
@@ -239,20 +239,36 @@ def ratio(part: Int64 | Float, whole: Int64 | Float) -> Float:
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
-def _iou_of_contained(counts: Counts, averaging: Averaging) -> Float:
-    """IoU, NaN for the classes that a mean by this rule leaves out."""
+def iou_of_contained(counts: Counts, averaging: Averaging) -> Float:
+    """IoU, NaN for the classes that a mean by this rule leaves out.
+
+    >>> iou_of_contained(Counts(np.array([2, 0]), np.array([2, 0]), np.array([2, 1])), "labelled")
+    array([ 1., nan])
+    """
     values = iou(counts)
     return np.where(counts.gt > 0, values, np.nan) if averaging == "labelled" else values
 
 
-def _mean_of_worst(values: Float, share: float) -> Float:
-    """Mean over the worst ``share`` of the values on the last axis that are not NaN, at least one of them."""
+def mean_of_worst(values: Float, share: float) -> Float:
+    """Mean over the worst ``share`` of the values on the last axis that are not NaN, at least one of them.
+
+    >>> float(mean_of_worst(np.array([0.9, np.nan, 0.2, 0.4]), 0.67))
+    0.30000000000000004
+    """
+    return mean_of_lowest(np.sort(values), share)  # a sorted sum does not depend on the order of the images
+
+
+def mean_of_lowest(ranked: Float, share: float) -> Float:
+    """``mean_of_worst`` of values that ascend, NaN last.
+
+    >>> float(mean_of_lowest(np.array([0.25, 0.75, np.nan]), 1.0))
+    0.5
+    """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}, it must be above 0 and at most 1")
-    ranked = np.sort(values)  # NaN come last; a sorted sum does not depend on the order of the images
     # 0.7 * 90 is 62.99999999999999: without the addend one image would be missing (as it is in the authors' code).
-    kept = np.maximum(1, np.floor(share * (~np.isnan(values)).sum(axis=-1, keepdims=True) + 1e-9))
-    return mean_of_present(np.where(np.arange(values.shape[-1]) < kept, ranked, np.nan))
+    kept = np.maximum(1, np.floor(share * (~np.isnan(ranked)).sum(axis=-1, keepdims=True) + 1e-9))
+    return mean_of_present(np.where(np.arange(ranked.shape[-1]) < kept, ranked, np.nan))
 
 
 def _select(counts: Counts, classes: Sequence[int]) -> Counts:

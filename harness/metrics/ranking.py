@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .bootstrap import MIN_UNITS, REPLICATES, SEED, cluster_counts, draw_weights, replicate_miou
-from .counts import Counts
+from .bootstrap import MIN_UNITS, REPLICATES, SEED, drawn_miou, units_of
+from .counts import ImageCounts
 from .of_counts import Averaging, Float, miou
 
 
@@ -20,7 +20,7 @@ from .of_counts import Averaging, Float, miou
 class Scored:
     """One data set: ``counts`` ``(N, C)`` of every method on the same images, ``clusters`` ``(N,)`` or None."""
 
-    counts: Sequence[Counts]
+    counts: Sequence[ImageCounts]
     clusters: NDArray[np.int64] | None = None
     averaging: Averaging = "mmseg"
 
@@ -69,12 +69,10 @@ def _rank_bounds(datasets: Sequence[Scored], replicates: int, seed: int) -> tupl
     """Lowest and highest rank of every method that 95 % of the draws allow."""
     drawn = []
     for number, data in enumerate(datasets):
-        units = [cluster_counts(c, data.clusters) for c in data.counts]
-        if len(units[0].tp) < MIN_UNITS:
+        if units_of(data.counts[0], data.clusters) < MIN_UNITS:
             return None
         # Data sets are drawn apart: one seed for all would tie their images together.
-        weights = draw_weights(len(units[0].tp), replicates, seed + number)
-        drawn.append(np.stack([replicate_miou(u, weights, data.averaging) for u in units], axis=-1))
+        drawn.append(drawn_miou(data.counts, data.clusters, data.averaging, replicates, seed + number).T)
     points = np.stack([borda_points(scores) for scores in np.stack(drawn, axis=-1)])  # one draw at a time: M x M x D
     ranks = shared_ranks(points)
     low = np.percentile(ranks, 2.5, axis=0, method="lower")

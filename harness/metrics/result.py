@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from ...datasets import DatasetRecord
 from . import of_counts as metrics
 from .bootstrap import Interval, miou_interval
-from .counts import Counts
+from .counts import Counts, ImageCounts
 from .of_confusion import SparseConfusion, dense, grouped, sg_iou, table_counts
 from .of_counts import Averaging, Float
+from .over_images import over_classes, per_image
 
 _WORST = 0.05
 """Share of images that worst-case means look at."""
@@ -25,16 +26,16 @@ class EvalResult:
 
     ``counts`` are per image, ``(N, C)``.  ``clusters`` ``(N,)`` are the units of the bootstrap.  ``planned`` is the
     number of images that the data set should have: with fewer the result is partial.  ``boundary`` are counts within
-    boundary bands, ``(N, C)``, and ``confusion`` the confusion matrices, if they were asked for.
+    boundary bands, ``(N, C)``, and ``confusion`` the confusion matrices (or their sum), if they were asked for.
     """
 
     record: DatasetRecord
     ids: tuple[str, ...]
-    counts: Counts
+    counts: ImageCounts
     clusters: NDArray[np.int64]
     planned: int
     averaging: Averaging = "mmseg"
-    boundary: Counts | None = None
+    boundary: ImageCounts | None = None
     confusion: SparseConfusion | None = None
 
     @property
@@ -42,15 +43,19 @@ class EvalResult:
         """Whether every image of the data set is in."""
         return len(self.ids) == self.planned
 
+    @cached_property
+    def _total(self) -> Counts:
+        return self.counts.total()
+
     @property
     def miou(self) -> float:
         """mIoU in percent from the summed counts (never a mean over images); NaN without valid pixels."""
-        return 100 * float(metrics.miou(self.counts.total(), self.averaging))
+        return 100 * float(metrics.miou(self._total, self.averaging))
 
     @property
     def per_class(self) -> dict[str, float | None]:
         """IoU in percent by class; None for a class that is neither labelled nor predicted."""
-        values = 100 * metrics.iou(self.counts.total())
+        values = 100 * metrics.iou(self._total)
         return {name: None if math.isnan(v) else float(v) for name, v in zip(self.record.classes, values, strict=True)}
 
     @property
@@ -59,7 +64,7 @@ class EvalResult:
 
         With two classes a predicted class counts as present.
         """
-        return 100 * metrics.miou_per_image(self.counts, self._present)
+        return 100 * per_image(self.counts, self._present)
 
     @property
     def _present(self) -> Averaging:
@@ -79,7 +84,7 @@ class EvalResult:
     @property
     def note(self) -> str:
         """What has to be said beside its numbers: 100 % means nothing where only one class is labelled."""
-        labelled = np.flatnonzero(self.counts.gt.sum(axis=0))
+        labelled = np.flatnonzero(self._total.gt)
         if len(labelled) != 1:
             return ""
         name = self.record.classes[labelled[0]]
@@ -92,7 +97,7 @@ class EvalResult:
 
     def summary(self) -> dict[str, Any]:
         """All metrics as JSON values (NaN becomes None).  What each means: docs/protocols.md, metrics."""
-        total = self.counts.total()
+        total = self._total
         values = {
             "miou": self.miou,
             "interval": None if self.interval is None else [self.interval.low, self.interval.high],
@@ -119,12 +124,13 @@ class EvalResult:
         ``metrics.of_counts`` says where the definitions are from.  With two classes their authors' code scores class 1
         alone; here both count.
         """
-        present, per_image = self._present, metrics.miou_per_image(self.counts, self._present)
+        images = per_image(self.counts, self._present)
+        classes = over_classes(self.counts, _WORST, self._present)
         values = {
-            "miou_per_image": float(np.nanmean(per_image)) if np.isfinite(per_image).any() else math.nan,
-            "miou_over_classes": float(metrics.miou_per_class(self.counts, present)),
-            "worst5_per_image": float(metrics.worst_case_miou_per_image(self.counts, _WORST, present)),
-            "worst5_over_classes": float(metrics.worst_case_miou_per_class(self.counts, _WORST, present)),
+            "miou_per_image": float(np.nanmean(images)) if np.isfinite(images).any() else math.nan,
+            "miou_over_classes": classes.mean,
+            "worst5_per_image": float(metrics.mean_of_worst(images, _WORST)),
+            "worst5_over_classes": classes.worst,
         }
         return {name: 100 * value for name, value in values.items()}
 

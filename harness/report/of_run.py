@@ -44,7 +44,7 @@ def class_rows(run: Finished) -> list[tuple[str, ...]]:
     counts = run.result.counts
     total = counts.total()
     shown = [[percent(None if np.isnan(v) else 100 * float(v)) for v in f(total)] for f in (precision, recall)]
-    images = (counts.gt > 0).sum(axis=0)
+    images = counts.labelled()
     return [
         (name, percent(value), *row, str(n))
         for (name, value), *row, n in zip(run.result.per_class.items(), *shown, images, strict=True)

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...datasets import clusters_of
 from ...datasets.invalid import explain
 from ...methods import UserError
-from .parts import Parts
 from .plan import SCHEMA, Plan, check_schema
 from .scored import STAGES
 from .sealed import read_sealed, seal
+from .survey import Survey
 
 
 class Manifest(BaseModel):
@@ -102,15 +102,17 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
 
 
-def make_manifest(folder: str, plan: Plan, parts: Parts, counts: bytes, metrics: bytes) -> Manifest:
-    """The manifest for all images in ``parts``; ``counts`` and ``metrics`` are the files that stand beside it."""
-    frame, last = parts.frame, parts.stamps[-1]
-    environments = [s.environment for s in parts.stamps]
-    different = [e for number, e in enumerate(environments) if e not in environments[:number]]
+def make_manifest(folder: str, plan: Plan, found: Survey, counts_sha256: str, metrics: bytes) -> Manifest:
+    """The manifest for all images in the parts; ``metrics`` is the file that stands beside it."""
+    frame, last = found.frame, found.stamps[-1]
+    different: list[dict[str, Any]] = []
+    for stamp in found.stamps:
+        if stamp.environment not in different:
+            different.append(stamp.environment)
     return Manifest(
         run=folder,
         plan=plan.digest,
-        counts_sha256=hashlib.sha256(counts).hexdigest(),
+        counts_sha256=counts_sha256,
         metrics_sha256=hashlib.sha256(metrics).hexdigest(),
         note=plan.note,
         described=plan.described,
@@ -134,8 +136,11 @@ def make_manifest(folder: str, plan: Plan, parts: Parts, counts: bytes, metrics:
 
 def images_sha256(frame: pd.DataFrame) -> str:
     """Which images, with which content, the rows are of."""
-    lines = (f"{i} {c}" for i, c in zip(frame["image"], frame["content"], strict=True))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    digest, between = hashlib.sha256(), ""
+    for image, content in zip(frame["image"], frame["content"], strict=True):
+        digest.update(f"{between}{image} {content}".encode())
+        between = "\n"
+    return digest.hexdigest()
 
 
 def cost(frame: pd.DataFrame) -> dict[str, Any]:

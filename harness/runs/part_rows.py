@@ -1,63 +1,78 @@
 """What must hold in the rows of a part, whoever wrote it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ...methods import UserError
 from .plan import Plan
 
 Int64 = NDArray[np.int64]
+COUNTS = ("tp", "gt", "pred")
+CELLS = ("label", "prediction", "pixels")
+"""What is stored of a class, and of a cell of a confusion matrix."""
 
 
-def check_rows(frame: pd.DataFrame, plan: Plan, path: Path) -> None:
+def check_rows(table: pa.Table, plan: Plan, path: Path) -> None:
     """Raise ``UserError`` that names ``path`` for rows that no run of the plan can have written.
 
     Only planned images, with the content that was planned; for every class ``0 <= tp <= min(gt, pred)``; labelled
     pixels sum to the scored ones, predicted ones to no more; boundary counts lie within those of the whole masks;
     confusion matrices have the counts as their sums.
     """
-    wrong = _first_fault(frame, plan)
+    wrong = _first_fault(table, plan)
     if wrong:
         raise UserError(f"{path} holds what no run can give: {wrong}.  Move it out of the folder, or use --fresh")
 
 
-def _first_fault(frame: pd.DataFrame, plan: Plan) -> str:
-    missing = _columns(plan) - set(frame.columns)
+def kept_columns(plan: Plan) -> tuple[str, ...]:
+    """Columns that are the same in every run of the plan."""
+    boundary = tuple(f"boundary_{n}" for n in COUNTS) if plan.spec.boundary else ()
+    confusion = tuple(f"confusion_{n}" for n in CELLS) if plan.spec.confusion else ()
+    return ("image", "content", "pixels", *COUNTS, *boundary, *confusion)
+
+
+def _first_fault(table: pa.Table, plan: Plan) -> str:
+    missing = {*kept_columns(plan), "peak_bytes", "warm"} - set(table.column_names)
     if missing:
         return f"there is no column {sorted(missing)[0]}"
-    strangers = [i for i in frame["image"] if i not in plan.content]
+    images = table["image"].to_pylist()
+    strangers = [i for i in images if i not in plan.content]
     if strangers:
         return f"image {strangers[0]!r} is not in the plan"
-    changed = [i for i, c in zip(frame["image"], frame["content"], strict=True) if plan.content[i] != c]
+    changed = [i for i, c in zip(images, table["content"].to_pylist(), strict=True) if plan.content[i] != c]
     if changed:
         return f"image {changed[0]!r} had another content than the plan says"
     try:
-        counts = {name: _stacked(frame, name, len(plan.record.classes)) for name in ("tp", "gt", "pred")}
+        counts = {name: stacked(table, name, len(plan.record.classes)) for name in COUNTS}
         return (
-            _fault_of_counts(counts, frame["pixels"].to_numpy())
-            or (_fault_of_boundary(frame, counts, len(plan.record.classes)) if plan.spec.boundary else "")
-            or (_fault_of_confusion(frame, counts) if plan.spec.confusion else "")
+            _fault_of_counts(counts, table["pixels"].to_numpy())
+            or (_fault_of_boundary(table, counts, len(plan.record.classes)) if plan.spec.boundary else "")
+            or (_fault_of_confusion(table, counts) if plan.spec.confusion else "")
         )
     except ValueError as error:
         return str(error)
 
 
-def _columns(plan: Plan) -> set[str]:
-    wanted = {"image", "content", "pixels", "tp", "gt", "pred", "peak_bytes", "warm"}
-    boundary = {f"boundary_{n}" for n in ("tp", "gt", "pred")} if plan.spec.boundary else set()
-    confusion = {f"confusion_{n}" for n in ("label", "prediction", "pixels")} if plan.spec.confusion else set()
-    return wanted | boundary | confusion
-
-
-def _stacked(frame: pd.DataFrame, name: str, classes: int) -> Int64:
+def stacked(table: pa.Table | pa.RecordBatch, name: str, classes: int) -> Int64:
     """A column as ``(N, C)``.  Raises ``ValueError`` for another number of classes or values that are not whole."""
-    for row in frame[name]:
-        if np.shape(row) != (classes,) or np.asarray(row).dtype.kind not in "iu":
-            raise ValueError(f"{name} is not one whole number for each of {classes} classes")
-    return np.array([*frame[name]], np.int64).reshape(len(frame), classes)
+    lengths, values = lists(table, name)
+    if values.dtype.kind not in "iu" or (lengths != classes).any():
+        raise ValueError(f"{name} is not one whole number for each of {classes} classes")
+    return values.astype(np.int64, copy=False).reshape(len(table), classes)
+
+
+def lists(table: pa.Table | pa.RecordBatch, name: str) -> tuple[Int64, NDArray[Any]]:
+    """A column of lists: how long each is, and all values one after the other."""
+    column = table[name]
+    if not pa.types.is_list(column.type):
+        raise ValueError(f"{name} is no column of lists")
+    values = pc.list_flatten(column)
+    return pc.fill_null(pc.list_value_length(column), -1).to_numpy(), values.to_numpy()
 
 
 def _fault_of_counts(counts: dict[str, Int64], pixels: Int64) -> str:
@@ -69,29 +84,30 @@ def _fault_of_counts(counts: dict[str, Int64], pixels: Int64) -> str:
     return "more pixels are predicted than scored" if (pred.sum(axis=1) > pixels).any() else ""
 
 
-def _fault_of_boundary(frame: pd.DataFrame, counts: dict[str, Int64], classes: int) -> str:
-    tp, gt, pred = (_stacked(frame, f"boundary_{n}", classes) for n in ("tp", "gt", "pred"))
+def _fault_of_boundary(table: pa.Table, counts: dict[str, Int64], classes: int) -> str:
+    tp, gt, pred = (stacked(table, f"boundary_{n}", classes) for n in COUNTS)
     if (tp < 0).any() or (tp > np.minimum(gt, pred)).any():
         return "boundary bands overlap in more pixels than they have"
     outside = (gt > counts["gt"]).any() or (pred > counts["pred"]).any()
     return "boundary bands have more pixels than their masks" if outside else ""
 
 
-def _fault_of_confusion(frame: pd.DataFrame, counts: dict[str, Int64]) -> str:
-    classes = counts["tp"].shape[1]
-    for number, cells in enumerate(
-        zip(*(frame[f"confusion_{n}"] for n in ("label", "prediction", "pixels")), strict=True)
-    ):
-        label, prediction, pixels = (np.asarray(c, np.int64) for c in cells)
-        if not len(label) == len(prediction) == len(pixels) or (label < 0).any() or (label >= classes).any():
-            return "a cell of a confusion matrix has no class"
-        known = (prediction >= 0) & (prediction < classes)  # a prediction of none of the classes counts nowhere else
-        right = label == prediction
-        found = {
-            "tp": np.bincount(label[right], pixels[right], classes),
-            "gt": np.bincount(label, pixels, classes),
-            "pred": np.bincount(prediction[known], pixels[known], classes),
-        }
-        if any((found[n] != counts[n][number]).any() for n in found):
-            return f"the confusion matrix of image {frame['image'].iloc[number]!r} has other sums than its counts"
-    return ""
+def _fault_of_confusion(table: pa.Table, counts: dict[str, Int64]) -> str:
+    images, classes = counts["tp"].shape
+    found = [lists(table, f"confusion_{n}") for n in CELLS]
+    label, prediction, pixels = (values.astype(np.int64) for _, values in found)
+    if any((lengths != found[0][0]).any() for lengths, _ in found) or (label < 0).any() or (label >= classes).any():
+        return "a cell of a confusion matrix has no class"
+    row = np.repeat(np.arange(images), found[0][0]) * classes
+    known = (prediction >= 0) & (prediction < classes)  # a prediction of none of the classes counts nowhere else
+    right = label == prediction
+    sums = {
+        "tp": np.bincount((row + label)[right], pixels[right], images * classes),
+        "gt": np.bincount(row + label, pixels, images * classes),
+        "pred": np.bincount((row + prediction)[known], pixels[known], images * classes),
+    }
+    wrong = np.any([(sums[n].reshape(images, classes) != counts[n]).any(axis=1) for n in sums], axis=0)
+    if not wrong.any():
+        return ""
+    image = table["image"][int(wrong.argmax())].as_py()
+    return f"the confusion matrix of image {image!r} has other sums than its counts"

@@ -18,7 +18,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,24 +25,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...datasets.invalid import explain
 from ...methods import UserError
-from ..metrics.counts import Counts
-from ..metrics.of_confusion import SparseConfusion
-from .part_rows import check_rows
+from .part_rows import CELLS, COUNTS, check_rows
 from .plan import SCHEMA, Plan
 from .provenance import code_version, environment
 from .scored import STAGES, Scored
 from .storing import store
 
-_COUNTS = ("tp", "gt", "pred")
-_CELLS = ("label", "prediction", "pixels")
-KEPT = (
-    *("image", "content", "pixels"),
-    *(f"{p}{n}" for p in ("", "boundary_") for n in _COUNTS),
-    *(f"confusion_{n}" for n in _CELLS),
-)
-"""Columns that are the same in every run of the same plan."""
-PACKED_FROM = 500
-"""From more parts than this a run is packed when it is begun or merged."""
 _STAMP = b"ovss"
 _NAME = re.compile(r"part-[0-9a-f]{32}-(?P<rows>[0-9]+)-(?P<checksum>[0-9a-f]{16})\.parquet")
 
@@ -98,11 +85,12 @@ class ImageResult:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """All parts of a run: one row per image, sorted by image id, and the stamps, oldest first."""
+class Part:
+    """A part that was read and judged."""
 
-    frame: pd.DataFrame
-    stamps: tuple[Stamp, ...]
+    path: Path
+    table: pa.Table
+    stamp: Stamp
 
 
 def write_part(folder: Path, results: Sequence[ImageResult], stamp: Stamp) -> Path:
@@ -112,9 +100,9 @@ def write_part(folder: Path, results: Sequence[ImageResult], stamp: Stamp) -> Pa
             "image": r.id,
             "content": r.content,
             "pixels": r.scored.pixels,
-            **_columns("", r.scored.counts, _COUNTS),
-            **_columns("boundary_", r.scored.boundary, _COUNTS),
-            **_columns("confusion_", r.scored.confusion, _CELLS),
+            **_columns("", r.scored.counts, COUNTS),
+            **_columns("boundary_", r.scored.boundary, COUNTS),
+            **_columns("confusion_", r.scored.confusion, CELLS),
             **{f"{stage}_seconds": r.seconds[stage] for stage in STAGES},
             "wait_seconds": r.wait_seconds,
             "peak_bytes": r.peak_bytes,
@@ -123,12 +111,16 @@ def write_part(folder: Path, results: Sequence[ImageResult], stamp: Stamp) -> Pa
         for r in results
     ]
     stamp = stamp.model_copy(update={"written": datetime.now(timezone.utc).isoformat(timespec="microseconds")})
-    return _store_part(folder, pd.DataFrame(rows), stamp)
+    return store_part(folder, pa.Table.from_pandas(pd.DataFrame(rows), preserve_index=False), stamp)
 
 
-def _store_part(folder: Path, frame: pd.DataFrame, stamp: Stamp) -> Path:
-    content = parquet_bytes(frame, stamp.model_dump_json().encode())
-    path = folder / f"part-{uuid.uuid4().hex}-{len(frame)}-{_checksum(content)}.parquet"
+def store_part(folder: Path, table: pa.Table, stamp: Stamp) -> Path:
+    """Write rows that have the form of a part."""
+    metadata = {**(table.schema.metadata or {}), _STAMP: stamp.model_dump_json().encode()}
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    content = sink.getvalue()
+    path = folder / f"part-{uuid.uuid4().hex}-{len(table)}-{_checksum(content)}.parquet"
     store(path, content)
     return path
 
@@ -141,41 +133,15 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def parquet_bytes(frame: pd.DataFrame, stamp: bytes = b"") -> bytes:
-    """A frame as parquet, with settings that make equal frames equal bytes."""
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    if stamp:
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _STAMP: stamp})
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
-
-
 def images_in(folder: Path) -> int:
     """How many images the parts of a folder hold, from their names alone."""
-    names = (_NAME.fullmatch(p.name) for p in folder.glob("part-*.parquet"))
-    return sum(int(name["rows"]) for name in names if name)
+    return sum(rows_of(path) for path in folder.glob("part-*.parquet"))
 
 
-def pack(folder: Path, plan: Plan, more_than: int = PACKED_FROM) -> None:
-    """Make few parts of many, since opening them costs more than their rows: one for each maker of some.
-
-    The new part is there before those that it replaces go; whatever ends this in between leaves equal rows twice, and
-    they collapse.
-    """
-    paths = _part_files(folder)
-    if len(paths) <= more_than:
-        return
-    made: dict[str, list[tuple[Path, pd.DataFrame, Stamp]]] = {}
-    for path in paths:
-        frame, stamp = _read_part(path, plan)
-        made.setdefault(stamp.maker, []).append((path, frame, stamp))
-    for same in made.values():
-        if len(same) > 1:
-            frame = pd.concat([frame for _, frame, _ in same], ignore_index=True)
-            _store_part(folder, frame, max((stamp for *_, stamp in same), key=lambda stamp: stamp.written))
-            for path, *_ in same:
-                path.unlink()
+def rows_of(path: Path) -> int:
+    """How many rows a part has, by its name."""
+    name = _NAME.fullmatch(path.name)
+    return int(name["rows"]) if name else 0
 
 
 def images_done(folder: Path) -> set[str]:
@@ -187,22 +153,8 @@ def images_done(folder: Path) -> set[str]:
     return done
 
 
-def read_parts(folder: Path, plan: Plan) -> Parts:
-    """All parts of a run.
-
-    Raises ``UserError`` when a part is damaged, belongs to another run, holds impossible rows, or when two parts
-    disagree about an image in any column that decides a number.
-    """
-    read = sorted((_read_part(path, plan) for path in _part_files(folder)), key=lambda part: part[1].written)
-    if not read:
-        return Parts(pd.DataFrame({"image": []}), ())
-    frame = pd.concat([rows for rows, _ in read], ignore_index=True)
-    frame = frame.sort_values("image", kind="stable", ignore_index=True)
-    _refuse_contradictions(frame, folder)
-    return Parts(frame.drop_duplicates("image", ignore_index=True), tuple(stamp for _, stamp in read))
-
-
-def _part_files(folder: Path) -> list[Path]:
+def part_files(folder: Path) -> list[Path]:
+    """The parts of a folder.  Raises ``UserError`` that names what is none."""
     found = sorted(folder.glob("part-*"))
     foreign = [p for p in found if not _NAME.fullmatch(p.name)]
     if foreign:
@@ -213,22 +165,34 @@ def _part_files(folder: Path) -> list[Path]:
     return found
 
 
-def _read_part(path: Path, plan: Plan) -> tuple[pd.DataFrame, Stamp]:
+def read_part(path: Path, plan: Plan) -> Part:
+    """A part, its rows judged.  Raises ``UserError`` when it is damaged, of another run, or holds impossible rows."""
+    table = read_table(path)
+    try:
+        stamp = Stamp.model_validate_json((table.schema.metadata or {})[_STAMP])
+    except (KeyError, ValidationError) as error:
+        raise _foreign(path, error) from error
+    if stamp.plan != plan.digest:
+        raise UserError(f"{path} belongs to another run ({stamp.plan[:10]}): move it out of the folder")
+    check_rows(table, plan, path)
+    return Part(path, table, stamp)
+
+
+def read_table(path: Path) -> pa.Table:
+    """The rows of a part, unjudged.  Raises ``UserError`` when its bytes do not fit its checksum."""
     content = _read_bytes(path)
     if not _is_whole(path, content):
         raise UserError(f"{path} is damaged: its bytes do not fit its checksum.  Run the same command again")
     try:
-        table = pq.read_table(io.BytesIO(content))
-        stamp = Stamp.model_validate_json((table.schema.metadata or {})[_STAMP])
-    except (pa.ArrowException, KeyError, ValidationError) as error:
-        raise UserError(
-            f"{path} is no part that ovss-bench wrote ({explain(error, 'stamp', '; ', '')}).  Move it out of the folder"
-        ) from error
-    if stamp.plan != plan.digest:
-        raise UserError(f"{path} belongs to another run ({stamp.plan[:10]}): move it out of the folder")
-    frame = table.to_pandas()
-    check_rows(frame, plan, path)
-    return frame, stamp
+        return pq.read_table(pa.BufferReader(content))
+    except pa.ArrowException as error:
+        raise _foreign(path, error) from error
+
+
+def _foreign(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is no part that ovss-bench wrote ({explain(error, 'stamp', '; ', '')}).  Move it out of the folder"
+    )
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -245,38 +209,8 @@ def _is_whole(path: Path, content: bytes) -> bool:
 
 def set_aside_damaged(folder: Path) -> None:
     """Rename parts whose bytes do not fit their checksum, so that their images are done again, and say so."""
-    for path in _part_files(folder):
+    for path in part_files(folder):
         if not _is_whole(path, _read_bytes(path)):
             aside = path.with_name(f"damaged-{path.name}")
             path.rename(aside)
             logging.getLogger(__name__).warning("%s is damaged: its images are done again", aside)
-
-
-def counts_of(frame: pd.DataFrame, num_classes: int, prefix: str = "") -> Counts:
-    """Counts ``(N, C)`` of the rows of a frame; prefix ``boundary_`` for those of boundary bands."""
-    shape = (len(frame), num_classes)
-    return Counts(*(np.array([*frame[prefix + n]] if len(frame) else [], np.int64).reshape(shape) for n in _COUNTS))
-
-
-def counts_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns that are the same in every run of the same plan."""
-    return frame[[c for c in frame.columns if c in KEPT]]
-
-
-def confusion_of(frame: pd.DataFrame) -> SparseConfusion | None:
-    """Confusion matrices of the rows of a frame; None if they were not asked for."""
-    if "confusion_label" not in frame:
-        return None
-    cells = zip(*(frame[f"confusion_{n}"] for n in _CELLS), strict=True)
-    return SparseConfusion.stack([SparseConfusion(np.zeros(len(c[0]), np.int64), *c) for c in cells])
-
-
-def _refuse_contradictions(frame: pd.DataFrame, folder: Path) -> None:
-    doubled = frame[frame.duplicated("image", keep=False)]
-    for image, rows in doubled.groupby("image"):
-        for name in (c for c in rows.columns if c in KEPT):
-            if any(not np.array_equal(rows[name].iloc[0], other) for other in rows[name]):
-                raise UserError(
-                    f"{folder} holds two different results for image {image} ({name}): two processes or machines that "
-                    "do not agree wrote to one run.  Start over with --fresh"
-                )

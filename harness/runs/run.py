@@ -16,7 +16,6 @@ again whenever one is absent or damaged.
 
 import fcntl
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -29,18 +28,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from ...datasets import clusters_of
 from ...datasets.writing import clean_temporaries
 from ...methods import UserError
 from ..metrics.result import EvalResult
 from . import parts
+from .counts_file import CountsFile
 from .manifest import Manifest, images_sha256, make_manifest, read_manifest
+from .merging import write_counts
+from .packing import pack
 from .plan import Plan, read_plan
 from .presence import living
 from .storing import made_folder, store
+from .survey import Survey, survey
 
 PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
 ORIGIN = "origin.json"
@@ -83,7 +86,7 @@ class Run:
             clean_temporaries(folder)
         store(self.folder / PLAN, plan.sealed())
         parts.set_aside_damaged(self.parts_folder)
-        parts.pack(self.parts_folder, plan)
+        pack(self.parts_folder, plan)
 
     def _make_folders(self) -> None:
         made_folder(self.parts_folder)
@@ -124,9 +127,9 @@ class Run:
             raise UserError(f"{self.folder} is not a run folder: it has no {PLAN}")
         return read_plan(self.folder / PLAN)
 
-    def parts(self) -> parts.Parts:
-        """Everything that was done so far."""
-        return parts.read_parts(self.parts_folder, self.plan())
+    def survey(self) -> Survey:
+        """What was done so far, every part read and judged."""
+        return survey(self.parts_folder, self.plan())
 
     def done(self) -> set[str]:
         """Images that some part holds; whether the parts agree is seen when they are merged."""
@@ -141,16 +144,16 @@ class Run:
         """Whether the summary files are whole and speak of every image in the parts."""
         try:
             manifest = self.manifest()
-            counts, metrics = ((self.folder / name).read_bytes() for name in (COUNTS, METRICS))
+            counts, metrics = (_sha256(self.folder / name) for name in (COUNTS, METRICS))
         except (OSError, UserError):
             return False
-        frame = self.parts().frame
+        frame = self.survey().frame
         return (
             manifest.plan == self.plan().digest
             and bool(len(frame))
             and manifest.images_sha256 == images_sha256(frame)
-            and manifest.counts_sha256 == hashlib.sha256(counts).hexdigest()
-            and manifest.metrics_sha256 == hashlib.sha256(metrics).hexdigest()
+            and manifest.counts_sha256 == counts
+            and manifest.metrics_sha256 == metrics
         )
 
     def answers(self, plan: Plan, wanted: tuple[str, ...]) -> bool:
@@ -171,14 +174,14 @@ class Run:
                 f"{self.folder} lacks {len(missing)} of {len(wanted)} images, {missing[0]} for one: `bench worker "
                 f"{self.folder}` does them.  --partial calls what is there a part"
             )
-        plan, found = self.plan(), self.parts()
+        plan = self.plan()
+        found = survey(self.parts_folder, plan)
         if not found.stamps:
             raise UserError(f"nothing of run {self.folder} is done yet: `bench run` works on it")
-        counts = parts.parquet_bytes(parts.counts_frame(found.frame))
-        metrics = _json(_evaluated(found.frame, plan).summary())
+        forget = (self.folder / MANIFEST).unlink  # an old one must never stand beside new counts
+        counts = write_counts(self.folder / COUNTS, found, plan, lambda: forget(missing_ok=True))
+        metrics = _json(_evaluated(CountsFile(self.folder / COUNTS, counts, len(plan.record.classes)), plan).summary())
         manifest = make_manifest(self.folder.name, plan, found, counts, metrics)
-        (self.folder / MANIFEST).unlink(missing_ok=True)  # an old one must never stand beside new counts
-        store(self.folder / COUNTS, counts)
         store(self.folder / METRICS, metrics)
         store(self.folder / MANIFEST, manifest.sealed())
 
@@ -191,33 +194,23 @@ class Run:
 
         Raises ``UserError`` when a file is absent or damaged.
         """
-        plan, manifest, path = self.plan(), self.manifest(), self.folder / COUNTS
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.  Finish it with `bench run`") from error
-        if manifest.plan != plan.digest or manifest.counts_sha256 != hashlib.sha256(content).hexdigest():
-            raise UserError(
-                f"{path} is damaged, or does not belong to the manifest beside it.  `bench run` with the same words "
-                "makes it again"
-            )
-        try:
-            frame = pd.read_parquet(io.BytesIO(content))
-        except pa.ArrowException as error:
-            raise UserError(f"{path} cannot be read: {error}") from error
-        if wanted is not None:
-            frame = frame[frame["image"].isin(wanted)].reset_index(drop=True)
-        return Finished(self, plan, manifest, frame, _evaluated(frame, plan))
+        plan, manifest = self.plan(), self.manifest()
+        counts = CountsFile(
+            self.folder / COUNTS,
+            manifest.counts_sha256 if manifest.plan == plan.digest else "",
+            len(plan.record.classes),
+        )
+        return Finished(self, plan, manifest, counts, _evaluated(counts, plan, wanted))
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A merged run: its counts per image (``frame``), and ``result``, computed from them now."""
+    """A merged run: the file with its counts, and ``result``, computed from them now."""
 
     run: Run
     plan: Plan
     manifest: Manifest
-    frame: pd.DataFrame
+    counts: CountsFile
     result: EvalResult
 
     @property
@@ -229,6 +222,12 @@ class Finished:
     def folder(self) -> Path:
         """The run's folder."""
         return self.run.folder
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Counts per image, as a table in memory."""
+        frame = self.counts.frame()
+        return frame[frame["image"].isin(self.result.ids)].reset_index(drop=True)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -268,19 +267,28 @@ def _date(run: Run) -> str:
         return ""
 
 
-def _evaluated(frame: pd.DataFrame, plan: Plan) -> EvalResult:
-    ids = tuple(frame["image"])
-    classes = len(plan.record.classes)
+def _evaluated(counts: CountsFile, plan: Plan, wanted: tuple[str, ...] | None = None) -> EvalResult:
+    """The result over ``wanted`` (default: all images)."""
+    ids, chosen = counts.ids, np.ones(len(counts.ids), bool)
+    if wanted is not None:
+        asked = set(wanted)
+        chosen = np.array([i in asked for i in ids], bool)
+        ids = tuple(i for i, is_wanted in zip(ids, chosen, strict=True) if is_wanted)
     return EvalResult(
         record=plan.record,
         ids=ids,
-        counts=parts.counts_of(frame, classes),
+        counts=counts.counts().at(chosen),
         clusters=clusters_of(plan.record, ids),
         planned=plan.planned,
         averaging=plan.setting.averaging,
-        boundary=parts.counts_of(frame, classes, "boundary_") if plan.spec.boundary else None,
-        confusion=parts.confusion_of(frame) if plan.spec.confusion else None,
+        boundary=counts.counts("boundary_").at(chosen) if plan.spec.boundary else None,
+        confusion=counts.confusion(chosen) if plan.spec.confusion else None,
     )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(value: Any) -> bytes:

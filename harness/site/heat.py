@@ -50,7 +50,7 @@ def heat_map(rows: Sequence[Row], runs: Sequence[Finished]) -> HeatMap:
     """The map of runs over the same images and classes."""
     pairs = sorted(zip(rows, runs, strict=True), key=lambda p: (-(p[0].miou or 0), p[0].line))
     columns = [run.result.per_class for _, run in pairs]
-    images = (pairs[0][1].result.counts.gt > 0).sum(axis=0)
+    images = pairs[0][1].result.counts.labelled()
     lines = tuple(
         ClassLine(name, int(count), tuple(Shaded(column[name]) for column in columns))
         for name, count in zip(columns[0], images, strict=True)

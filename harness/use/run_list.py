@@ -72,7 +72,7 @@ def _look_at(folder: Path) -> ListedRun:
         if (folder / MANIFEST).exists():
             finished, done = run.finished(), len(run.done())
         else:
-            done = len(run.parts().frame)
+            done = len(run.survey().frame)
         origin = read_origin(folder)
     except UserError as error:
         return ListedRun(folder, "damaged", size, _last_written(folder), problem=str(error))

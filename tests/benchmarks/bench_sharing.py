@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -29,7 +30,6 @@ from rich.table import Table
 from ovss.datasets import check_samples
 from ovss.harness.protocol.protocol import Protocol
 from ovss.harness.runs.engine import Lane, Watch, work_through
-from ovss.harness.runs.parts import counts_frame
 from ovss.harness.runs.plan import RunSpec, build_pipelines, make_plan
 from ovss.harness.runs.run import Run
 
@@ -124,7 +124,7 @@ def seconds(groups: Sequence[Sequence[Lane]]) -> float:
 
 def counts(lanes: Sequence[Lane]) -> list[dict[str, list[int]]]:
     """Counts of every lane, summed over images."""
-    frames = [counts_frame(lane.run.parts().frame) for lane in lanes]
+    frames = [pd.concat(map(pd.read_parquet, lane.run.parts_folder.glob("part-*"))) for lane in lanes]
     return [{name: np.stack([*f[name]]).sum(0).tolist() for name in ("tp", "gt", "pred")} for f in frames]
 
 

@@ -14,7 +14,7 @@ from ovss.harness.engines import local
 from ovss.harness.engines.drive import drive
 from ovss.harness.engines.local import Local, prepare, start_early, worker_context
 from ovss.harness.runs import engine
-from ovss.harness.runs.parts import pack
+from ovss.harness.runs.packing import pack
 from ovss.harness.runs.presence import Presence
 from ovss.harness.runs.run import COUNTS, PLAN, Run
 from ovss.harness.runs.worker import work

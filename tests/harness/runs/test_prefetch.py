@@ -29,6 +29,7 @@ from ovss.methods import MethodInfo, UserError, Vocabulary
 
 from ...things import write_things
 from ...toys import Toy
+from . import in_memory
 
 IDS = [f"{k:02d}" for k in range(12)]
 THREADS = (0, 1, 4)
@@ -309,7 +310,7 @@ def test_results_are_the_same_bytes(home: Path, tmp_path: Path) -> None:
     for number, how in enumerate(ways):
         results, labels = tmp_path / f"results {number}", tmp_path / f"labels {number}"
         run = work(lane_for(home, results, labels), how)
-        frame = run.parts().frame.drop(columns=["peak_bytes", "warm"])
+        frame = in_memory.rows_of(run.parts_folder).drop(columns=["peak_bytes", "warm"])
         columns = [c for c in frame.columns if not c.endswith("_seconds")]
         assert frame[[f"{stage}_seconds" for stage in (*STAGES, "wait")]].min(axis=None) >= 0
         found.append(
@@ -360,7 +361,7 @@ def test_a_run_says_what_it_waited(home: Path, tmp_path: Path, monkeypatch: pyte
     load = lane.data.load
     monkeypatch.setattr(type(lane.data), "load", lambda self, i, once: (time.sleep(0.03), load(i, once))[1])
     run = work(lane, Loading(threads))
-    frame, manifest = run.parts().frame, run.manifest()
+    frame, manifest = in_memory.rows_of(run.parts_folder), run.manifest()
     assert (frame["load_seconds"] >= 0.03).all()
     if not threads:
         assert (frame["wait_seconds"] >= frame["load_seconds"]).all()

@@ -29,14 +29,17 @@ from ovss.harness.report import leaderboard as board
 from ovss.harness.report import regress
 from ovss.harness.runs import engine, parts
 from ovss.harness.runs.manifest import cost
+from ovss.harness.runs.merging import write_counts
 from ovss.harness.runs.parts import ImageResult, Stamp
 from ovss.harness.runs.pipeline import STAGES, Pipeline, Scored
 from ovss.harness.runs.plan import Plan, RunSpec, make_plan
 from ovss.harness.runs.run import COUNTS, MANIFEST, METRICS, PLAN, Run, find_run
 from ovss.harness.runs.sealed import seal, unseal
+from ovss.harness.runs.survey import survey
 from ovss.methods import Method, MethodInfo, UserError, Vocabulary, find_method
 
 from ...toys import Toy
+from . import in_memory
 
 MINI = str(Path(__file__).parents[2] / "data" / "mini" / "mini.toml")
 CLASSES = 3
@@ -136,11 +139,15 @@ def write(folder: Path, results: Sequence[ImageResult], plan: Plan = PLANNED) ->
 
 
 def read(folder: Path, plan: Plan = PLANNED) -> pd.DataFrame:
-    return parts.read_parts(folder, plan).frame
+    """All rows, once they are found to be right."""
+    survey(folder, plan)
+    return in_memory.rows_of(folder)
 
 
 def merged(folder: Path) -> bytes:
-    return parts.parquet_bytes(parts.counts_frame(read(folder)))
+    target = folder.with_name(f"{folder.name}.parquet")
+    write_counts(target, survey(folder, PLANNED), PLANNED, lambda: None)
+    return target.read_bytes()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -162,8 +169,10 @@ def test_order_shards_and_crashes_leave_no_trace(tmp_path: Path, seed: int) -> N
     assert merged(folder) == merged(tmp_path / "plain")
     frame = read(folder)
     assert list(frame["image"]) == [f"image_{k:02d}" for k in range(14)]
-    assert parts.counts_of(frame, CLASSES).tp.dtype == np.int64
-    assert np.array_equal(parts.counts_of(frame, CLASSES).tp, np.stack([r.scored.counts.tp for r in image_results(14)]))
+    assert in_memory.counts_of(frame, CLASSES).tp.dtype == np.int64
+    assert np.array_equal(
+        in_memory.counts_of(frame, CLASSES).tp, np.stack([r.scored.counts.tp for r in image_results(14)])
+    )
 
 
 @pytest.mark.parametrize(("name", "change"), [("tp", (0, 1, 0)), ("gt", (-1, 1, 0)), ("pred", (-1, 1, 0))])
@@ -301,7 +310,7 @@ def test_files_that_are_no_parts_are_named(tmp_path: Path, name: str) -> None:
 
 def test_foreign_parquet_is_named(tmp_path: Path) -> None:
     """The name of a part, the checksum of its bytes, and yet not ours."""
-    for number, content in enumerate((parts.parquet_bytes(pd.DataFrame({"a": [1]})), b"no parquet at all")):
+    for number, content in enumerate((in_memory.parquet_bytes(pd.DataFrame({"a": [1]})), b"no parquet at all")):
         checksum = hashlib.sha256(content).hexdigest()[:16]
         foreign = tmp_path / f"part-{number:032x}-1-{checksum}.parquet"
         foreign.write_bytes(content)
@@ -584,7 +593,7 @@ def forge(run: Run, change: Callable[[pd.DataFrame], None]) -> None:
     """Change the merged counts so that nobody notices."""
     frame = run.finished().frame
     change(frame)
-    content = parts.parquet_bytes(frame)
+    content = in_memory.parquet_bytes(frame)
     (run.folder / COUNTS).write_bytes(content)
     edit(run.folder / MANIFEST, lambda m: m.update(counts_sha256=hashlib.sha256(content).hexdigest()))
 

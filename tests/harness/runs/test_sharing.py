@@ -39,6 +39,7 @@ from ovss.methods.refine import load_guide as guides
 
 from ...methods.models.test_dino import random_state, save
 from ...toys import Toy
+from . import in_memory
 
 SIZES = ((67, 51), (64, 64), (90, 43), (48, 81), (72, 72))
 STUFF = 8
@@ -264,7 +265,7 @@ def test_images_are_read_resized_and_encoded_once(home: Path, tmp_path: Path, mo
 def test_what_is_done_once_counts_for_each(home: Path, tmp_path: Path) -> None:
     lanes = lanes_for(tmp_path, home, THREE)
     score(lanes)
-    frames = [lane.run.parts().frame for lane in lanes]
+    frames = [in_memory.rows_of(lane.run.parts_folder) for lane in lanes]
     for stage in ("resize", "segment"):
         first, *others = (frame[f"{stage}_seconds"] for frame in frames)
         assert all((seconds > 0).all() for seconds in (first, *others))  # how much: test_timing, to the second
@@ -531,9 +532,9 @@ def test_confusion_is_stored_and_gives_the_counts(home: Path, tmp_path: Path, un
     assert len({lane.run.folder for lane in (*without, *lanes)}) == 6
     for lane, (_, plain_metrics), (_, metrics) in zip(lanes, undisturbed, found, strict=True):
         frame, classes = lane.run.finished().frame, len(lane.data.record.classes)
-        stored = parts.confusion_of(frame)
+        stored = in_memory.confusion_of(frame)
         assert stored is not None
-        from_cells, counts = counts_of(stored, len(SIZES), classes), parts.counts_of(frame, classes)
+        from_cells, counts = counts_of(stored, len(SIZES), classes), in_memory.counts_of(frame, classes)
         for name in ("tp", "gt", "pred"):
             assert np.array_equal(getattr(from_cells, name), getattr(counts, name))
         more = {k: v for k, v in json.loads(metrics).items() if k not in json.loads(plain_metrics)}
@@ -598,7 +599,7 @@ def test_background_words_without_a_background_are_misses_only(tmp_path: Path, m
     row = run.finished().frame.iloc[0]
     assert [row[n].tolist() for n in ("tp", "gt", "pred")] == [[5, 5], [8, 6], [5, 6]]
     assert len(row["boundary_tp"]) == 2
-    stored = parts.confusion_of(run.finished().frame)
+    stored = in_memory.confusion_of(run.finished().frame)
     assert stored is not None and dense(stored, 3).tolist() == [[5, 1, 2], [0, 5, 1], [0, 0, 0]]
     metrics = run.finished().result.summary()
     assert metrics["per_class"] == pytest.approx({"dark": 500 / 8, "light": 500 / 7})
