@@ -51,7 +51,7 @@ regress: $(READY)  ## compare every offline method with the committed baselines
 
 leaderboard: $(READY)  ## run all methods on the embedded data set and write results/LEADERBOARD.md
 	for method in clip maskclip maskclip-value sclip clearclip naclip clip-surgery gem sfp pearl clip-dinoiser \
-	    maskclip-original cliper sc-clip resclip itaclip ovseg-tf clip-s4-like; do \
+	    maskclip-original cliper sc-clip resclip itaclip ovseg-tf clip-s4-like proxyclip lposs lposs-plus; do \
 	  $(BIN)/bench run --method $$method --dataset shapes || exit 1; done
 	for variant in pooling=none pooling=clip_keys gamma=0.2; do \
 	  $(BIN)/bench run --method clip-dinoiser --dataset shapes --option $$variant || exit 1; done
@@ -60,7 +60,10 @@ leaderboard: $(READY)  ## run all methods on the embedded data set and write res
 	for variant in proposer=clip-clusters fast=F2; do \
 	  $(BIN)/bench run --method ovseg-tf --dataset shapes --option $$variant || exit 1; done
 	$(BIN)/bench run --method clip-s4-like --dataset shapes --option classifier=text
-	$(BIN)/bench run --method corrclip --dataset shapes --option proposer=felzenszwalb --option similarity=clip
+	for variant in dino clip; do \
+	  $(BIN)/bench run --method corrclip --dataset shapes --option proposer=felzenszwalb --option similarity=$$variant \
+	    || exit 1; done
+	$(BIN)/bench run --method trident --dataset shapes --option affinity=false
 	$(BIN)/bench run --method cliper --dataset shapes --refine tiny-sd
 	$(BIN)/bench leaderboard
 

@@ -1,6 +1,5 @@
 """The merged counts of a run as they lie on disk: read whole when they are few, in blocks when they are many."""
 
-import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ...methods import UserError
 from ..metrics.counts import BLOCK, Counts, ImageCounts, Int64
 from ..metrics.of_confusion import SparseConfusion
 from .part_rows import CELLS, COUNTS, lists, stacked
+from .storing import sha256_of
 
 _IN_MEMORY_BYTES = 1 << 25
 """Files and counts up to this size are held in memory."""
@@ -79,7 +79,7 @@ class CountsFile:
         self.classes = classes
         try:
             file = io.BytesIO(path.read_bytes()) if path.stat().st_size <= _IN_MEMORY_BYTES else path.open("rb")
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(file)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}.  Finish it with `bench run`") from error
         if found != sha256:

@@ -35,7 +35,7 @@ def write_counts(path: Path, found: Survey, plan: Plan, before: Callable[[], Non
     Equal rows are equal bytes.  ``before`` is called when all is written, before the file takes its name.
     """
     schema = _schema(plan)
-    with stored_file(path) as file, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=path.parent) as scratch:
+    with stored_file(path) as file, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=str(path.parent)) as scratch:
         hashed = _Hashed(file)
         with pq.ParquetWriter(pa.PythonFile(hashed, "w"), schema, compression="zstd") as writer:
             for table in _in_order(found, schema, _Blocks(scratch)):

@@ -15,7 +15,6 @@ again whenever one is absent or damaged.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -42,7 +41,7 @@ from .merging import write_counts
 from .packing import pack
 from .plan import Plan, read_plan
 from .presence import living
-from .storing import made_folder, store
+from .storing import made_folder, sha256_of, store
 from .survey import Survey, survey
 
 PLAN, MANIFEST, METRICS, COUNTS = "plan.json", "manifest.json", "metrics.json", "counts.parquet"
@@ -288,7 +287,7 @@ def _evaluated(counts: CountsFile, plan: Plan, wanted: tuple[str, ...] | None = 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(file)
 
 
 def _json(value: Any) -> bytes:

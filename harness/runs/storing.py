@@ -1,5 +1,6 @@
 """Files that a user asked for, and the cache folder."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,14 @@ def store(path: Path, content: bytes) -> None:
     """``stored_file`` with all of its content.  Raises ``UserError``."""
     with stored_file(path) as file:
         file.write(content)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Hash of the bytes of an open file from where it stands; ``hashlib.file_digest`` needs Python 3.11."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def made_folder(path: Path) -> Path:

@@ -100,7 +100,8 @@ class Coder(nn.Module):
             dynamic_img_size=True,
             norm_layer=partial(nn.LayerNorm, eps=NORM_EPS),
         )
-        for block in self.vit.blocks:
+        blocks: Any = self.vit.blocks
+        for block in blocks:
             block.attn.fused_attn = False  # the backward pass of plain products is faster on a CPU
         self.mask_token = nn.Parameter(torch.randn(recipe.width) * 0.02)
         self.of_class, self.of_patches = Head(recipe), Head(recipe)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...methods import UserError
 from ..metrics.bootstrap import class_differences, holm, miou_interval, paired_difference
-from ..metrics.counts import Counts
+from ..metrics.counts import ImageCounts
 from ..metrics.of_counts import iou, miou
 from ..protocol.differences import diff_settings
 from ..runs.plan import Plan
@@ -163,7 +163,7 @@ def _check(found: Sequence[Finished]) -> None:
             raise UserError(f"the two runs are not on the same images ({images}): there is nothing to pair")
 
 
-def _side(run: Finished, counts: Counts, clusters: NDArray[np.int64]) -> Side:
+def _side(run: Finished, counts: ImageCounts, clusters: NDArray[np.int64]) -> Side:
     manifest, averaging = run.manifest, run.result.averaging
     interval = miou_interval(counts, clusters, averaging)
     return Side(
@@ -190,7 +190,10 @@ def _percent(value: Any) -> float | None:
 
 
 def _difference(
-    runs: tuple[Finished, Finished], counts: tuple[Counts, Counts], clusters: NDArray[np.int64], ids: Sequence[str]
+    runs: tuple[Finished, Finished],
+    counts: tuple[ImageCounts, ImageCounts],
+    clusters: NDArray[np.int64],
+    ids: Sequence[str],
 ) -> Difference:
     one, other = runs
     averaging = one.result.averaging
@@ -214,7 +217,7 @@ def _adjusted(pairs: Sequence[Difference]) -> tuple[Difference, ...]:
 
 
 def _classes(
-    names: Sequence[str], counts: tuple[Counts, Counts], clusters: NDArray[np.int64]
+    names: Sequence[str], counts: tuple[ImageCounts, ImageCounts], clusters: NDArray[np.int64]
 ) -> tuple[ClassDifference, ...]:
     """Largest difference in favour of the first run first; classes without one last."""
     values = [iou(c.total()) for c in counts]
