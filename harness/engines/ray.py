@@ -5,6 +5,7 @@ parts.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from ...methods import UserError
@@ -20,10 +21,9 @@ class Ray:
     poll_seconds = 1.0
 
     def __init__(self, address: str = "") -> None:
-        try:
-            import ray
-        except ModuleNotFoundError:
-            raise UserError("--engine ray needs Ray: pip install 'ovss-bench[ray]'") from None
+        check_here()
+        import ray
+
         self._ray: Any = ray
         if not ray.is_initialized():
             try:
@@ -62,6 +62,12 @@ class Ray:
         except self._ray.exceptions.RayError as error:
             return Status("failed", str(error).strip().splitlines()[0])
         return Status("refused", said) if said else Status("done")
+
+
+def check_here() -> None:
+    """Raise ``UserError`` unless Ray is installed."""
+    if find_spec("ray") is None:
+        raise UserError("--engine ray needs Ray: pip install 'ovss-bench[ray]'")
 
 
 def _work(task: str) -> str:
