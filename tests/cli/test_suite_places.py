@@ -5,7 +5,7 @@ import multiprocessing
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -102,7 +102,7 @@ class Cluster:
     """Jobs outlive the process that queued them: here, until the next one polls."""
 
     poll_seconds = 0.0
-    queued: list[tuple[str, WorkerTask]] = []
+    queued: ClassVar[list[tuple[str, WorkerTask]]] = []
 
     def submit(self, tasks: Sequence[WorkerTask]) -> list[str]:
         left = [name for name, task in self.queued if task.runs == tasks[0].runs]

@@ -1,4 +1,4 @@
-"""Which jobs a SLURM engine takes for its own; submitit and the queue are stand-ins, ``tests/cluster`` has the real ones."""
+"""Which jobs a SLURM engine takes for its own.  Submitit and queue are stand-ins; ``tests/cluster`` has real ones."""
 
 import sys
 from collections.abc import Sequence
