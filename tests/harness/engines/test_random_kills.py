@@ -1,0 +1,303 @@
+"""Fifty kills at random moments of a run that several engines work on at once: the bytes of an undisturbed one.
+
+Starting Python with torch takes seconds, so a *launcher* with everything imported forks a ``bench`` for each command.
+Its method sleeps over an image, so that many processes are at work on few cores.  Two commands in ten have their
+workers from a real fork server.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+KILLS = 50
+IMAGES = 200
+AT_ONCE = 3
+SEED = 14
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+ENDS = {0, 2, 3, 130, *(-number for number in SIGNALS)}
+"""Done, a paragraph for the user, incomplete, stopped, killed: anything else is a mistake of ours."""
+PATIENCE = 120.0
+"""Seconds after which a process that was told to end is taken to hang."""
+METHOD = ("-m", "sleepy_method:Sleepy", "-d", "shapes", "--backbone", "tiny-clip")
+PLUGIN = """
+import os
+import time
+
+from ovss.methods.clip import CLIP
+
+
+class Sleepy(CLIP):
+    def score_windows(self, seen, words):
+        time.sleep(float(os.environ["SLEEP_SECONDS"]))
+        return super().score_windows(seen, words)
+"""
+LAUNCHER = """
+import functools
+import json
+import os
+import sys
+
+import open_clip  # noqa: F401 - imported for the children
+import torch
+from ovss.harness.cli import main as cli, run, workers  # noqa: F401
+from ovss.harness.engines import local
+from ovss.harness.runs import engine, parts, worker  # noqa: F401
+
+torch.set_num_threads(1)
+parts.pack = functools.partial(parts.pack, more_than=12)  # and not 500
+
+
+def bench(log, arguments, served, sleep_seconds, flush_seconds):
+    for descriptor in (1, 2):
+        os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
+    os.environ["SLEEP_SECONDS"] = str(sleep_seconds)
+    engine._FLUSH_SECONDS, engine._FLUSH_SHARE = flush_seconds, 0.0
+    if not served:
+        local._KIND = "fork"
+    sys.argv = ["bench", *arguments]
+    cli.main()
+
+
+print("ready", flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked is None:
+        ended = {}
+        try:
+            while found := os.waitpid(-1, os.WNOHANG)[0:2]:
+                if not found[0]:
+                    break
+                ended[found[0]] = os.waitstatus_to_exitcode(found[1])
+        except ChildProcessError:
+            pass
+        print(json.dumps(ended), flush=True)
+        continue
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            bench(**asked)
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    print(child, flush=True)
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc"),
+]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A ``bench`` that was started: its process, what it is, and what it wrote."""
+
+    pid: int
+    kind: str
+    log: Path
+
+
+class Launcher:
+    """Starts ``bench`` by fork, any number at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "sleepy_method.py").write_text(PLUGIN)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("OVSS_", "PYTEST_"))}
+        variables = {
+            **kept,
+            "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)]),
+            "OVSS_CACHE": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }
+        self._folder, self._started = folder, 0
+        program, pipe = [sys.executable, "-c", LAUNCHER], subprocess.PIPE
+        self.process = subprocess.Popen(program, env=variables, cwd=folder, stdin=pipe, stdout=pipe, text=True)
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def _ask(self, asked: object) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return self._line()
+
+    def start(
+        self, kind: str, *arguments: str, served: bool = False, sleep_seconds: float = 0, flush_seconds: float = 2
+    ) -> Command:
+        """A new ``bench``; ``served``: its workers come from a fork server."""
+        log = self._folder / f"{self._started:03}-{kind}.log"
+        self._started += 1
+        asked = {"log": str(log), "arguments": arguments, "served": served}
+        asked |= {"sleep_seconds": sleep_seconds, "flush_seconds": flush_seconds}
+        return Command(int(self._ask(asked)), kind, log)
+
+    def ended(self) -> dict[int, int]:
+        """Exit codes of those that have ended since the last call, negative for a signal."""
+        return {int(pid): code for pid, code in json.loads(self._ask(None)).items()}
+
+    def finish(self, kind: str, *arguments: str) -> None:
+        """A ``bench`` that is left alone, to its good end."""
+        command, codes = self.start(kind, *arguments), dict[int, int]()
+        until(lambda: codes.update(self.ended()) or command.pid in codes, 300, f"{kind} does not end")  # type: ignore[func-returns-value]
+        assert codes[command.pid] == 0, command.log.read_text()
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    found = Launcher(tmp_path)
+    yield found
+    assert found.process.stdin is not None
+    found.process.stdin.close()
+    found.process.wait(10)
+
+
+def until(true: Callable[[], object], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def parents() -> dict[int, int]:
+    """Parent of every process that lives, and has not ended without being asked how."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state not in "ZX":
+                found[int(folder.name)] = int(parent)
+    return found
+
+
+def tree_of(process: int) -> list[int]:
+    """A process and its descendants, while they live."""
+    known = parents()
+    found = [process] if process in known else []
+    for one in found:
+        found += sorted(child for child, parent in known.items() if parent == one)
+    return found
+
+
+def outputs(run: Path) -> tuple[bytes, bytes]:
+    return (run / "counts.parquet").read_bytes(), (run / "metrics.json").read_bytes()
+
+
+class Arena:
+    """Commands at one run, and someone who kills them."""
+
+    def __init__(self, launcher: Launcher, run: Path, rng: random.Random) -> None:
+        self.launcher, self.run, self.rng = launcher, run, rng
+        self.alive: dict[int, Command] = {}
+        self.told: dict[int, float] = {}
+        self.seen: set[int] = set()
+        self.kills: Counter[tuple[str, str, str]] = Counter()
+        self.codes: Counter[tuple[str, int]] = Counter()
+
+    def fill(self) -> None:
+        """Start what is lacking; of ``bench run`` one at a time, since it has a lock."""
+        while len(self.alive) < AT_ONCE:
+            running = any(command.kind in ("local", "served") for command in self.alive.values())
+            kinds = ("worker", "shard") if running else ("local", "local", "served", "worker", "shard")
+            kind = self.rng.choice(kinds)
+            paces = {"sleep_seconds": self.rng.choice((0.1, 0.4, 1.2)), "flush_seconds": self.rng.choice((0.05, 2.0))}
+            command = self.launcher.start(kind, *self._words(kind), served=kind == "served", **paces)
+            self.alive[command.pid] = command
+
+    def _words(self, kind: str) -> tuple[str, ...]:
+        limit = ("--limit", str(IMAGES))
+        if kind in ("local", "served"):
+            return "run", *METHOD, *limit, "--workers", str(self.rng.randint(1, 8)), "--results", "disturbed"
+        if kind == "worker":
+            return "worker", str(self.run), *limit, "--lease-seconds", "10"
+        shares = self.rng.randint(2, 8)
+        return "worker", str(self.run), *limit, "--shard", f"{self.rng.randrange(shares)}/{shares}"
+
+    def kill(self) -> None:
+        """Send a signal to a command that was told nothing yet, or to a process below it."""
+        free = [command for pid, command in sorted(self.alive.items()) if pid not in self.told]
+        command = self.rng.choice(free) if free else None
+        tree = tree_of(command.pid) if command else []
+        self.seen.update(tree)
+        if command is None or not tree:
+            return
+        process = command.pid if len(tree) == 1 or self.rng.random() < 0.5 else self.rng.choice(tree[1:])
+        number = self.rng.choice(SIGNALS)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+            self.kills[command.kind, number.name, "itself" if process == command.pid else "below"] += 1
+            if process == command.pid:
+                self.told[process] = time.monotonic()
+
+    def reap(self) -> None:
+        """Look who has ended, and how."""
+        for pid, code in self.launcher.ended().items():
+            command = self.alive.pop(pid)
+            self.told.pop(pid, None)
+            self.codes[command.kind, code] += 1
+            assert code in ENDS, f"{command.kind} ended with {code}: {command.log.read_text()[-3000:]}"
+        late = [self.alive[pid].kind for pid, since in self.told.items() if time.monotonic() - since > PATIENCE]
+        assert not late, f"{late} do not end"
+
+    def end(self) -> None:
+        """Kill all that are left, and wait until nobody of theirs lives."""
+        for pid in self.alive:
+            self.seen.update(tree_of(pid))
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not self.seen & set(parents()), PATIENCE, "workers outlive their parents")
+        self.reap()
+
+
+def done_in(run: Path) -> set[str]:
+    found: set[str] = set()
+    for path in run.glob("parts/part-*.parquet"):
+        found |= set(pd.read_parquet(path, columns=["image"])["image"])
+    return found
+
+
+def test_fifty_kills_change_no_byte(launcher: Launcher, tmp_path: Path) -> None:
+    alone = ("run", *METHOD, "--limit", str(IMAGES), "--results", "alone")
+    launcher.finish("alone", *alone)
+    launcher.finish("plan", "plan", *METHOD, "--results", "disturbed")
+    (expected,), (run,) = ((tmp_path / name / "runs").iterdir() for name in ("alone", "disturbed"))
+    rng, begun = random.Random(SEED), time.monotonic()
+    arena = Arena(launcher, run, rng)
+    while arena.kills.total() < KILLS:
+        arena.fill()
+        time.sleep(rng.uniform(0.2, 2.0))
+        arena.kill()
+        arena.reap()
+    arena.end()
+    disturbed_seconds, done, parts = time.monotonic() - begun, done_in(run), len(list(run.glob("parts/part-*")))
+    rows = sum(int(path.stem.split("-")[2]) for path in run.glob("parts/part-*.parquet"))
+    launcher.finish("again", "run", *METHOD, "--limit", str(IMAGES), "--results", "disturbed", "--workers", "2")
+    print(f"{arena.kills.total()} kills in {disturbed_seconds:.0f} s: {dict(arena.kills)}; ends {dict(arena.codes)}")
+    print(f"{len(done)} of {IMAGES} images, {rows} rows in {parts} parts when the last was killed")
+    assert 0 < len(done) < IMAGES, "what was disturbed did nothing, or all"
+    assert outputs(run) == outputs(expected)
+    images = list(pd.read_parquet(run / "counts.parquet")["image"])
+    assert len(images) == len(set(images)) == IMAGES and images == sorted(images)
