@@ -1,8 +1,8 @@
 """Fifty kills at random moments of a run that several engines work on at once: the bytes of an undisturbed one.
 
 Starting Python with torch takes seconds, so a *launcher* with everything imported forks a ``bench`` for each command.
-Its method sleeps over an image, so that many processes are at work on few cores.  Two commands in ten have their
-workers from a real fork server.
+Its method looks at brightness and sleeps over an image, so that many processes are at work on few cores.  Some commands
+have their workers from a real fork server.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 
 KILLS = 50
-IMAGES = 200
+IMAGES = 120
 AT_ONCE = 3
 SEED = 14
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -30,18 +30,32 @@ ENDS = {0, 2, 3, 130, *(-number for number in SIGNALS)}
 """Done, a paragraph for the user, incomplete, stopped, killed: anything else is a mistake of ours."""
 PATIENCE = 120.0
 """Seconds after which a process that was told to end is taken to hang."""
-METHOD = ("-m", "sleepy_method:Sleepy", "-d", "shapes", "--backbone", "tiny-clip")
+METHOD = ("-m", "sleepy_method:Sleepy", "-d", "shapes", "--protocol", "tiny")
 PLUGIN = """
 import os
 import time
 
-from ovss.methods.clip import CLIP
+import torch
+
+from ovss.methods import MethodInfo, WindowMethod, Words
 
 
-class Sleepy(CLIP):
+class Sleepy(WindowMethod):
+    info = MethodInfo("sleepy", "Sleepy", "nobody, never", backbone="")
+
+    def __init__(self, device, dtype):
+        super().__init__()
+
+    def encode_text(self, vocabulary):
+        return Words(vocabulary)
+
+    def encode_windows(self, windows):
+        return torch.nn.functional.avg_pool2d(windows.pixels.float().mean(1, keepdim=True), 8)
+
     def score_windows(self, seen, words):
         time.sleep(float(os.environ["SLEEP_SECONDS"]))
-        return super().score_windows(seen, words)
+        levels = torch.linspace(0, 1, len(words.vocabulary.queries)).view(1, -1, 1, 1)
+        return -(seen / 255 - levels).abs()
 """
 LAUNCHER = """
 import functools
@@ -171,9 +185,8 @@ class Launcher:
 def launcher(tmp_path: Path) -> Iterator[Launcher]:
     found = Launcher(tmp_path)
     yield found
-    assert found.process.stdin is not None
-    found.process.stdin.close()
-    found.process.wait(10)
+    found.process.kill()
+    found.process.communicate()
 
 
 def until(true: Callable[[], object], seconds: float, what: str) -> None:
@@ -214,9 +227,9 @@ class Arena:
         self.launcher, self.run, self.rng = launcher, run, rng
         self.alive: dict[int, Command] = {}
         self.told: dict[int, float] = {}
-        self.seen: set[int] = set()
-        self.kills: Counter[tuple[str, str, str]] = Counter()
-        self.codes: Counter[tuple[str, int]] = Counter()
+        self.workers: set[int] = set()
+        self.kills: Counter[str] = Counter()
+        self.codes: Counter[int] = Counter()
 
     def fill(self) -> None:
         """Start what is lacking; of ``bench run`` one at a time, since it has a lock."""
@@ -224,8 +237,13 @@ class Arena:
             running = any(command.kind in ("local", "served") for command in self.alive.values())
             kinds = ("worker", "shard") if running else ("local", "local", "served", "worker", "shard")
             kind = self.rng.choice(kinds)
-            paces = {"sleep_seconds": self.rng.choice((0.1, 0.4, 1.2)), "flush_seconds": self.rng.choice((0.05, 2.0))}
-            command = self.launcher.start(kind, *self._words(kind), served=kind == "served", **paces)
+            command = self.launcher.start(
+                kind,
+                *self._words(kind),
+                served=kind == "served",
+                sleep_seconds=self._pace_seconds(),
+                flush_seconds=self.rng.choice((0.05, 1.0)),
+            )
             self.alive[command.pid] = command
 
     def _words(self, kind: str) -> tuple[str, ...]:
@@ -237,19 +255,31 @@ class Arena:
         shares = self.rng.randint(2, 8)
         return "worker", str(self.run), *limit, "--shard", f"{self.rng.randrange(shares)}/{shares}"
 
+    def _pace_seconds(self) -> float:
+        """Seconds for an image: more when few are left, so that some are when the last kill comes."""
+        left = max(0.05, 1 - rows_in(self.run) / IMAGES)
+        return min(10, self.rng.choice((0.05, 0.2, 0.8)) / left**2)
+
     def kill(self) -> None:
-        """Send a signal to a command that was told nothing yet, or to a process below it."""
-        free = [command for pid, command in sorted(self.alive.items()) if pid not in self.told]
-        command = self.rng.choice(free) if free else None
-        tree = tree_of(command.pid) if command else []
-        self.seen.update(tree)
-        if command is None or not tree:
+        """Send a signal to a command that was told nothing yet, or to one of its workers.
+
+        Four of five are at work; the others may be, or start, or end.
+        """
+        self._look_at_workers()
+        trees = {pid: tree_of(pid) for pid in sorted(self.alive) if pid not in self.told}
+        if self.rng.random() < 0.8:
+            trees = {pid: tree for pid, tree in trees.items() if self.workers & set(tree)}
+        if not any(trees.values()):
             return
-        process = command.pid if len(tree) == 1 or self.rng.random() < 0.5 else self.rng.choice(tree[1:])
+        command = self.alive[self.rng.choice([pid for pid, tree in trees.items() if tree])]
+        below = [pid for pid in trees[command.pid][1:] if pid in self.workers]
+        process = self.rng.choice(below) if below and self.rng.random() < 0.6 else command.pid
         number = self.rng.choice(SIGNALS)
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)
-            self.kills[command.kind, number.name, "itself" if process == command.pid else "below"] += 1
+            at_work = "at work" if self.workers & set(trees[command.pid]) else "before work"
+            of = command.kind if process == command.pid else f"a worker of {command.kind}"
+            self.kills[f"{number.name} to {of} {at_work}"] += 1
             if process == command.pid:
                 self.told[process] = time.monotonic()
 
@@ -258,18 +288,26 @@ class Arena:
         for pid, code in self.launcher.ended().items():
             command = self.alive.pop(pid)
             self.told.pop(pid, None)
-            self.codes[command.kind, code] += 1
+            self.codes[code] += 1
             assert code in ENDS, f"{command.kind} ended with {code}: {command.log.read_text()[-3000:]}"
         late = [self.alive[pid].kind for pid, since in self.told.items() if time.monotonic() - since > PATIENCE]
         assert not late, f"{late} do not end"
 
     def end(self) -> None:
-        """Kill all that are left, and wait until nobody of theirs lives."""
+        """Kill all that are left, and wait until no worker lives."""
+        self._look_at_workers()
         for pid in self.alive:
-            self.seen.update(tree_of(pid))
             os.kill(pid, signal.SIGKILL)
-        until(lambda: not self.seen & set(parents()), PATIENCE, "workers outlive their parents")
+        until(lambda: not self.workers & set(parents()), PATIENCE, "workers outlive those who started them")
         self.reap()
+
+    def _look_at_workers(self) -> None:
+        """Remember processes that have begun to work: their files are named HOST-PID-NONCE."""
+        self.workers |= {int(path.name.rsplit("-", 2)[1]) for path in self.run.glob("workers/*-*-*")}
+
+
+def rows_in(run: Path) -> int:
+    return sum(int(path.stem.split("-")[2]) for path in run.glob("parts/part-*.parquet"))
 
 
 def done_in(run: Path) -> set[str]:
@@ -288,15 +326,14 @@ def test_fifty_kills_change_no_byte(launcher: Launcher, tmp_path: Path) -> None:
     arena = Arena(launcher, run, rng)
     while arena.kills.total() < KILLS:
         arena.fill()
-        time.sleep(rng.uniform(0.2, 2.0))
+        time.sleep(rng.uniform(0.1, 1.0))
         arena.kill()
         arena.reap()
     arena.end()
-    disturbed_seconds, done, parts = time.monotonic() - begun, done_in(run), len(list(run.glob("parts/part-*")))
-    rows = sum(int(path.stem.split("-")[2]) for path in run.glob("parts/part-*.parquet"))
+    seconds, done, rows = time.monotonic() - begun, done_in(run), rows_in(run)
     launcher.finish("again", "run", *METHOD, "--limit", str(IMAGES), "--results", "disturbed", "--workers", "2")
-    print(f"{arena.kills.total()} kills in {disturbed_seconds:.0f} s: {dict(arena.kills)}; ends {dict(arena.codes)}")
-    print(f"{len(done)} of {IMAGES} images, {rows} rows in {parts} parts when the last was killed")
+    print(f"{arena.kills.total()} kills in {seconds:.0f} s: {dict(arena.kills)}; ends {dict(arena.codes)}")
+    print(f"{len(done)} of {IMAGES} images in {rows} rows when the last was killed")
     assert 0 < len(done) < IMAGES, "what was disturbed did nothing, or all"
     assert outputs(run) == outputs(expected)
     images = list(pd.read_parquet(run / "counts.parquet")["image"])
