@@ -21,6 +21,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ovss.harness.runs.parts import images_done
+
 KILLS = 50
 IMAGES = 120
 AT_ONCE = 3
@@ -223,8 +225,8 @@ def outputs(run: Path) -> tuple[bytes, bytes]:
 class Arena:
     """Commands at one run, and someone who kills them."""
 
-    def __init__(self, launcher: Launcher, run: Path, rng: random.Random) -> None:
-        self.launcher, self.run, self.rng = launcher, run, rng
+    def __init__(self, launcher: Launcher, results: str, run: Path, rng: random.Random) -> None:
+        self.launcher, self.results, self.run, self.rng = launcher, results, run, rng
         self.alive: dict[int, Command] = {}
         self.told: dict[int, float] = {}
         self.workers: set[int] = set()
@@ -237,28 +239,28 @@ class Arena:
             running = any(command.kind in ("local", "served") for command in self.alive.values())
             kinds = ("worker", "shard") if running else ("local", "local", "served", "worker", "shard")
             kind = self.rng.choice(kinds)
+            workers = self.rng.randint(1, 8)
             command = self.launcher.start(
                 kind,
-                *self._words(kind),
+                *self._words(kind, workers),
                 served=kind == "served",
-                sleep_seconds=self._pace_seconds(),
+                sleep_seconds=self._pace_seconds(workers if kind in ("local", "served") else 1),
                 flush_seconds=self.rng.choice((0.05, 1.0)),
             )
             self.alive[command.pid] = command
 
-    def _words(self, kind: str) -> tuple[str, ...]:
+    def _words(self, kind: str, workers: int) -> tuple[str, ...]:
         limit = ("--limit", str(IMAGES))
         if kind in ("local", "served"):
-            return "run", *METHOD, *limit, "--workers", str(self.rng.randint(1, 8)), "--results", "disturbed"
+            return "run", *METHOD, *limit, "--workers", str(workers), "--results", self.results
         if kind == "worker":
             return "worker", str(self.run), *limit, "--lease-seconds", "10"
-        shares = self.rng.randint(2, 8)
-        return "worker", str(self.run), *limit, "--shard", f"{self.rng.randrange(shares)}/{shares}"
+        return "worker", str(self.run), *limit, "--shard", f"{self.rng.randrange(workers)}/{workers}"
 
-    def _pace_seconds(self) -> float:
+    def _pace_seconds(self, workers: int) -> float:
         """Seconds for an image: more when few are left, so that some are when the last kill comes."""
         left = max(0.05, 1 - rows_in(self.run) / IMAGES)
-        return min(10, self.rng.choice((0.05, 0.2, 0.8)) / left**2)
+        return min(10, workers * self.rng.choice((0.3, 0.6, 1.2)) / left**2)
 
     def kill(self) -> None:
         """Send a signal to a command that was told nothing yet, or to one of its workers.
@@ -310,31 +312,28 @@ def rows_in(run: Path) -> int:
     return sum(int(path.stem.split("-")[2]) for path in run.glob("parts/part-*.parquet"))
 
 
-def done_in(run: Path) -> set[str]:
-    found: set[str] = set()
-    for path in run.glob("parts/part-*.parquet"):
-        found |= set(pd.read_parquet(path, columns=["image"])["image"])
-    return found
-
-
 def test_fifty_kills_change_no_byte(launcher: Launcher, tmp_path: Path) -> None:
-    alone = ("run", *METHOD, "--limit", str(IMAGES), "--results", "alone")
-    launcher.finish("alone", *alone)
-    launcher.finish("plan", "plan", *METHOD, "--results", "disturbed")
-    (expected,), (run,) = ((tmp_path / name / "runs").iterdir() for name in ("alone", "disturbed"))
-    rng, begun = random.Random(SEED), time.monotonic()
-    arena = Arena(launcher, run, rng)
-    while arena.kills.total() < KILLS:
-        arena.fill()
-        time.sleep(rng.uniform(0.1, 1.0))
-        arena.kill()
-        arena.reap()
-    arena.end()
-    seconds, done, rows = time.monotonic() - begun, done_in(run), rows_in(run)
-    launcher.finish("again", "run", *METHOD, "--limit", str(IMAGES), "--results", "disturbed", "--workers", "2")
-    print(f"{arena.kills.total()} kills in {seconds:.0f} s: {dict(arena.kills)}; ends {dict(arena.codes)}")
-    print(f"{len(done)} of {IMAGES} images in {rows} rows when the last was killed")
-    assert 0 < len(done) < IMAGES, "what was disturbed did nothing, or all"
-    assert outputs(run) == outputs(expected)
-    images = list(pd.read_parquet(run / "counts.parquet")["image"])
-    assert len(images) == len(set(images)) == IMAGES and images == sorted(images)
+    """Should a run be whole before the last kill, another is begun."""
+    rng, kills, runs = random.Random(SEED), 0, 0
+    launcher.finish("alone", "run", *METHOD, "--limit", str(IMAGES), "--results", "alone")
+    (expected,) = (tmp_path / "alone" / "runs").iterdir()
+    while kills < KILLS:
+        results, runs = f"disturbed-{runs}", runs + 1
+        launcher.finish("plan", "plan", *METHOD, "--results", results)
+        (run,) = (tmp_path / results / "runs").iterdir()
+        arena, begun = Arena(launcher, results, run, rng), time.monotonic()
+        while kills + arena.kills.total() < KILLS and len(images_done(run / "parts")) < IMAGES:
+            arena.fill()
+            time.sleep(rng.uniform(0.1, 1.0))
+            arena.kill()
+            arena.reap()
+        arena.end()
+        kills += arena.kills.total()
+        done, rows, seconds = len(images_done(run / "parts")), rows_in(run), time.monotonic() - begun
+        launcher.finish("again", "run", *METHOD, "--limit", str(IMAGES), "--results", results, "--workers", "2")
+        print(f"{arena.kills.total()} kills in {seconds:.0f} s: {dict(arena.kills)}; ends {dict(arena.codes)}")
+        print(f"{done} of {IMAGES} images in {rows} rows when the last was killed")
+        assert done, "what was disturbed did nothing"
+        assert outputs(run) == outputs(expected)
+        images = list(pd.read_parquet(run / "counts.parquet")["image"])
+        assert len(images) == len(set(images)) == IMAGES and images == sorted(images)
