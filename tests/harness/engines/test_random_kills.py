@@ -260,7 +260,7 @@ class Arena:
     def _pace_seconds(self, workers: int) -> float:
         """Seconds for an image: more when few are left, so that some are when the last kill comes."""
         left = max(0.05, 1 - rows_in(self.run) / IMAGES)
-        return min(10, workers * self.rng.choice((0.3, 0.6, 1.2)) / left**2)
+        return min(10, workers * self.rng.choice((0.05, 0.2, 0.6)) / left**2)
 
     def kill(self) -> None:
         """Send a signal to a command that was told nothing yet, or to one of its workers.
