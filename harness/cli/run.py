@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..engines.choose import Where
 from ..engines.drive import DetachedError
 from ..engines.names import EngineName
 from ..metrics.bootstrap import why_no_interval
@@ -24,7 +23,8 @@ from ..show.tables import (
 )
 from ..use.pairs import every_pair
 from ..use.run import run
-from .name_value import names_of, parse_changes, parse_options, texts_of
+from .name_value import names_of, parse_changes, parse_options
+from .workforce import workforce
 
 _SPARED = (8, 7, 4, 3, 6)
 """Columns that a narrow terminal does without, first to last."""
@@ -49,11 +49,7 @@ def run_command(
     **asked: Any,
 ) -> None:
     """Run every method on every data set and print a row for each; ``asked`` are other arguments of ``every_pair``."""
-    workers, engine, gpus, slurm, ray, detach = where
-    asked_where = Where(engine, gpus, texts_of(slurm, "--slurm"), ray, detach)
-    asked_where.check(asked["device"])
-    chosen = asked_where if asked_where != Where() else None
-    count = workers or len(asked_where.gpu_ids()) or 1
+    force = workforce(asked["device"], results, *where)
     pairs = every_pair(
         names_of(methods),
         names_of(datasets),
@@ -65,7 +61,7 @@ def run_command(
     told = (print_warning, allow_download, picture, labels, Loading(*loading))
     try:
         with bars() as progress:
-            found = run(pairs, results, limit, count, fresh, progress, *told, chosen)
+            found = run(pairs, results, limit, force.count, fresh, progress, *told, force.where)
     except DetachedError as left:
         print_line(f"jobs {left}: the same command without --detach waits for them, and merges")
         return

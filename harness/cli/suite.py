@@ -2,9 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
+from ..engines.names import EngineName
+from ..runs.loading import Loading
 from ..runs.run import Finished
 from ..show.progress import bars
 from ..show.tables import (
@@ -21,17 +24,42 @@ from ..show.tables import (
 from ..use.needs import Need
 from ..use.suite import Outcome, run_suite
 from ..use.suite_file import read_suite
-from ..use.suite_plan import SuitePlan, SuiteRequest, SuiteRun, plan_suite
+from ..use.suite_plan import SuitePlan, SuiteRun, plan_suite
+from ..use.suite_request import SuiteRequest
+from .workforce import workforce
 
 _PLANNED = ("pass", "method", "data set", "protocol", "images", "done", "time", "missing")
 _ENDED = ("method", "data set", "protocol", "mIoU [95 %]", "images", "images/s", "run")
 _SPARED_PLANNED, _SPARED_ENDED = (0, 5), (6, 5, 4)
 
 
-def suite_command(name: str, *, dry_run: bool, methods: str, datasets: str, as_json: bool, **asked: Any) -> None:
+def suite_command(
+    name: str,
+    *,
+    dry_run: bool,
+    methods: str,
+    datasets: str,
+    device: str,
+    results: Path,
+    loading: tuple[int | None, Path | None],
+    where: tuple[int | None, EngineName, str, list[str], str, bool],
+    as_json: bool,
+    **asked: Any,
+) -> None:
     """Run a suite, or say what it would do.  Exit code 1 if a run failed, or in a dry run something is missing."""
     only = [tuple(part.strip() for part in text.split(",") if part.strip()) for text in (methods, datasets)]
-    plan = plan_suite(read_suite(name), SuiteRequest(**asked, methods=only[0], datasets=only[1]))
+    force = workforce(device, results, *where)
+    request = SuiteRequest(
+        **asked,
+        device=device,
+        results=results,
+        methods=only[0],
+        datasets=only[1],
+        loading=Loading(*loading),
+        workers=force.count,
+        where=force.where,
+    )
+    plan = plan_suite(read_suite(name), request)
     if dry_run:
         if as_json:
             print_json(_plan_value(plan))
@@ -128,12 +156,19 @@ def _print_outcomes(plan: SuitePlan, outcomes: Sequence[Outcome]) -> None:
     print_line(
         f"{_counted(len(outcomes), 'run')}: {len(found)} done, {len(failed)} failed; `bench leaderboard` compares them"
     )
+    jobs = dict.fromkeys(name for one in outcomes for name in one.jobs)
+    if jobs:
+        left = len(outcomes) - len(found) - len(failed)
+        print_line(
+            f"{_counted(left, 'run')} left to jobs {', '.join(jobs)}: the same command without --detach waits for "
+            "them, and merges"
+        )
 
 
 def _ended_row(one: Outcome) -> tuple[str, ...]:
     before = (one.run.label, one.run.spec.dataset, _protocol(one.run))
     if one.finished is None:
-        return (*before, "failed", "", "", "")
+        return (*before, "failed" if one.problem else "in jobs", "", "", "")
     result, manifest = one.finished.result, one.finished.manifest
     images = str(result.planned) if result.complete else f"{len(result.ids)} of {result.planned} (partial)"
     value = with_interval(one.finished.summary["miou"], one.finished.summary["interval"])
@@ -186,6 +221,7 @@ def _run_value(run: SuiteRun) -> dict[str, Any]:
 def _outcome_value(one: Outcome) -> dict[str, Any]:
     value = {k: v for k, v in _run_value(one.run).items() if k in ("method", "options", "dataset", "protocol")}
     value |= {"protocol_hash": one.run.setting.hash, "command": one.run.command, "problem": one.problem or None}
+    value |= {"jobs": list(one.jobs)}
     if one.finished is None:
         return value
     manifest, summary = one.finished.manifest, one.finished.summary

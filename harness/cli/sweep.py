@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics.bootstrap import why_no_interval
+from ..runs.loading import Loading
 from ..show.progress import bars
 from ..show.tables import print_json, print_line, print_table, print_warning, with_interval
 from ..use.pairs import every_pair
@@ -21,6 +22,7 @@ def sweep_command(
     methods: str,
     dataset: str,
     limit: int | None,
+    loading: tuple[int | None, Path | None],
     fresh: bool,
     changes: list[str],
     options: list[str],
@@ -41,9 +43,8 @@ def sweep_command(
     )
     try:
         with bars() as progress:
-            found = sweep(
-                pairs, asked.field, asked.values, results, limit, fresh, progress, print_warning, allow_download
-            )
+            told = (progress, print_warning, allow_download, Loading(*loading))
+            found = sweep(pairs, asked.field, asked.values, results, limit, fresh, *told)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; a sweep keeps nothing until it is finished\n")
         sys.exit(130)

@@ -6,7 +6,22 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .options import DataRoot, Device, Download, Json, Limit, Results
+from .options import (
+    CacheDecoded,
+    DataRoot,
+    Detach,
+    Device,
+    Download,
+    Engine,
+    Gpus,
+    Json,
+    Limit,
+    Loaders,
+    RayAddress,
+    Results,
+    SlurmSettings,
+    Workers,
+)
 
 suites_app = typer.Typer()
 
@@ -23,8 +38,15 @@ def suite(
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="Only these data sets of it: A,B.")] = "",
     data_root: DataRoot = None,
     device: Device = "cpu",
-    workers: Annotated[int, typer.Option(min=1, help="Local processes.")] = 1,
     limit: Limit = None,
+    workers: Workers = None,
+    loaders: Loaders = None,
+    cache_decoded: CacheDecoded = None,
+    engine: Engine = "local",
+    gpus: Gpus = "",
+    slurm: SlurmSettings = None,
+    ray: RayAddress = "",
+    detach: Detach = False,
     allow_download: Download = False,
     results: Results = Path("results"),
     json: Json = False,
@@ -44,8 +66,9 @@ def suite(
         as_json=json,
         data_root=data_root,
         device=device,
-        workers=workers,
         limit=limit,
+        loading=(loaders, cache_decoded),
+        where=(workers, engine, gpus, slurm or [], ray, detach),
         allow_download=allow_download,
         results=results,
     )

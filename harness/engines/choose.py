@@ -24,8 +24,8 @@ class Where:
     ray: str = ""
     detach: bool = False
 
-    def check(self, device: str) -> None:
-        """Raise ``UserError`` for what does not go together."""
+    def check(self, device: str, results: Path) -> None:
+        """Raise ``UserError`` for what does not go together, and for a cluster that cannot be asked from here."""
         if self.gpus and (self.engine != "local" or not device.startswith("cuda")):
             raise UserError("--gpus is for --engine local with --device cuda: clusters give each worker its GPU")
         if self.slurm and self.engine != "slurm":
@@ -34,6 +34,14 @@ class Where:
             raise UserError("--ray is for --engine ray")
         if self.detach and self.engine != "slurm":
             raise UserError("--detach is for --engine slurm: other workers end with the process that started them")
+        if self.engine == "slurm":
+            from . import slurm
+
+            slurm.check_here(results)
+        if self.engine == "ray":
+            from . import ray
+
+            ray.check_here()
 
     def gpu_ids(self) -> list[str]:
         """The GPUs of ``gpus``."""

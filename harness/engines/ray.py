@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,9 @@ class Ray:
     poll_seconds = 1.0
 
     def __init__(self, address: str = "") -> None:
-        try:
-            import ray
-        except ModuleNotFoundError:
-            raise UserError("--engine ray needs Ray: pip install 'ovss-bench[ray]'") from None
+        check_here()
+        import ray
+
         self._ray: Any = ray
         self._ours = ExitStack()
         if not ray.is_initialized():
@@ -86,6 +86,12 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def check_here() -> None:
+    """Raise ``UserError`` unless Ray is installed."""
+    if find_spec("ray") is None:
+        raise UserError("--engine ray needs Ray: pip install 'ovss-bench[ray]'")
 
 
 def _work(task: str, folder: str) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ LEAST_MINUTES = 20
 _ALIVE = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESIZING")
 _RUNNING = ("RUNNING", "STAGE_OUT", "SIGNALING", "STOPPED")
 _ENDING = ("COMPLETING",)
+_JOBS = "jobs.json"
 _TIMES_OUT = 1000
 """A job may come to its time limit as often as it takes: what it finished is in the parts."""
 
@@ -67,15 +69,11 @@ class Slurm:
     poll_seconds = 5.0
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
-        try:
-            import submitit
-        except ModuleNotFoundError:
-            raise UserError("--engine slurm needs submitit: pip install 'ovss-bench[slurm]'") from None
-        if shutil.which("sbatch") is None:
-            raise UserError("--engine slurm needs the command sbatch, which is not here: run it on a login node")
+        check_here(folder)
+        import submitit
+
         logging.getLogger("submitit").setLevel(logging.ERROR)
         self._folder = made_folder(folder.resolve())
-        _refuse_local(self._folder)
         settings = dict(settings)
         minutes = minutes_of(settings.pop("time", "60"))
         self._executor = submitit.SlurmExecutor(self._folder, max_num_timeout=_TIMES_OUT)
@@ -86,23 +84,33 @@ class Slurm:
         )
         self._paths = partial(submitit.core.utils.JobPaths, self._folder)
         self._load = submitit.core.utils.pickle_load
-        queue = _queue()
-        if queue is None:
+        self._submitted: set[str] = set()
+        if _queue() is None:
             raise UserError("--engine slurm: squeue does not answer; is the cluster up, and SLURM_CONF right?")
-        self._left = [name for name in self._kept() if queue.get(name) in _ALIVE + _RUNNING]
 
     def submit(self, tasks: Sequence[WorkerTask]) -> list[str]:
-        """See ``Engine.submit``; all workers that an earlier process left in the queue come first."""
-        found, self._left = self._left, []
-        new = [Submitted(task.model_dump_json()) for task in tasks[len(found) :]]
-        if new:
-            try:
-                jobs = self._executor.submit_array(new) if new[1:] else [self._executor.submit(new[0])]
-            except Exception as error:  # submitit hands on whatever sbatch says
-                raise UserError(f"sbatch refused: {error}") from error
-            found += [str(job.job_id) for job in jobs]
-            store(self._folder / "jobs.json", json.dumps([*self._kept(), *found]).encode())
-        return found
+        """See ``Engine.submit``; workers at the same images that an earlier process left in the queue come first, all."""
+        kept, todo = self._kept(), list(tasks)
+        found: list[str] = []
+        passes = {_pass_of(task) for task in tasks}
+        for name in self._waiting([name for name in kept if name not in self._submitted]):
+            if kept[name] in passes:
+                found.append(name)
+                same = next((task for task in todo if _pass_of(task) == kept[name]), None)
+                if same is not None:
+                    todo.remove(same)
+        names = self._submit_new(todo) if todo else []
+        self._keep(kept | {name: _pass_of(task) for name, task in zip(names, todo, strict=True)})
+        self._submitted.update(found, names)
+        return [*found, *names]
+
+    def _submit_new(self, tasks: Sequence[WorkerTask]) -> list[str]:
+        new = [Submitted(task.model_dump_json()) for task in tasks]
+        try:
+            jobs = self._executor.submit_array(new) if new[1:] else [self._executor.submit(new[0])]
+        except Exception as error:  # submitit hands on whatever sbatch says
+            raise UserError(f"sbatch refused: {error}") from error
+        return [str(job.job_id) for job in jobs]
 
     def poll(self, names: Sequence[str]) -> dict[str, Status]:
         """See ``Engine.poll``."""
@@ -113,13 +121,14 @@ class Slurm:
         """See ``Engine.cancel``; the cluster does it in its own time."""
         if names:
             _call("scancel", *names)
+            self._keep({name: at for name, at in self._kept().items() if name not in names})
 
     def log_of(self, name: str) -> Path:
         """What a worker wrote to standard error."""
         return Path(self._paths(name, 0).stderr)
 
     def _status(self, name: str, state: str) -> Status:
-        result = Path(self._paths(name, 0).result_pickle)
+        result = self._result_of(name)
         outcome, value = self._load(result) if result.is_file() else ("", None)
         if outcome == "success":
             return Status("refused", str(value)) if value else Status("done")
@@ -129,10 +138,28 @@ class Slurm:
             return Status("running")
         return Status("failed", (not outcome and state) or f"see {self.log_of(name)}")
 
-    def _kept(self) -> list[str]:
+    def _kept(self) -> dict[str, str]:
+        """Jobs that were submitted, and the pass that each is at."""
         with contextlib.suppress(OSError, ValueError):
-            return [str(name) for name in json.loads((self._folder / "jobs.json").read_bytes())]
-        return []
+            return {str(name): str(at) for name, at in json.loads((self._folder / _JOBS).read_bytes()).items()}
+        return {}
+
+    def _keep(self, jobs: Mapping[str, str]) -> None:
+        store(self._folder / _JOBS, json.dumps(jobs).encode())
+
+    def _waiting(self, names: Sequence[str]) -> list[str]:
+        """Those that are in the queue and have not said that all is done."""
+        queue = _queue() or {}
+        there = {name: queue[name] for name in names if queue.get(name) in _ALIVE + _RUNNING}
+        return [name for name, state in there.items() if self._status(name, state).state in ("waiting", "running")]
+
+    def _result_of(self, name: str) -> Path:
+        return Path(self._paths(name, 0).result_pickle)
+
+
+def _pass_of(task: WorkerTask) -> str:
+    """What workers must have in common to do the same; how many they are and how they load is no part of it."""
+    return task.model_dump_json(include={"runs", "labels", "limit"})
 
 
 def minutes_of(text: str) -> int:
@@ -148,8 +175,16 @@ def minutes_of(text: str) -> int:
     return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
 
 
-def _refuse_local(folder: Path) -> None:
-    """A folder for temporary files is on this machine's own disk, which other nodes do not see."""
+def check_here(folder: Path) -> None:
+    """Raise ``UserError`` unless jobs can be submitted from here, and other nodes see ``folder``.
+
+    A folder for temporary files is on this machine's own disk.
+    """
+    if find_spec("submitit") is None:
+        raise UserError("--engine slurm needs submitit: pip install 'ovss-bench[slurm]'")
+    if shutil.which("sbatch") is None:
+        raise UserError("--engine slurm needs the command sbatch, which is not here: run it on a login node")
+    folder = folder.resolve()
     for local in {Path(tempfile.gettempdir()).resolve(), Path("/dev/shm")}:
         if folder.is_relative_to(local) and not os.environ.get("OVSS_SHARED_TMP"):
             raise UserError(

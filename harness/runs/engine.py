@@ -21,7 +21,7 @@ from .loading import IN_LINE, Loading
 from .parts import ImageResult, Stamp
 from .photo import Photo
 from .pipeline import Clock, Pipeline
-from .prefetch import Loaded, loaded
+from .prefetch import Loaded, bytes_of, loaded
 from .provenance import peak_bytes
 from .run import Run
 from .scored import Scored
@@ -161,9 +161,8 @@ class _Image:
         return Photo(self.samples[0].image, self.samples[0].id, self.memo)
 
     def bytes(self) -> int:
-        """What its arrays hold; one that several lanes have counts once."""
-        arrays = {id(a): a.nbytes for sample in self.samples for a in (sample.image, sample.label)}
-        return sum(arrays.values())
+        """What its arrays hold."""
+        return bytes_of(self.samples)
 
 
 def _loaded(every: Sequence[_Todo], image_id: str, decoded: Decoded) -> _Image:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from ...datasets import Sample
 from ...methods.core.picture import only_load
 
 T = TypeVar("T")
@@ -48,6 +49,12 @@ def loaded(
         yield ahead.in_order()
     finally:
         ahead.end()
+
+
+def bytes_of(samples: Iterable[Sample]) -> int:
+    """What the arrays of samples hold; one that several have counts once."""
+    arrays = {id(a): a.nbytes for sample in samples for a in (sample.image, sample.label)}
+    return sum(arrays.values())
 
 
 def _in_line(ids: Iterable[str], load: Callable[[str], T]) -> Iterator[Loaded[T]]:

@@ -11,15 +11,18 @@ from dataclasses import dataclass
 import torch
 
 from ...datasets import Dataset, Sample
+from ...datasets.decoded import Decoded
 from ...methods import UserError
 from ...methods.core.picture import Memo
 from ..decoding.decode import decoder_name
 from ..metrics.counting import confusion, tally
 from ..metrics.counts import Counts
 from ..metrics.thresholds import count_thresholds
+from .loading import IN_LINE, Loading
 from .photo import Photo
 from .pipeline import Clock, Pipeline
 from .plan import Plan
+from .prefetch import bytes_of, loaded
 
 THRESHOLD = "probability_threshold"
 
@@ -58,35 +61,67 @@ class SweptLane:
         )
 
 
-def sweep_through(lanes: Sequence[SweptLane], ids: Sequence[str], advance: Callable[[int], None]) -> list[Counts]:
-    """Counts ``(N, T, C)`` of each lane over the images ``ids``; lanes share what they compute of an image."""
+@dataclass(frozen=True)
+class _Image:
+    """An image: a sample for each lane, and what they share."""
+
+    samples: list[Sample]
+    memo: Memo
+
+    def photo(self) -> Photo:
+        """The picture itself."""
+        return Photo(self.samples[0].image, self.samples[0].id, self.memo)
+
+    def bytes(self) -> int:
+        """What its arrays hold."""
+        return bytes_of(self.samples)
+
+
+def sweep_through(
+    lanes: Sequence[SweptLane], ids: Sequence[str], advance: Callable[[int], None], loading: Loading = IN_LINE
+) -> list[Counts]:
+    """Counts ``(N, T, C)`` of each lane over the images ``ids``; lanes share what they compute of an image.
+
+    ``loading`` says how images come to the method; it moves no count.
+    """
     found: list[list[Counts]] = [[] for _ in lanes]
-    for image_id in ids:
-        for kept, counts in zip(found, _sweep_image(lanes, image_id), strict=True):
-            kept.append(counts)
-        advance(1)
+    threads, decoded = loading.threads_for(lanes[0].plan.spec.device), Decoded(loading.decoded)
+    with loaded(ids, lambda i: _loaded(lanes, i, decoded), threads, _Image.bytes) as images:
+        for image in images:
+            for kept, counts in zip(found, _sweep_image(lanes, image.value), strict=True):
+                kept.append(counts)
+            advance(1)
     return [Counts.stack(counts) for counts in found]
 
 
-def _sweep_image(lanes: Sequence[SweptLane], image_id: str) -> Iterator[Counts]:
-    with Memo() as memo:
-        for lane in lanes:
-            sample = lane.data.load(image_id, memo.once)
-            if sample.digest != lane.plan.content[image_id]:
-                raise UserError(
-                    f"image {image_id} has changed since the sweep began: run the same command again, it checks the "
-                    "data anew"
-                )
+def _loaded(lanes: Sequence[SweptLane], image_id: str, decoded: Decoded) -> _Image:
+    """Read what the lanes need of an image, and resize it as each asks."""
+    memo = Memo()
+    samples = [lane.data.load(image_id, decoded.through(memo.once, lane.data.record)) for lane in lanes]
+    if any(s.digest != lane.plan.content[image_id] for lane, s in zip(lanes, samples, strict=True)):
+        raise UserError(
+            f"image {image_id} has changed since the sweep began: run the same command again, it checks the data anew"
+        )
+    image = _Image(samples, memo)
+    for lane in lanes:
+        image.photo().prepare(lane.pipeline.setting, lane.pipeline.method.device)
+    return image
+
+
+def _sweep_image(lanes: Sequence[SweptLane], image: _Image) -> Iterator[Counts]:
+    photo = image.photo()
+    with image.memo:
+        for lane, sample in zip(lanes, image.samples, strict=True):
             try:
-                yield count_values(lane, Photo(sample.image, image_id, memo), sample)
+                yield count_values(lane, photo, sample)
             except UserError as error:
-                raise UserError(f"image {image_id}: {error}") from error
+                raise UserError(f"image {sample.id}: {error}") from error
 
 
 def count_values(lane: SweptLane, photo: Photo, sample: Sample) -> Counts:
     """Counts ``(T, C)`` of one image: a row for each value."""
     pipeline, record, clock = lane.pipeline, lane.data.record, Clock()
-    seen = [pipeline.observe(picture, clock) for picture in photo.pictures(pipeline.setting)]
+    seen = [pipeline.observe(picture, clock) for picture in photo.pictures(pipeline.setting, pipeline.method.device)]
     device = seen[0].scores.scores.device
     truth = torch.from_numpy(sample.label.copy()).to(device)
     every, ignored = pipeline.num_classes, record.ignore_index

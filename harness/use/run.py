@@ -62,7 +62,7 @@ def run(
     asked = [pairs] if isinstance(pairs, RunSpec) else list(pairs)
     check_call(asked, limit, workers)
     if where is not None:
-        where.check(asked[0].device)
+        where.check(asked[0].device, results)
     say = each_once(say)
     clean_cache()
     if not (fresh or allow_download or picture or labels):

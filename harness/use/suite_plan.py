@@ -3,7 +3,6 @@
 No model is made: whether a run is done already is seen from plans, how long it takes from manifests.
 """
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -22,26 +21,13 @@ from .needs import UNKNOWN, Need, data_need, weights_needs
 from .pairs import absolute_name, method_info, named_parts, options_of, parts_of
 from .reproduce import COSTS, Expected, finished_runs
 from .run_list import run_folders
-from .suite_file import OWN, Block, Suite, protocol_of, record_of
+from .suite_file import OWN, Suite, protocol_of, record_of
+from .suite_request import SuiteRequest
 
 Timed = tuple[RunSpec, Manifest]
 """What a finished run was asked for, and what it took."""
 _RUN_BYTES, _ROW_BYTES = 50_000, 400
 """What is kept of a run, and of an image besides its counts, in parts, the summary and the plan together."""
-
-
-@dataclass(frozen=True)
-class SuiteRequest:
-    """What a caller wants of a suite: ``methods`` and ``datasets`` leave all others out, ``limit`` holds for all."""
-
-    results: Path = Path("results")
-    data_root: Path | None = None
-    device: str = "cpu"
-    workers: int = 1
-    limit: int | None = None
-    methods: tuple[str, ...] = ()
-    datasets: tuple[str, ...] = ()
-    allow_download: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,29 +147,8 @@ def _expanded(suite: Suite, asked: SuiteRequest) -> Iterator[SuiteRun]:
                 confusion=block.confusion,
                 **named_parts(method, record_of(dataset).key, *parts[method]),
             )
-            command = _command(spec, block, method if name == OWN else name, limit, asked.results)
+            command = asked.command(spec, block.set, method if name == OWN else name, limit)
             yield SuiteRun(spec, f"runs[{number}]", command, limit, None)
-
-
-def _command(spec: RunSpec, block: Block, protocol: str | None, limit: int | None, results: Path) -> str:
-    """The ``bench run`` that does the same."""
-    values = {
-        "--method": spec.method,
-        "--dataset": spec.dataset,
-        "--protocol": protocol,
-        "--backbone": spec.backbone,
-        "--weights": spec.weights,
-        "--data-root": spec.data_root,
-        "--device": spec.device if spec.device != "cpu" else None,
-        "--limit": limit,
-        "--results": results if results != Path("results") else None,
-    }
-    words = ["bench", "run"]
-    words += [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
-    words += [word for key, value in block.set.items() for word in ("--set", f"{key}={value}")]
-    words += [word for key, value in spec.options.items() for word in ("--option", f"{key}={value}")]
-    words += [flag for flag, wanted in (("--boundary", spec.boundary), ("--confusion", spec.confusion)) if wanted]
-    return shlex.join(words)
 
 
 def _refuse_twice(runs: Sequence[SuiteRun], suite: Suite) -> None:

@@ -17,6 +17,7 @@ from ...datasets.catalog import label_of
 from ...methods import UserError
 from ..metrics.bootstrap import SEED
 from ..protocol.words import vocabulary_for
+from ..runs.loading import BY_DEVICE, Loading
 from ..runs.plan import Plan, RunSpec
 from ..runs.provenance import code_version, environment
 from ..runs.sealed import digest_of
@@ -44,12 +45,14 @@ def sweep(
     progress: Progress = unseen,
     say: Say = unsaid,
     allow_download: bool = False,
+    loading: Loading = BY_DEVICE,
 ) -> Sweep:
     """Score methods on one data set under every value of ``field``, and choose the best on one half of the images.
 
     ``pairs`` are as ``every_pair`` makes them.  The protocol's own value, and that of the method's paper, are added to
     ``values``.  What was found is written to ``RESULTS/sweeps/NAME/sweep.json``, whole or not at all; a finished sweep
     of the same identity is answered from there, unless ``fresh``.  It is no run, and no leaderboard shows it.
+    ``loading`` says how images come to the methods; it moves no number.
 
     Raises ``UserError`` and ``DataError`` for what a user can mend.
     """
@@ -68,7 +71,7 @@ def sweep(
     data = lanes[0].data
     halves = Halves.of(data.clusters(wanted), plans[0].setting.averaging)
     title = f"{', '.join(spec.method for spec in specs)} on {data.record.key}, {len(every)} values"
-    counts = sweep_through(swept, wanted, counting(progress, title, len(wanted)))
+    counts = sweep_through(swept, wanted, counting(progress, title, len(wanted)), loading)
     found = _record(identity, path.parent.name, swept, [Scores(c, every, halves) for c in counts], wanted)
     store(path, found.sealed())
     return found

@@ -31,6 +31,15 @@ def test_a_sweep_says_what_runs_say(bench: Bench, things: str) -> None:
     assert json.loads(path.read_text())["name"] == path.parent.name == found["name"]
 
 
+def test_a_sweep_that_loads_ahead_finds_the_same(bench: Bench, things: str) -> None:
+    command = ("sweep", "-m", "maskclip", "-d", things, *TINY, *SWEPT, "--json", "--results")
+    here = bench(*command, "here").json()
+    ahead = bench(*command, "ahead", "--loaders", "2", "--cache-decoded", "kept").json()
+    moving = {"finished"}
+    assert {k: v for k, v in here.items() if k not in moving} == {k: v for k, v in ahead.items() if k not in moving}
+    assert len(list(Path("kept").glob("*.decoded"))) == 4
+
+
 def test_tables_for_people(bench: Bench, things: str) -> None:
     out = bench("sweep", "-m", "maskclip,clip", "-d", things, *TINY, *SWEPT).out
     assert "maskclip on things all, 4 images" in out and "protocol tiny*" in out and "best on the tuning half" in out

@@ -1,5 +1,6 @@
 """A pass for many values gives the counts of a pass for each, whatever the rule, and runs the method once."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ovss.harness.decoding import decode as decoding
 from ovss.harness.metrics.counting import count, count_reference
 from ovss.harness.metrics.counts import Counts
 from ovss.harness.protocol.protocol import Protocol, load_protocol
+from ovss.harness.runs.loading import Loading
 from ovss.harness.runs.photo import Photo
 from ovss.harness.runs.pipeline import Clock, Pipeline
 from ovss.harness.runs.plan import RunSpec, make_plan
@@ -152,13 +154,40 @@ def test_the_kernels_decode_each_value(data: Dataset, backbone: Backbone, monkey
     assert not lane.at_once
 
 
-def test_an_image_that_has_changed_is_refused(tmp_path: Path, backbone: Backbone) -> None:
+def test_images_that_were_loaded_ahead_give_the_same_counts(
+    data: Dataset, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By threads, and through a folder that keeps them decoded; methods still read a file once."""
+    lanes = [lane_for(data, backbone, "probability_threshold", VALUES, method=m) for m in ("maskclip", "clip")]
+    wanted = sweep_through(lanes, data.ids, lambda count: None)
+    plain, by, read = type(data).load, set(), []
+
+    def load(self: Dataset, image_id: str, once: Any) -> Any:
+        by.add(threading.current_thread().name)
+        return plain(self, image_id, lambda key, make: once(key, lambda: read.append(key) or make()))  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(type(data), "load", load)
+    for how in (Loading(threads=2), Loading(decoded=tmp_path / "kept"), Loading(threads=1, decoded=tmp_path / "kept")):
+        by.clear()
+        read.clear()
+        for one, other in zip(sweep_through(lanes, data.ids, lambda count: None, how), wanted, strict=True):
+            assert_equal(one, other)
+        assert by == ({"loader"} if how.threads else {threading.current_thread().name})
+        assert len(read) == len(set(read)) == (len(data.ids) if how.decoded and how.threads else 2 * len(data.ids))
+    assert len(list((tmp_path / "kept").iterdir())) == len(data.ids)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_image_that_has_changed_is_refused(tmp_path: Path, backbone: Backbone, threads: int) -> None:
+    """In its turn: those before it are counted."""
     data = open_any(str(write_things(tmp_path / "things", 2)))
     lane = lane_for(data, backbone, "probability_threshold", VALUES)
     first, second = (tmp_path / "things" / "images" / f"{n:02d}.png" for n in (0, 1))
     second.write_bytes(first.read_bytes())
+    steps: list[int] = []
     with pytest.raises(UserError, match="image 01 has changed"):
-        sweep_through([lane], data.ids, lambda count: None)
+        sweep_through([lane], data.ids, steps.append, Loading(threads=threads))
+    assert steps == [1]
 
 
 def test_values_that_a_protocol_does_not_allow_are_refused(data: Dataset, backbone: Backbone) -> None:

@@ -8,7 +8,8 @@ from PIL import Image
 
 from ovss.harness.runs.run import Run
 from ovss.harness.use.suite_file import Suite, read_suite
-from ovss.harness.use.suite_plan import SuiteRequest, plan_suite
+from ovss.harness.use.suite_plan import plan_suite
+from ovss.harness.use.suite_request import SuiteRequest
 from ovss.methods import UserError
 
 from .remaking import remake
