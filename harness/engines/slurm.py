@@ -89,7 +89,7 @@ class Slurm:
             raise UserError("--engine slurm: squeue does not answer; is the cluster up, and SLURM_CONF right?")
 
     def submit(self, tasks: Sequence[WorkerTask]) -> list[str]:
-        """See ``Engine.submit``; workers at the same images that an earlier process left in the queue come first, all."""
+        """See ``Engine.submit``; all workers at these images that an earlier process left in the queue come first."""
         kept, todo = self._kept(), list(tasks)
         found: list[str] = []
         passes = {_pass_of(task) for task in tasks}

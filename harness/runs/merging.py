@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,7 @@ def _in_order(found: Survey, schema: pa.Schema, blocks: "_Blocks") -> Iterator[p
 class _Blocks:
     """Rows with their rank in the merged file, dealt out by block to a scratch file."""
 
-    scratch: BinaryIO
+    scratch: IO[bytes]
     pending: list[pa.Table] = field(default_factory=list)
     pieces: dict[int, list[int]] = field(default_factory=dict)
 
@@ -105,7 +105,7 @@ class _Hashed:
 
     closed = False
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
 
     def write(self, content: bytes) -> int:

@@ -586,7 +586,9 @@ def test_background_words_without_a_background_are_misses_only(tmp_path: Path, m
     (tmp_path / "lists" / "bands.other.txt").write_text("anything else\ndark\nlight\n")
     monkeypatch.setattr(words, "_FOLDER", tmp_path / "lists")
     listed = protocol({"short_side_px": 0, "vocabulary": "other", "vocabulary_form": "background-first"})
-    spec = RunSpec(method="painted", dataset=str(tmp_path / "bands.toml"), protocol=listed, confusion=True)
+    spec = RunSpec(
+        method="painted", dataset=str(tmp_path / "bands.toml"), protocol=listed, confusion=True, boundary=True
+    )
     data = spec.open_data()
     pipeline = Pipeline(Painted(), spec.setting_for(data), data.record, boundary=True, confusion=True)
     assert pipeline.predict(Photo(data.load("a").image), Clock()).tolist() == PREDICTED
