@@ -6,7 +6,7 @@ the same draws, and p = (1 + #{b: |delta_b - delta| >= |delta|}) / (B + 1).  Not
 prompts, seeds or annotators.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -201,7 +201,7 @@ def replicates_of(
         raise UserError("the runs were not scored on the same labels: were label files edited?  Repeat with --fresh")
     estimates = {name: float(miou(one.total(), averaging)) for name, one in runs.items()}
     units = units_of(counts[0], clusters)
-    drawn = drawn_miou(counts, clusters, averaging, replicates, seed) if units >= MIN_UNITS else []
+    drawn: Iterable[Float] = drawn_miou(counts, clusters, averaging, replicates, seed) if units >= MIN_UNITS else ()
     return Replicates(estimates, dict(zip(names, drawn, strict=False)), units)
 
 
