@@ -15,7 +15,7 @@ help:  ## what you can do here
 
 setup: $(READY)  ## create .venv and install everything
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt harness/native/kernels.cpp
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	mkdir -p $(TYPES)

@@ -13,6 +13,7 @@ FLOORS = (
     ("datasets", "methods.models"),
     ("datasets.prepare", "methods.blocks", "methods.refine", "methods.proposals"),
     ("methods",),  # methods themselves and their registry, and the names that the package hands on
+    ("harness.native",),
     ("harness.metrics",),
     ("harness.decoding",),
     ("harness.protocol",),

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...methods.core.files import cache_folder
 from ...methods.models.backbone import TINY_CLIP, TINY_CLIP_FOLDER, list_backbones
+from ..native.door import state
 from ..runs.provenance import code_version, package_version
 from ..runs.run import list_runs
 from ..show.tables import print_json, print_line, print_table
@@ -21,6 +22,7 @@ def doctor_command(results: Path, as_json: bool) -> None:
         "python": platform.python_version(),
         "packages": {name: _import_state(name, module) for name, module in _MODULES.items()},
         "gpu": _gpu(),
+        "kernels": state(),
         "cores": os.cpu_count(),
         "cache": str(cache_folder()),
         "data_root": os.environ.get("OVSS_DATA"),
@@ -53,6 +55,8 @@ def verdict(value: Mapping[str, Any]) -> list[str]:
         said.append("for real weights: `bench weights list`, then `bench weights fetch clip-vit-b-16-openai`")
     if value["data_root"] is None:
         said.append("for real data: set OVSS_DATA to the folder that holds your data sets, then `bench data list`")
+    if value["kernels"] != "compiled":
+        said.append(f"torch decodes and counts instead of the compiled kernels, which is slower ({value['kernels']})")
     if value["gpu"].startswith("none"):
         said.append("no GPU: runs are on the CPU")
     return said

@@ -97,17 +97,19 @@ def expand_columns(grids: Tensor, columns: Axis) -> Tensor:
 def mix_rows(expanded: Tensor, rows: Axis, block: int) -> Iterator[tuple[slice, Tensor]]:
     """``(R * h, W, Q)`` -> ``block`` output rows at a time, ``(rows, (n, W, Q))``; rounds alike for all classes.
 
-    The yielded tensor is reused for the next block.
+    The yielded tensor is reused for the next block.  Products are rounded before they are added, since whether
+    ``add_(alpha=...)`` does so depends on the processor.
     """
     places, shares = rows.places.tolist(), rows.shares.tolist()
     buffer = expanded.new_empty(min(block, len(places)), *expanded.shape[1:])
+    product = torch.empty_like(expanded[0])
     for top in range(0, len(places), block):
         bottom = min(top + block, len(places))
         for number in range(top, bottom):
             out = torch.mul(expanded[places[number][0]], shares[number][0], out=buffer[number - top])
             for place, share in zip(places[number][1:], shares[number][1:], strict=True):
                 if share:
-                    out.add_(expanded[place], alpha=share)
+                    out += torch.mul(expanded[place], share, out=product)
         yield slice(top, bottom), buffer[: bottom - top]
 
 

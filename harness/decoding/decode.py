@@ -1,7 +1,8 @@
 """decode: the only place where scores become pixels.
 
 ``decode_reference`` is the protocol written down plainly, with full-size maps.  ``decode`` gives the same labels from
-two banded matrices (``assemble``), a few rows at a time, and never holds classes x height x width.
+two banded matrices (``assemble``), a few rows at a time, and never holds classes x height x width; on a CPU by the
+compiled kernels (``compiled``) where they were built.
 """
 
 import os
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from ...methods import ScoreField, UserError
 from ...methods.core.errors import did_you_mean
+from ..native.door import kernels
+from .compiled import fill, takes
 from .rule import DecodeRule
 from .tiles import Place, Refiner, check_finite, tiles
 
@@ -32,7 +35,7 @@ def decode(
 
     Raises ``UserError`` when a score is NaN or infinite, or negative where the rule scales by class.
     """
-    if decoder_name(field.scores.device) != "torch":
+    if decoder_name(field.scores.device) == "triton":
         from .kernels import decode_cuda, supports
 
         # The kernels choose the type of labels by the classes of the queries alone.
@@ -67,9 +70,7 @@ def winners_of(
     """
     check_finite(field)
     scale = rule.logit_scale if probable and rule.activation == "softmax" else None
-    best = Best(field, size, _dtype(field, rule), scale)
-    for place, queries, values in tiles(field, size, refine):
-        best.update(place, queries, values)
+    best = _best_queries(field, Best(field, size, _dtype(field, rule), scale), refine, None, probable)
     labels = best.labels
     if rule.area_threshold:
         assert rule.background is not None
@@ -86,13 +87,16 @@ def _dtype(field: ScoreField, rule: DecodeRule) -> torch.dtype:
 
 
 def decoder_name(device: str | torch.device) -> str:
-    """What decodes scores on a device: ``torch``, or ``triton``, which leaves to torch the rules that it has not.
+    """What decodes scores on a device: ``torch``, or ``compiled`` or ``triton``, which leave to torch what they lack.
 
-    The Triton kernels are asked for with ``OVSS_DECODER=triton``: they equal the reference in Triton's interpreter, and
-    no GPU has verified them yet.  Both give the same labels except where two classes differ by less than rounding, so
-    this is no part of a protocol; a run's manifest has the name.
+    On a CPU the compiled kernels do, where they were built: best queries have the same bits as torch's, probabilities
+    differ by rounding.  The Triton kernels are asked for with ``OVSS_DECODER=triton``: they equal the reference in
+    Triton's interpreter, and no GPU has verified them yet.  All give the same labels except where two classes, or a
+    probability and the threshold, differ by less than rounding, so this is no part of a protocol; a run's manifest has
+    the name.
 
-    Raises ``UserError`` for another value of the variable, and where Triton cannot run: nothing falls back in silence.
+    Raises ``UserError`` for another value of the variable, and where Triton, or kernels that ``OVSS_KERNELS=1`` insists
+    on, cannot run: nothing falls back in silence.
     """
     asked = os.environ.get(DECODER) or "torch"
     if asked not in ("torch", "triton"):
@@ -100,6 +104,8 @@ def decoder_name(device: str | torch.device) -> str:
     if asked == "triton" and (torch.device(device).type != "cuda" or find_spec("triton") is None):
         reason = "Triton is not installed" if find_spec("triton") is None else f"scores are on {device}"
         raise UserError(f"${DECODER} asks for the decoder of Triton, which needs it and a GPU, but {reason}: unset it")
+    if torch.device(device).type == "cpu" and kernels() is not None:
+        return "compiled"
     return asked
 
 
@@ -182,14 +188,27 @@ class Best:
         self.value[place] = new
 
 
+def _best_queries(field: ScoreField, best: Best, refine: Refiner | None, allowed: Tensor | None, valued: bool) -> Best:
+    """``best`` after all tiles, by the compiled kernels where they can.
+
+    ``allowed`` (C,) bool: classes that may win.  The kernels leave ``value`` out unless it is ``valued``.
+    """
+    kept = None if allowed is None else allowed[torch.tensor(field.query_to_class, device=allowed.device)]
+    if refine is None and takes(field, best.scale) and fill(best, field, kept, valued):
+        return best
+    for place, queries, values in tiles(field, (best.labels.shape[0], best.labels.shape[1]), refine):
+        if kept is not None:
+            values = values.masked_fill(~kept[queries], float("-inf"))
+        best.update(place, queries, values)
+    return best
+
+
 def _without_small_classes(
     field: ScoreField, size: tuple[int, int], rule: DecodeRule, refine: Refiner | None, first: Best
 ) -> Best:
     """A second pass over the scores in which only the classes that pass the area rule may win."""
     allowed = _large_classes(first.labels, rule.num_classes(field), rule)
-    second = Best(field, size, first.labels.dtype, None)
-    for place, queries, values in tiles(field, size, refine):
-        second.update(place, queries, values.masked_fill(~allowed[second.class_of[queries].long()], float("-inf")))
+    second = _best_queries(field, Best(field, size, first.labels.dtype, None), refine, allowed, valued=True)
     if first.scale is not None:  # probabilities stay those of the softmax over all queries
         second.total = first.total * torch.exp(first.scale * (first.value - second.value))
     return second

@@ -6,7 +6,7 @@ the same draws, and p = (1 + #{b: |delta_b - delta| >= |delta|}) / (B + 1).  Not
 prompts, seeds or annotators.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +23,6 @@ few units it is too sure: it never looks beyond the worst and the best of them, 
 ``sqrt((n - 1) / n)`` (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 14; Hesterberg,
 What Teachers Should Know About the Bootstrap, 2015).  What it covers with few units: docs/protocols.md."""
 REPLICATES = 2000
-_LEVEL = 0.05
 SEED = 20240229
 _WEIGHT_BYTES = 1 << 27
 _MOST_AT_ONCE = 256
@@ -165,6 +164,51 @@ def miou_interval(
     return None if np.isnan(drawn).all() else _percentiles(drawn)
 
 
+@dataclass(frozen=True)
+class Replicates:
+    """Runs on the same images under the same draws: each is drawn once, however many pairs of them are compared.
+
+    ``estimates`` are their mIoU, ``drawn`` those of all replicates, ``(B,)``; none below ``MIN_UNITS``.
+    """
+
+    estimates: Mapping[str, float]
+    drawn: Mapping[str, Float]
+    units: int
+
+    def difference(self, a: str, b: str) -> Difference:
+        """The first minus the second."""
+        estimate = self.estimates[a] - self.estimates[b]
+        if not self.drawn:
+            return Difference(estimate, None, None, self.units)
+        deltas = self.drawn[a] - self.drawn[b]
+        beyond = int((np.abs(deltas - estimate) >= abs(estimate)).sum())
+        return Difference(estimate, _percentiles(deltas), (1 + beyond) / (len(deltas) + 1), self.units)
+
+
+def replicates_of(
+    runs: Mapping[str, ImageCounts],
+    clusters: NDArray[np.int64] | None = None,
+    averaging: Averaging = "mmseg",
+    replicates: int = REPLICATES,
+    seed: int = SEED,
+) -> Replicates:
+    """Draw runs on the same images, in the same order (counts ``(N, C)``).
+
+    Raises ``UserError`` when they were scored on different labels.
+    """
+    names, counts = list(runs), list(runs.values())
+    if not all(map(partial(_same_labels, counts[0]), counts[1:])):
+        raise UserError("the runs were not scored on the same labels: were label files edited?  Repeat with --fresh")
+    estimates = {name: float(miou(one.total(), averaging)) for name, one in runs.items()}
+    units = units_of(counts[0], clusters)
+    drawn: Iterable[Float] = drawn_miou(counts, clusters, averaging, replicates, seed) if units >= MIN_UNITS else ()
+    return Replicates(estimates, dict(zip(names, drawn, strict=False)), units)
+
+
+def _same_labels(a: ImageCounts, b: ImageCounts) -> bool:
+    return len(a) == len(b) and all(np.array_equal(x.gt, y.gt) for x, y in zip(a.blocks(), b.blocks(), strict=True))
+
+
 def paired_difference(
     a: ImageCounts,
     b: ImageCounts,
@@ -174,16 +218,7 @@ def paired_difference(
     seed: int = SEED,
 ) -> Difference:
     """Compare two methods on the same images, in the same order (counts ``(N, C)``)."""
-    if len(a) != len(b) or any(not np.array_equal(x.gt, y.gt) for x, y in zip(a.blocks(), b.blocks(), strict=True)):
-        raise UserError("the runs were not scored on the same labels: were label files edited?  Repeat with --fresh")
-    estimate = float(miou(a.total(), averaging) - miou(b.total(), averaging))
-    units = units_of(a, clusters)
-    if units < MIN_UNITS:
-        return Difference(estimate, None, None, units)
-    drawn = drawn_miou([a, b], clusters, averaging, replicates, seed)
-    deltas = drawn[0] - drawn[1]
-    beyond = int((np.abs(deltas - estimate) >= abs(estimate)).sum())
-    return Difference(estimate, _percentiles(deltas), (1 + beyond) / (replicates + 1), units)
+    return replicates_of({"a": a, "b": b}, clusters, averaging, replicates, seed).difference("a", "b")
 
 
 def class_differences(
@@ -229,51 +264,6 @@ def _influence(counts: Counts) -> Float:
     own_union = (counts.gt + counts.pred - counts.tp)[:, used]
     terms = (counts.tp[:, used] - value[used] * own_union) / union[used]
     return np.asarray(terms.sum(axis=1) / used.sum())
-
-
-def indistinct_groups(
-    runs: Mapping[str, ImageCounts], clusters: NDArray[np.int64] | None = None, averaging: Averaging = "mmseg"
-) -> dict[str, int]:
-    """Group number of every run, best group 1: runs of a group cannot be told apart from its best run.
-
-    Empty with fewer than ``MIN_UNITS``: too few to say what can be told apart.
-
-    Runs are ordered by mIoU.  A group starts at its best run and takes in the following ones until one differs from
-    that best run: paired bootstrap, p values Holm-corrected for the number of comparisons, level 5 %.
-    """
-    if any(units_of(counts, clusters) < MIN_UNITS for counts in runs.values()):
-        return {}
-    order = sorted(runs, key=lambda name: (-float(miou(runs[name].total(), averaging)), name))
-    groups: dict[str, int] = {}
-    number, left = 0, list(order)
-    while left:
-        number += 1
-        leader = left[0]
-        found = {name: paired_difference(runs[leader], runs[name], clusters, averaging).p_value for name in left[1:]}
-        adjusted = holm({name: p for name, p in found.items() if p is not None})
-        different = {name for name, p in adjusted.items() if p <= _LEVEL}
-        members = [leader]
-        for name in left[1:]:
-            if name in different:
-                break
-            members.append(name)
-        groups.update(dict.fromkeys(members, number))
-        left = left[len(members) :]
-    return groups
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P values adjusted for their number (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979).
-
-    >>> holm({"a": 0.02, "b": 0.01, "c": 0.5})
-    {'b': 0.03, 'a': 0.04, 'c': 0.5}
-    """
-    found: dict[str, float] = {}
-    highest = 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p))
-        found[name] = highest
-    return found
 
 
 def _percentiles(values: Float) -> Interval:

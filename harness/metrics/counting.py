@@ -1,7 +1,8 @@
 """count: the only place where pixels become counts.
 
-Counts are exact int64.  ``count_reference`` says what is counted; ``count`` is one histogram without a mask: ignored
-pixels fall into rows of the table that are dropped (``docs/design/count.md``).
+Counts are exact int64.  ``count_reference`` says what is counted; ``confusion`` is one histogram without a mask:
+ignored pixels fall into rows of the table that are dropped.  ``count`` adds runs of equal pixels in a compiled kernel,
+or takes the sums of that table (``docs/design/count.md``).
 """
 
 import numpy as np
@@ -10,8 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...methods import UserError
+from ..native.door import kernels
 from .counts import Counts as Counts
 from .counts import Int64 as Int64
+
+_TYPES = {torch.uint8, torch.int16, torch.int32, torch.int64}
+"""What the compiled kernel tells apart by their number of bytes."""
 
 
 def count(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Counts:
@@ -22,7 +27,21 @@ def count(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int
 
     Raises ``UserError`` for any other label value and ``ValueError`` for any other prediction or a wrong shape.
     """
-    return tally(confusion(prediction, label, num_classes, ignore_index))
+    counts = _count_runs(prediction, label, num_classes, ignore_index)
+    return counts or tally(confusion(prediction, label, num_classes, ignore_index))
+
+
+def _count_runs(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Counts | None:
+    """Counts by the compiled kernel; None where it cannot count, or where a value is not allowed."""
+    library, both = kernels(), (prediction, label)
+    known = all(m.device.type == "cpu" and m.dtype in _TYPES for m in both)
+    # ``confusion`` makes labels int32.
+    if library is None or not known or prediction.shape != label.shape or abs(ignore_index) >= 2**31:
+        return None
+    maps, found = [m.contiguous() for m in both], np.zeros((3, num_classes), np.int64)
+    values = [part for m in maps for part in (m.data_ptr(), m.element_size())]
+    failed = library.ovss_count(*values, label.numel(), num_classes, ignore_index, found.ctypes.data)
+    return None if failed else Counts(*found)
 
 
 def tally(table: Tensor) -> Counts:

@@ -15,7 +15,8 @@ import pandas as pd
 
 from ...methods import UserError
 from ...methods.models.weights import licences
-from ..metrics.bootstrap import indistinct_groups, paired_difference
+from ..metrics.bootstrap import replicates_of
+from ..metrics.groups import indistinct_groups
 from ..protocol.differences import changes_of
 from ..runs.plan import Plan
 from ..runs.run import Finished, list_runs
@@ -175,9 +176,10 @@ def _with_comparisons(rows: list[Row], runs: dict[str, Finished]) -> tuple[Row, 
         first = runs[column[0].run].result
         counts = {row.run: runs[row.run].result.counts for row in column}
         best = max(column, key=lambda row: row.miou or 0.0).run
-        groups = indistinct_groups(counts, first.clusters, first.averaging)
+        drawn = replicates_of(counts, first.clusters, first.averaging)
+        groups = indistinct_groups(drawn)
         for name in counts:
-            found = paired_difference(counts[name], counts[best], first.clusters, first.averaging)
+            found = drawn.difference(name, best)
             interval = found.interval
             compared[name] = {
                 "group": groups.get(name),

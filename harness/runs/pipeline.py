@@ -25,7 +25,7 @@ from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
 from ..decoding.tiles import Refiner, check_finite
 from ..decoding.vote import vote
-from ..metrics.counting import confusion, count_boundary, tally
+from ..metrics.counting import confusion, count, count_boundary, tally
 from ..metrics.of_confusion import sparse
 from ..protocol.protocol import Setting
 from ..protocol.token_lint import lint_tokens
@@ -190,12 +190,17 @@ class Pipeline:
         """Counts of a label map of one sample."""
         truth = torch.from_numpy(sample.label.copy()).to(labels.device)
         classes, every, ignored = len(self.record.classes), self.num_classes, self.record.ignore_index
-        table = clock.time("count", lambda: confusion(labels, truth, every, ignored))
+        table = None
+        if self.confusion:
+            table = clock.time("count", lambda: confusion(labels, truth, every, ignored))
+            counts = tally(table)
+        else:
+            counts = clock.time("count", lambda: count(labels, truth, every, ignored))
         boundary = None
         if self.boundary:
             boundary = clock.time("count", lambda: count_boundary(labels, truth, every, ignored).first(classes))
-        counts = tally(table).first(classes)
-        return Scored(counts, int(table.sum()), boundary, sparse(table) if self.confusion else None)
+        pixels, pairs = int(counts.gt.sum()), None if table is None else sparse(table)
+        return Scored(counts.first(classes), pixels, boundary, pairs)
 
     def finish(self, seen: Observed, clock: Clock) -> Tensor:
         """From scores of the resized image to labels of its own size."""

@@ -15,7 +15,10 @@ version = lru_cache(metadata.version)
 """What is installed stays while a process lives, and every run asks for all of it three times."""
 
 _ROOMS = Path(__file__).resolve().parents[2]
-_DECIDING = ("methods", "datasets", "harness/protocol", "harness/decoding", "harness/metrics", "harness/runs")
+_DECIDING = (
+    *("methods", "datasets"),
+    *("harness/protocol", "harness/native", "harness/decoding", "harness/metrics", "harness/runs"),
+)
 _PACKAGES = (
     *("ovss-bench", "torch", "torchvision", "open_clip_torch", "transformers", "diffusers"),
     *("numpy", "opencv-python", "scipy", "pillow", "scikit-image", "pyarrow"),
@@ -32,7 +35,7 @@ def source_hash() -> str:
     digest = hashlib.sha256()
     for room in _DECIDING:
         for path in sorted((_ROOMS / room).rglob("*")):
-            if path.suffix in (".py", ".toml", ".txt", ".tsv", ".json"):
+            if path.suffix in (".py", ".toml", ".txt", ".tsv", ".json", ".cpp"):
                 digest.update(path.relative_to(_ROOMS).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -15,7 +15,7 @@ from ...datasets.decoded import Decoded
 from ...methods import UserError
 from ...methods.core.picture import Memo
 from ..decoding.decode import decoder_name
-from ..metrics.counting import confusion, tally
+from ..metrics.counting import count
 from ..metrics.counts import Counts
 from ..metrics.thresholds import count_thresholds
 from .loading import IN_LINE, Loading
@@ -57,7 +57,7 @@ class SweptLane:
             and self.pipeline.setting.refine != "sam"  # which asks anew for each label map
             and self.pipeline.voter is None
             and not self.pipeline.setting.closing_px
-            and decoder_name(self.pipeline.method.device) == "torch"
+            and decoder_name(self.pipeline.method.device) != "triton"
         )
 
 
@@ -133,5 +133,5 @@ def count_values(lane: SweptLane, photo: Photo, sample: Sample) -> Counts:
         counts = count_thresholds(labels, probability, truth, lane.values, background, every, ignored)
     else:
         maps = (torch.cat([v.decision(one, clock).labels() for one in seen], dim=1) for v in lane.variants)
-        counts = Counts.stack([tally(confusion(labels, truth, every, ignored)) for labels in maps])
+        counts = Counts.stack([count(labels, truth, every, ignored) for labels in maps])
     return counts.first(len(record.classes))

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...methods import UserError
-from ..metrics.bootstrap import class_differences, holm, miou_interval, paired_difference
+from ..metrics.bootstrap import class_differences, miou_interval, paired_difference
 from ..metrics.counts import ImageCounts
+from ..metrics.groups import holm
 from ..metrics.of_counts import iou, miou
 from ..protocol.differences import diff_settings
 from ..runs.plan import Plan

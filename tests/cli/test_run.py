@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ovss.harness.cli.doctor import verdict
+from ovss.harness.native.door import state
 from ovss.harness.protocol.protocol import list_protocols, load_protocol
 from ovss.methods import list_methods
 
@@ -362,16 +363,28 @@ def test_doctor(bench: Command) -> None:
     assert found["tiny_clip"] == "present" and found["runs"] == 0 and "tiny-clip" in found["weights"]
     broken = {k: v for k, v in found["packages"].items() if "does not import" in v or "not installed" in v}
     assert not broken
+    assert found["kernels"] == state()
     assert {"torch", "mmsegmentation", "diffusers", "transformers", "open_clip_torch"} <= set(found["packages"])
     assert found["verdict"][0].startswith("ready: `bench run --method maskclip --dataset shapes`")
 
 
+TORCH_INSTEAD = "torch decodes and counts instead of the compiled kernels, which is slower"
+
+
 def test_verdict_of_the_doctor() -> None:
-    fine = {"packages": {"torch": "2.15.0"}, "tiny_clip": "present", "weights": ["tiny-clip"], "data_root": None}
+    fine = {
+        "packages": {"torch": "2.15.0"},
+        "kernels": "compiled",
+        "tiny_clip": "present",
+        "weights": ["tiny-clip"],
+        "data_root": None,
+    }
     said = verdict({**fine, "gpu": "none (CPU only)"})
     assert len(said) == 4 and "bench weights fetch" in said[1] and "OVSS_DATA" in said[2] and "no GPU" in said[3]
     more = {"weights": ["ViT-B-16/openai", "tiny-clip"], "data_root": "/data", "gpu": "some GPU"}
     assert verdict({**fine, **more}) == said[:1]
+    slower = verdict({**fine, **more, "kernels": "off: $OVSS_KERNELS is 0"})
+    assert slower == [*said[:1], f"{TORCH_INSTEAD} (off: $OVSS_KERNELS is 0)"]
     assert verdict({**fine, **more, "packages": {"torch": "not installed"}})[0].startswith("not ready: torch (not inst")
     assert verdict({**fine, **more, "tiny_clip": "missing"})[0].startswith("not ready: the embedded model")
 

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ovss.harness.metrics import bootstrap
 from ovss.harness.metrics.bootstrap import (
     MIN_UNITS,
     cluster_counts,
     delta_standard_error,
     draw_weights,
-    indistinct_groups,
     miou_interval,
     paired_difference,
     replicate_miou,
+    replicates_of,
     why_no_interval,
 )
 from ovss.harness.metrics.counting import Counts
+from ovss.harness.metrics.groups import indistinct_groups
 from ovss.harness.metrics.of_counts import miou
 from ovss.methods import UserError
 
@@ -222,7 +224,7 @@ def test_ten_units_have_one() -> None:
     found = paired_difference(a, b, tens)
     assert miou_interval(a, tens) is not None and found.interval is not None and found.p_value is not None
     assert found.units == 10 and why_no_interval(10) == ""
-    assert set(indistinct_groups({"a": a, "b": b}, tens)) == {"a", "b"}
+    assert set(indistinct_groups(replicates_of({"a": a, "b": b}, tens))) == {"a", "b"}
 
 
 @pytest.mark.parametrize("units", [1, 9])
@@ -233,7 +235,7 @@ def test_few_units_prove_no_difference(units: int) -> None:
     assert found.estimate != 0 and found.units == units
     assert found.interval is None and found.p_value is None
     assert np.isnan(delta_standard_error(a, b)) == (units == 1)
-    assert indistinct_groups({"a": a, "b": b}) == {} == indistinct_groups({"a": a})
+    assert indistinct_groups(replicates_of({"a": a, "b": b})) == {} == indistinct_groups(replicates_of({"a": a}))
 
 
 def test_why_ten() -> None:
@@ -251,7 +253,7 @@ def test_why_ten() -> None:
 def test_groups_of_made_up_runs() -> None:
     """Two strong runs that hardly differ, two in the middle, one far behind."""
     runs = dict(zip("abcde", simulate(500, (1.2, 1.2, 0.5, 0.5, -1.0), seed=17), strict=True))
-    groups = indistinct_groups(runs)
+    groups = indistinct_groups(replicates_of(runs))
     assert groups["a"] == groups["b"] == 1
     assert groups["c"] == groups["d"] == 2
     assert groups["e"] == 3
@@ -259,15 +261,29 @@ def test_groups_of_made_up_runs() -> None:
 
 def test_groups_of_equal_runs_and_of_one_run() -> None:
     (a,) = simulate(50, (0.3,), seed=18)
-    assert indistinct_groups({"x": a, "y": a, "z": a}) == {"x": 1, "y": 1, "z": 1}
-    assert indistinct_groups({"only": a}) == {"only": 1}
-    assert indistinct_groups({}) == {}
+    assert indistinct_groups(replicates_of({"x": a, "y": a, "z": a})) == {"x": 1, "y": 1, "z": 1}
+    assert indistinct_groups(replicates_of({"only": a})) == {"only": 1}
 
 
 def test_groups_do_not_depend_on_the_order_of_runs() -> None:
     runs = dict(zip("abcd", simulate(200, (0.6, 0.5, 0.1, -0.5), seed=19), strict=True))
-    groups = indistinct_groups(runs)
-    assert indistinct_groups(dict(reversed(runs.items()))) == groups
+    groups = indistinct_groups(replicates_of(runs))
+    assert indistinct_groups(replicates_of(dict(reversed(runs.items())))) == groups
     scores = {name: float(miou(run.total())) for name, run in runs.items()}
     by_score = [groups[name] for name in sorted(runs, key=lambda name: -scores[name])]
     assert by_score == sorted(by_score) and by_score[0] == 1 and by_score[-1] > 1
+
+
+def test_many_compared_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differences of replicates are those of each pair alone; M runs take M products, not one for each pair."""
+    runs = dict(zip("abcd", simulate(60, (1.0, 0.6, 0.5, 0.0), seed=3), strict=True))
+    alone = {(x, y): paired_difference(runs[x], runs[y]) for x in runs for y in runs}
+    calls: list[int] = []
+    drawn = bootstrap._drawn_in_blocks
+    monkeypatch.setattr(bootstrap, "_drawn_in_blocks", lambda *given: (calls.append(1), drawn(*given))[1])
+    together = replicates_of(runs)
+    products = len(calls)
+    assert {pair: together.difference(*pair) for pair in alone} == alone
+    assert len(calls) == products > 0 and products % len(runs) == 0
+    with pytest.raises(UserError, match="not scored on the same labels"):
+        replicates_of({"a": runs["a"], "z": simulate(60, (1.0,), seed=4)[0]})

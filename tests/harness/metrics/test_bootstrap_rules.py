@@ -1,12 +1,11 @@
 """Rules of the bootstrap by hand: Holm's step-down, few images, replicates that draw nothing."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from ovss.harness.metrics.bootstrap import delta_standard_error, holm, indistinct_groups, miou_interval
+from ovss.harness.metrics.bootstrap import Difference, Replicates, delta_standard_error, miou_interval
 from ovss.harness.metrics.counting import Counts
+from ovss.harness.metrics.groups import holm, indistinct_groups
 
 
 @pytest.mark.parametrize(
@@ -42,19 +41,15 @@ def test_adjusted_p_values_by_hand() -> None:
         ({"b": 0.9, "c": 0.001, "d": 0.9}, {"a": 1, "b": 1, "c": 2, "d": 2}),  # the first that differs ends the group
     ],
 )
-def test_groups_follow_holm(
-    monkeypatch: pytest.MonkeyPatch, p_values: dict[str, float], groups: dict[str, int]
-) -> None:
+def test_groups_follow_holm(p_values: dict[str, float], groups: dict[str, int]) -> None:
     """Runs a > b > c > d by mIoU, and made-up p values against a; nobody else differs from anybody."""
 
-    def compared(best: Counts, other: Counts, *rest: object) -> SimpleNamespace:
-        pair = {name for name, run in runs.items() if run is best or run is other}
-        return SimpleNamespace(p_value=p_values[max(pair)] if "a" in pair else 1.0)
+    class Runs(Replicates):
+        def difference(self, a: str, b: str) -> Difference:
+            return Difference(0.0, None, p_values[max(a, b)] if "a" in (a, b) else 1.0, 12)
 
-    whole = np.full((12, 1), 10)
-    runs = {name: Counts(np.full((12, 1), tp), whole, whole) for name, tp in zip("abcd", (9, 8, 7, 6), strict=True)}
-    monkeypatch.setattr("ovss.harness.metrics.bootstrap.paired_difference", compared)
-    assert indistinct_groups(runs) == groups
+    drawn = {name: np.zeros(1) for name in "abcd"}
+    assert indistinct_groups(Runs(dict(zip("abcd", (0.9, 0.8, 0.7, 0.6), strict=True)), drawn, 12)) == groups
 
 
 def test_delta_error_of_two_images_by_hand() -> None:

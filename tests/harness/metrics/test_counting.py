@@ -9,11 +9,22 @@ import torch
 from torch import Tensor
 
 from ovss.harness.metrics.of_counts import iou, mean_accuracy, miou, pixel_accuracy
+from ovss.harness.native import door
 from ovss.methods import UserError
 
 count_module = import_module("ovss.harness.metrics.counting")
 Counts, confusion, count = count_module.Counts, count_module.confusion, count_module.count
 count_boundary, count_reference = count_module.count_boundary, count_module.count_reference
+
+
+@pytest.fixture(autouse=True, params=["torch", "compiled"])
+def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test with both programs that count on a CPU."""
+    monkeypatch.delenv(door.KERNELS, raising=False)
+    if request.param == "torch":
+        monkeypatch.setenv(door.KERNELS, "0")
+    elif door.kernels() is None:
+        pytest.skip("`make setup` builds the kernels")
 
 
 def maps(
@@ -142,6 +153,38 @@ def test_sums_do_not_depend_on_how_images_are_split() -> None:
 # --- against the reference ----------------------------------------------------------------------------------------
 
 CLASSES = [1, 2, 19, 150, 171, 255, 256, 257, 459, 847]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_both_programs_say_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts and errors, whatever the types, the ignore value and what is wrong."""
+    rng = np.random.default_rng(seed)
+    classes, ignore = int(rng.integers(1, 300)), int(rng.choice([255, 0, 3, -1, 65535, 2**40]))
+    types = [torch.uint8, torch.int16, torch.int32, torch.int64, torch.int8, torch.bool, torch.float32]
+    first, second = (types[i] for i in rng.integers(0, len(types), 2))
+    prediction, label = maps(classes, ignore, (23, 31), seed, blocks=int(rng.integers(1, 6)))
+    if seed % 4 == 1:
+        label[3, 4] = int(rng.choice([classes, 255, 7, -2]))
+    if seed % 4 == 2:
+        prediction[5, 6] = int(rng.choice([classes, 255, -1]))
+        label[5, 6] = ignore
+    prediction, label = prediction.to(first), label.to(second)
+    said = []
+    for asked in ("", "0"):
+        monkeypatch.setenv(door.KERNELS, asked)
+        try:
+            said.append(count(prediction, label, classes, ignore))
+        except (UserError, ValueError, RuntimeError) as error:
+            said.append(f"{type(error).__name__}: {error}")
+    if isinstance(said[0], str) or isinstance(said[1], str):
+        assert said[0] == said[1]
+    else:
+        assert_equal(*said)
+
+
+def test_five_thousand_classes() -> None:
+    prediction, label = maps(5000, 65535, (64, 80), blocks=4)
+    assert_equal(count(prediction.int(), label.int(), 5000, 65535), count_reference(prediction, label, 5000, 65535))
 
 
 @pytest.mark.parametrize("classes", CLASSES)

@@ -8,6 +8,7 @@ import pytest
 
 from ovss.datasets import open_dataset
 from ovss.harness.decoding.decode import decoder_name
+from ovss.harness.native import door
 from ovss.harness.protocol.protocol import load_protocol
 from ovss.harness.runs.pipeline import Pipeline
 from ovss.harness.runs.plan import Plan, RunSpec, make_plan
@@ -82,13 +83,16 @@ def test_a_split_is_part_of_the_name() -> None:
     assert names["shapes:train"].startswith("shapes-train-maskclip-tiny-")
 
 
-def test_the_decoder_is_in_the_manifest() -> None:
+def test_the_decoder_is_in_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment("cpu")["decoder"] == ("torch" if door.kernels() is None else "compiled")
+    monkeypatch.setenv(door.KERNELS, "0")
     assert environment("cpu")["decoder"] == "torch"
 
 
 def test_triton_is_asked_for_or_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU has verified the kernels: on CUDA, too, torch decodes unless the user says otherwise."""
     monkeypatch.delenv("OVSS_DECODER", raising=False)
+    monkeypatch.setenv(door.KERNELS, "0")
     assert (decoder_name("cuda:1"), decoder_name("cpu")) == ("torch", "torch")
     monkeypatch.setenv("OVSS_DECODER", "triton")
     monkeypatch.setattr("ovss.harness.decoding.decode.find_spec", lambda name: object())

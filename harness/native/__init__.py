@@ -1,0 +1,1 @@
+"""The compiled kernels for CPUs, and the door to them."""
