@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ovss.harness.decoding.assemble import interpolation, lay_out, operator_for
 from ovss.harness.decoding.decode import decode, decode_reference
 from ovss.harness.decoding.rule import DecodeRule
-from ovss.harness.native import door
 from ovss.methods import Box, ScoreField, UserError, WindowGeometry
 
 from ...agreement import assert_same_labels
@@ -28,14 +27,7 @@ GAP = 1e-6
 """Scores that differ by less may swap places (scores below are cosines, at most 0.5)."""
 
 
-@pytest.fixture(autouse=True, params=["torch", "compiled"])
-def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test with both programs that decode on a CPU."""
-    monkeypatch.delenv(door.KERNELS, raising=False)
-    if request.param == "torch":
-        monkeypatch.setenv(door.KERNELS, "0")
-    elif door.kernels() is None:
-        pytest.skip("`make setup` builds the kernels")
+pytestmark = pytest.mark.usefixtures("program")
 
 
 @pytest.fixture(autouse=True)

@@ -17,14 +17,7 @@ Counts, confusion, count = count_module.Counts, count_module.confusion, count_mo
 count_boundary, count_reference = count_module.count_boundary, count_module.count_reference
 
 
-@pytest.fixture(autouse=True, params=["torch", "compiled"])
-def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test with both programs that count on a CPU."""
-    monkeypatch.delenv(door.KERNELS, raising=False)
-    if request.param == "torch":
-        monkeypatch.setenv(door.KERNELS, "0")
-    elif door.kernels() is None:
-        pytest.skip("`make setup` builds the kernels")
+pytestmark = pytest.mark.usefixtures("program")
 
 
 def maps(
