@@ -129,11 +129,15 @@ def units_of(counts: ImageCounts, clusters: NDArray[np.int64] | None) -> int:
 
 
 def _weights_in_turn(units: int, replicates: int, seed: int) -> Iterator[NDArray[np.uint8]]:
-    """The rows of ``draw_weights``, some at a time.  That a unit is drawn 256 times has p < 1e-500."""
+    """The rows of ``draw_weights``, some at a time, each time in the same memory.
+
+    That a unit is drawn 256 times has p < 1e-500.
+    """
     rng, shares = np.random.default_rng(seed), np.full(units, 1 / units)
     step = max(1, min(_MOST_AT_ONCE, _WEIGHT_BYTES // units))
+    room = np.empty((min(step, replicates), units), np.uint8)
     for start in range(0, replicates, step):
-        weights = np.empty((min(step, replicates - start), units), np.uint8)
+        weights = room[: replicates - start]
         for row in weights:
             row[:] = rng.multinomial(units, shares)
         yield weights

@@ -8,7 +8,7 @@ import numpy as np
 from .counts import ImageCounts
 from .of_counts import Averaging, Float, iou_of_contained, mean_of_lowest, mean_of_present, miou_per_image
 
-_VALUES = 1 << 24
+_VALUES = 1 << 22
 """IoUs of images that are ranked at once."""
 
 

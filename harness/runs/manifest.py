@@ -85,6 +85,10 @@ class Manifest(BaseModel):
         said = {k: v for k, v in (self.regions or {}).items() if k != "name" and isinstance(v, str | int | float)}
         return ", ".join([str(self.regions["name"]), *(f"{k} {v}" for k, v in said.items())]) if self.regions else ""
 
+    def beside(self, metrics: bytes) -> "Manifest":
+        """The manifest that stands beside this file of metrics."""
+        return self.model_copy(update={"metrics_sha256": hashlib.sha256(metrics).hexdigest()})
+
     def sealed(self) -> bytes:
         """The file ``manifest.json``."""
         return seal(self.model_dump(mode="json"))
@@ -102,8 +106,8 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
 
 
-def make_manifest(folder: str, plan: Plan, found: Survey, counts_sha256: str, metrics: bytes) -> Manifest:
-    """The manifest for all images in the parts; ``metrics`` is the file that stands beside it."""
+def make_manifest(folder: str, plan: Plan, found: Survey, counts_sha256: str) -> Manifest:
+    """The manifest for all images in the parts, without metrics (``beside``)."""
     frame, last = found.frame, found.stamps[-1]
     different: list[dict[str, Any]] = []
     for stamp in found.stamps:
@@ -113,7 +117,7 @@ def make_manifest(folder: str, plan: Plan, found: Survey, counts_sha256: str, me
         run=folder,
         plan=plan.digest,
         counts_sha256=counts_sha256,
-        metrics_sha256=hashlib.sha256(metrics).hexdigest(),
+        metrics_sha256="",
         note=plan.note,
         described=plan.described,
         title=plan.record.title,

@@ -146,9 +146,10 @@ class Run:
             counts, metrics = (_sha256(self.folder / name) for name in (COUNTS, METRICS))
         except (OSError, UserError):
             return False
-        frame = self.survey().frame
+        plan = self.plan()
+        frame = survey(self.parts_folder, plan).frame
         return (
-            manifest.plan == self.plan().digest
+            manifest.plan == plan.digest
             and bool(len(frame))
             and manifest.images_sha256 == images_sha256(frame)
             and manifest.counts_sha256 == counts
@@ -179,10 +180,11 @@ class Run:
             raise UserError(f"nothing of run {self.folder} is done yet: `bench run` works on it")
         forget = (self.folder / MANIFEST).unlink  # an old one must never stand beside new counts
         counts = write_counts(self.folder / COUNTS, found, plan, lambda: forget(missing_ok=True))
+        manifest = make_manifest(self.folder.name, plan, found, counts)
+        del found  # of a million images it is large
         metrics = _json(_evaluated(CountsFile(self.folder / COUNTS, counts, len(plan.record.classes)), plan).summary())
-        manifest = make_manifest(self.folder.name, plan, found, counts, metrics)
         store(self.folder / METRICS, metrics)
-        store(self.folder / MANIFEST, manifest.sealed())
+        store(self.folder / MANIFEST, manifest.beside(metrics).sealed())
 
     def manifest(self) -> Manifest:
         """Raises ``UserError`` when the run was never finished, is damaged or of an older version."""

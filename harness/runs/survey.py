@@ -51,9 +51,11 @@ def survey(folder: Path, plan: Plan) -> Survey:
         looked.append((part.stamp, _narrow(part, number, plan)))
     looked.sort(key=lambda one: one[0].written)
     stamps = tuple(stamp for stamp, _ in looked)
-    frame = pa.concat_tables([rows for _, rows in looked], promote_options="permissive").to_pandas()
+    rows = pa.concat_tables([table for _, table in looked], promote_options="permissive")
     del looked
-    frame = frame.sort_values("image", kind="stable", ignore_index=True)
+    frame = rows.sort_by("image").to_pandas()
+    del rows
+    pa.default_memory_pool().release_unused()
     doubled = frame.duplicated("image", keep=False)
     if doubled.any():
         _refuse_contradictions(frame.loc[doubled, ["image", "file", "row"]], files, plan, folder)
