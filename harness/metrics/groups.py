@@ -23,8 +23,7 @@ def indistinct_groups(runs: Replicates) -> dict[str, int]:
     while left:
         number += 1
         leader = left[0]
-        found = {name: runs.difference(leader, name).p_value for name in left[1:]}
-        adjusted = holm({name: p for name, p in found.items() if p is not None})
+        adjusted = holm(runs.p_values(leader, left[1:]))
         different = {name for name, p in adjusted.items() if p <= _LEVEL}
         members = [leader]
         for name in left[1:]:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from benchmarks.made_up import ADE_PX, Kind, blocky, field_of, generator, photo, scores, with_classes
 from benchmarks.originals import PublishedPamr, post_process, stitched
 from benchmarks.table import AbsentError, Goal, Line, Round, compared, peak_resident_bytes, timed, within
+from torch import Tensor
+
 from ovss.harness.decoding.decode import decode, decoder_name
 from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.metrics.counting import count
@@ -127,7 +127,9 @@ def pamr_line() -> Line:
         assert float((a - b[0]).abs().max()) <= 1e-5
 
     what = "PAMR, one iteration, 150 classes, 256 x 342"
-    return compared(what, "published module", lambda: ours(maps[0]), lambda: published.step(maps), agree, Goal.same(40.0))
+    return compared(
+        what, "published module", lambda: ours(maps[0]), lambda: published.step(maps), agree, Goal.same(40.0)
+    )
 
 
 def memory_line() -> Line:
@@ -226,7 +228,11 @@ def many_classes_line(confusion: bool) -> Line:
     def agree() -> None:
         found, kept = run(), label != 65535
         right = label[kept & (label == prediction)]
-        for ours, values in ((found.counts.tp, right), (found.counts.gt, label[kept]), (found.counts.pred, prediction[kept])):
+        for ours, values in (
+            (found.counts.tp, right),
+            (found.counts.gt, label[kept]),
+            (found.counts.pred, prediction[kept]),
+        ):
             assert np.array_equal(ours, torch.bincount(values, minlength=classes).numpy())
 
     what = f"count 5,000 classes, 512 x 683{', with the confusion matrix' if confusion else ''}"

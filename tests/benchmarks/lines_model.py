@@ -10,12 +10,12 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from benchmarks.lines_decode import LOGIT_SCALE, same_labels
 from benchmarks.made_up import ADE_PX, generator, photo
 from benchmarks.originals import Name, Original, released_sclip
 from benchmarks.table import AbsentError, Goal, Line, compared, timed, within
+from torch import Tensor
+
 from ovss.harness.decoding.decode import decode
 from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.mmseg.shim import import_mmseg
@@ -53,7 +53,9 @@ def has_bf16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-def ours_on(name: str, image: Tensor, geometry: WindowGeometry, dtype: torch.dtype, **options: str) -> Callable[[], Tensor]:
+def ours_on(
+    name: str, image: Tensor, geometry: WindowGeometry, dtype: torch.dtype, **options: str
+) -> Callable[[], Tensor]:
     """Our labels of an image, from its resized pixels on."""
     method: Method = create_method(name, backbone(), dtype=dtype, **options)
     words = method.encode_text(Vocabulary.from_names(list(NAMES), templates="simple"))

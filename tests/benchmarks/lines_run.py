@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import open_clip
 import torch
-from numpy.typing import NDArray
-
 from benchmarks import loading, sharing, sweeping
 from benchmarks.lines_model import has_bf16
 from benchmarks.made_up import blocky, photo
 from benchmarks.table import AbsentError, Goal, Line, Round, compared, turns, within
+from numpy.typing import NDArray
+
 from ovss.datasets import DatasetRecord
 from ovss.datasets.dataset import FolderDataset, every_time
 from ovss.datasets.decoded import Decoded

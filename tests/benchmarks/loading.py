@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from benchmarks.table import Side
 from PIL import Image
 
-from benchmarks.table import Side
 from ovss.datasets import DatasetRecord
-from ovss.datasets.dataset import Once, every_time
+from ovss.datasets.dataset import Once
 from ovss.datasets.loader import FileKey, read_image_file, read_label_file
 from ovss.harness import every_pair, run
 from ovss.harness.runs.loading import Loading

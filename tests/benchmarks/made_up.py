@@ -40,9 +40,7 @@ def scores(kind: Kind, queries: int, grid: tuple[int, int]) -> Tensor:
     return found.scatter_add_(1, blocky(grid, queries, 4, seed=1)[None, None], torch.full((1, 1, *grid), 0.08))
 
 
-def field_of(
-    kind: Kind, queries: int, frame: tuple[int, int] = ADE_PX, grid: tuple[int, int] = ADE_GRID
-) -> ScoreField:
+def field_of(kind: Kind, queries: int, frame: tuple[int, int] = ADE_PX, grid: tuple[int, int] = ADE_GRID) -> ScoreField:
     """Scores of one window that is the whole image; every query is a class."""
     box = (Box(0, 0, *frame),)
     return ScoreField(scores(kind, queries, grid), box, box, frame, tuple(range(queries)))

@@ -196,7 +196,11 @@ def released_sclip(folder: Path, model: Any, text: Tensor, size: tuple[int, int]
             torch.save(model.state_dict(), weights)
             names.write_text("thing\n")
             program = module.CLIPForSegmentation(
-                clip_path=str(weights), name_path=str(names), device=torch.device("cpu"), slide_crop=224, slide_stride=112
+                clip_path=str(weights),
+                name_path=str(names),
+                device=torch.device("cpu"),
+                slide_crop=224,
+                slide_stride=112,
             )
         program.query_features = text
         program.num_queries = program.num_classes = len(text)

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.bench_merge import make
 from benchmarks.made_up import blocky, field_of
 from benchmarks.table import Side, timed
+
 from ovss.harness.decoding.decode import decode
 from ovss.harness.metrics.bootstrap import replicates_of
 from ovss.harness.metrics.counting import count

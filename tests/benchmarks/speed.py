@@ -26,6 +26,7 @@ from benchmarks import lines_decode, lines_model, lines_run, scaling
 from benchmarks.document import Row, page, row_of
 from benchmarks.machine import Machine, is_zen5
 from benchmarks.table import AbsentError, Line, measured
+
 from ovss.harness.runs.storing import store
 from ovss.harness.use.machine import now
 

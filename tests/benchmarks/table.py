@@ -59,7 +59,7 @@ class Line:
     peer: str
     agree: Callable[[], None]
     turn: Callable[[int], Round]
-    goal: Goal = Goal()  # noqa: RUF009 - it is frozen
+    goal: Goal = Goal()
     unit: str = "ms"
 
 
