@@ -89,6 +89,11 @@ class Replicates:
     drawn: Mapping[str, Float]
     units: int
 
+    @property
+    def replicates(self) -> int:
+        """B; 0 below ``MIN_UNITS``."""
+        return len(next(iter(self.drawn.values()), ()))
+
     def difference(self, a: str, b: str) -> Difference:
         """The first minus the second."""
         estimate = self.estimates[a] - self.estimates[b]

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,10 +27,8 @@ from benchmarks.made_up import blocky, field_of
 from benchmarks.table import Side, timed
 
 from ovss.harness.decoding.decode import decode
-from ovss.harness.metrics.bootstrap import replicates_of
 from ovss.harness.metrics.counting import count
-from ovss.harness.metrics.counts import Counts
-from ovss.harness.metrics.groups import indistinct_groups
+from ovss.harness.report.leaderboard import leaderboard
 
 CLIFF = 0.35
 CLASSES = (10, 30, 100, 300, 1000, 2000, 5000)
@@ -98,8 +95,7 @@ def curves(largest: Sizes) -> list[Curve]:
         curve("decode 21 classes, by side in px", SIDES_PX, decoding_side),
         curve("count 21 classes, by side in px", SIDES_PX, counting_side),
         curve("merge a run of 21 classes, by images", up_to(IMAGES, largest.images), merging, rounds=1),
-        curve("compare runs of 500 images, 21 classes, by runs", up_to(RUNS, largest.runs), comparing, rounds=1),
-        curve("groups alone of clearly different runs, by runs", up_to(RUNS, largest.runs), grouping, rounds=1),
+        curve("leaderboard of runs of 500 images, 21 classes, by runs", up_to(RUNS, largest.runs), comparing, rounds=1),
     ]
 
 
@@ -143,33 +139,18 @@ def merging(images: int) -> Side:
 
 
 def comparing(runs: int) -> Side:
-    """What a column of the leaderboard asks of counts: draws, groups, distance to the best."""
-    found = made_up_runs(runs, images=500, classes=21)
+    """A leaderboard of finished runs on the same labels, each a little worse than the one before."""
 
-    def work() -> None:
-        drawn = replicates_of(found)
-        indistinct_groups(drawn)
-        for name in found:
-            drawn.difference(name, "run 0")
+    def seconds() -> float:
+        with TemporaryDirectory() as folder:
+            for number in range(runs):
+                made = make(Path(folder), 500, 21, dense=False, name=f"method {number}", quality=1 - 0.5 * number / runs)
+                made.merge()
+            started = time.process_time()
+            leaderboard(Path(folder))
+            return time.process_time() - started
 
-    return timed(work)
-
-
-def grouping(runs: int) -> Side:
-    drawn = replicates_of(made_up_runs(runs, images=20, classes=2))
-    assert len(set(indistinct_groups(drawn).values())) > runs // 4
-    return timed(partial(indistinct_groups, drawn))
-
-
-def made_up_runs(runs: int, images: int, classes: int) -> dict[str, Counts]:
-    """Runs on the same labels, each a little worse than the one before."""
-    rng = np.random.default_rng(0)
-    gt = rng.integers(1, 1_000_000, (images, classes))
-    found = {}
-    for number in range(runs):
-        tp = (gt * (0.9 - 0.8 * number / runs)).astype(np.int64)
-        found[f"run {number}"] = Counts(tp, gt, gt)
-    return found
+    return seconds
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def test_groups_follow_holm(p_values: dict[str, float], groups: dict[str, int]) 
         def p_values(self, a: str, others: Sequence[str]) -> dict[str, float]:
             return {b: p_values[b] if a == "a" else 1.0 for b in others}
 
-    drawn = {name: np.zeros(1) for name in "abcd"}
+    drawn = {name: np.zeros(99) for name in "abcd"}
     assert indistinct_groups(Runs(dict(zip("abcd", (0.9, 0.8, 0.7, 0.6), strict=True)), drawn, 12)) == groups
 
 
