@@ -10,9 +10,9 @@ _LEVEL = 0.05
 def indistinct_groups(runs: Replicates) -> dict[str, int]:
     """Group number of every run, best group 1: runs of a group cannot be told apart from its best run.
 
-    Empty with fewer than ``MIN_UNITS``, too few to say what can be told apart, and with more runs than the replicates can:
-    of B replicates the smallest p value is 1 / (B + 1), which is above the level once it is multiplied by the number of
-    comparisons.
+    Empty with fewer than ``MIN_UNITS``, too few to say what can be told apart, and with more runs than the replicates
+    can tell apart: the smallest p value of B replicates is 1 / (B + 1), and times the number of comparisons it is then
+    above the level.
 
     Runs are ordered by mIoU.  A group starts at its best run and takes in the following ones until one differs from
     that best run: paired bootstrap, p values Holm-corrected for the number of comparisons, level 5 %.

@@ -56,10 +56,10 @@ def page(rows: Sequence[Row], curves: Sequence[Curve], rounds: int, machine: Mac
     text = [
         "# Benchmarks",
         "",
-        f"Written by `tests/benchmarks/speed.py` (`make benchmarks`), which says how: agreement asserted first, {rounds} "
-        "rounds in alternating order, CPU time of one thread unless a line says wall time. The ratio is peer / ours, "
-        "median and quartiles over rounds of the ratio of a round; the lower quartile decides. A limit stands as a peer. "
-        "Peers are described in [docs/speed.md](../docs/speed.md).",
+        "Written by `tests/benchmarks/speed.py` (`make benchmarks`), which says how: agreement asserted first, "
+        f"{rounds} rounds in alternating order, CPU time of one thread unless a line says wall time. The ratio is "
+        "peer / ours, median and quartiles over rounds of the ratio of a round; the lower quartile decides. A limit "
+        "stands as a peer. Peers are described in [docs/speed.md](../docs/speed.md).",
         "",
         f"* Machine: {machine.cpu}, {machine.instructions}, {machine.cores} cores, {machine.threads} thread; load "
         f"{machine.load} before and after, share of all cores used by others {machine.others}.",

@@ -47,7 +47,7 @@ def decode_line(kind: Kind, goal: Goal, classes: int = 150, size: tuple[int, int
 
 
 def windows_line(kind: Kind, goal: Goal) -> Line:
-    """The tail alone: from the scores of six windows, which agree where they overlap up to a little noise, to labels."""
+    """The tail alone: from scores of six windows, alike up to a little noise where they overlap, to labels."""
     geometry, frame, patch = WindowGeometry(224, 112), (336, 448), 16
     boxes = tuple(geometry.boxes(*frame))
     whole = scores(kind, 150, (frame[0] // patch, frame[1] // patch))

@@ -31,7 +31,7 @@ TEXT_CLASSES = 2
 
 @cache
 def backbone() -> Backbone:
-    """A ViT-B/16 with random weights of half precision, as OpenAI's files are, hashed so that the hash is in no timing."""
+    """A ViT-B/16 with random weights of half precision, as OpenAI's are, hashed so that the hash is in no timing."""
     torch.manual_seed(0)
     model = open_clip.create_model(MODEL, pretrained=None).eval().requires_grad_(False)
     for parameter in model.parameters():
@@ -53,11 +53,9 @@ def has_bf16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-def ours_on(
-    name: str, image: Tensor, geometry: WindowGeometry, dtype: torch.dtype, **options: str
-) -> Callable[[], Tensor]:
+def ours_on(name: str, image: Tensor, geometry: WindowGeometry, dtype: torch.dtype) -> Callable[[], Tensor]:
     """Our labels of an image, from its resized pixels on."""
-    method: Method = create_method(name, backbone(), dtype=dtype, **options)
+    method: Method = create_method(name, backbone(), dtype=dtype)
     words = method.encode_text(Vocabulary.from_names(list(NAMES), templates="simple"))
     words = replace(words, text=spread_texts())  # type: ignore[type-var]
 
@@ -74,7 +72,7 @@ def image_line(name: Name, goal: Goal, bf16: bool = False) -> Line:
     if bf16 and not has_bf16():
         raise AbsentError("this processor has no bf16 instructions")
     original = Original(name, backbone().model, spread_texts())
-    image, options = photo(336, 448), {}
+    image = photo(336, 448)
     if name == "maskclip":
         original, image = replace(original, window_px=448, stride_px=224), photo(448, 597)
     geometry = WindowGeometry(original.window_px, original.stride_px)
@@ -82,7 +80,7 @@ def image_line(name: Name, goal: Goal, bf16: bool = False) -> Line:
     return compared(
         f"{name}, ViT-B/16, {image.shape[1]} x {image.shape[2]}, {count} windows{', bf16' if bf16 else ''}",
         "original sequence of operations, fp32",
-        ours_on(name, image, geometry, torch.bfloat16 if bf16 else torch.float32, **options),
+        ours_on(name, image, geometry, torch.bfloat16 if bf16 else torch.float32),
         lambda: original.predict(image, ADE_PX),
         lambda a, b: same_labels(a, b, 0.02 if bf16 else 1e-4),
         goal,
@@ -158,13 +156,12 @@ def cold_texts_line() -> Line:
     return compared(what, "encode_text at 77 tokens", ours, per_class, agree, Goal.same(6.0))
 
 
-def warm_texts_line() -> Line:
+def warm_texts_line(folder: Path) -> Line:
     """150 classes that were encoded before: no pass through the encoder."""
     vocabulary = Vocabulary.from_names(list(NAMES), templates="simple")
-    folder = Path(tempfile.mkdtemp(dir=tempfile.gettempdir(), prefix="texts"))
 
     def ours() -> Tensor:
-        return encode_queries(backbone(), vocabulary, torch.device("cpu"), folder)
+        return encode_queries(backbone(), vocabulary, torch.device("cpu"), folder / "texts")
 
     def agree() -> None:
         assert torch.equal(ours(), ours())
@@ -172,7 +169,7 @@ def warm_texts_line() -> Line:
     return within("texts, 150 classes, warm", 0.1, timed(ours), agree)
 
 
-def lines(peer: Path | None, context: ExitStack) -> dict[str, Callable[[], Line]]:
+def lines(folder: Path, peer: Path | None, context: ExitStack) -> dict[str, Callable[[], Line]]:
     return {
         "sclip": lambda: image_line("sclip", Goal(1.5, 2.9)),
         "sclip-released": lambda: released_line(peer, context),
@@ -181,5 +178,5 @@ def lines(peer: Path | None, context: ExitStack) -> dict[str, Callable[[], Line]
         "maskclip": lambda: image_line("maskclip", Goal()),
         "dinoiser": dinoiser_line,
         "texts-cold": cold_texts_line,
-        "texts-warm": warm_texts_line,
+        "texts-warm": lambda: warm_texts_line(folder),
     }

@@ -1,7 +1,7 @@
 """Loading ahead of the model and in line, and decoded images that are kept: the sides of lines.
 
-The stand-ins for a model and a loader sleep 20 ms each; their time, and that of runs, is wall time.  Reading pictures is
-told in CPU time of the process.  They are four files, made up and as large as those of Cityscapes, 1024 x 2048: soft
+The stand-ins for a model and a loader sleep 20 ms each; their time, and that of runs, is wall time.  Reading pictures
+is told in CPU time of the process.  They are four files, made up and as large as those of Cityscapes, 1024 x 2048: soft
 shapes of every size with the noise of a sensor, as PNG of about the size there.  Labels are PNG of 19 classes.  Files
 are in the memory of the system on both sides.
 """

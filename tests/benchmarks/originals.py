@@ -1,9 +1,9 @@
 """The programs that the field uses, written out step by step from their description, on full-size maps.
 
 Nothing here comes from this package: the image tower is run by open_clip's own modules, block by block, and the
-attention of the last block is written with matrix products.  So neither our model nor our decoder is on both sides of a
-ratio.  One window at a time, as the original programs do: upsample to the window, pad to the frame, add; divide, resize,
-scale, softmax, maximum, argmax, threshold.
+attention of the last block is written with matrix products.  So neither our model nor our decoder is on both sides of
+a ratio.  One window at a time, as the original programs do: upsample to the window, pad to the frame, add; divide,
+resize, scale, softmax, maximum, argmax, threshold.
 """
 
 import importlib
@@ -185,8 +185,9 @@ class PublishedPamr:
 def released_sclip(folder: Path, model: Any, text: Tensor, size: tuple[int, int]) -> Any:
     """The released program itself, from a checkout: ``predict`` of ``clip_segmentor.CLIPForSegmentation``.
 
-    It reads the weights of ``model`` from a file, as OpenAI's loader wants them, and gets our texts in place of its own,
-    as 150 classes x 80 templates take it minutes.  Gives a function from ``(3, h, w)`` uint8 to labels of ``size``.
+    It reads the weights of ``model`` from a file, as OpenAI's loader wants them, and gets our texts in place of its
+    own, as 150 classes x 80 templates take it minutes.  Gives a function from ``(3, h, w)`` uint8 to labels of
+    ``size``.  Tried with a stand-in for a checkout alone.
     """
     sys.path.insert(0, str(folder))
     try:

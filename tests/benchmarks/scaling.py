@@ -2,9 +2,9 @@
 
     python tests/benchmarks/scaling.py --images 1000000 --runs 1000
 
-The exponent is the slope of a line through (log size, log seconds) by least squares: 1 is linear.  A step whose own slope
-is more than 0.35 above it is a cliff and is named.  A fixed cost at small sizes makes the slope of later steps rise
-without any cliff, and noise of a loaded machine makes some: look at the seconds.
+The exponent is the slope of a line through (log size, log seconds) by least squares: 1 is linear.  A step whose own
+slope is more than 0.35 above it is a cliff and is named.  A fixed cost at small sizes makes the slope of later steps
+rise without any cliff, and noise of a loaded machine makes some: look at the seconds.
 """
 
 import argparse
@@ -144,7 +144,9 @@ def comparing(runs: int) -> Side:
     def seconds() -> float:
         with TemporaryDirectory() as folder:
             for number in range(runs):
-                made = make(Path(folder), 500, 21, dense=False, name=f"method {number}", quality=1 - 0.5 * number / runs)
+                made = make(
+                    Path(folder), 500, 21, dense=False, name=f"method {number}", quality=1 - 0.5 * number / runs
+                )
                 made.merge()
             started = time.process_time()
             leaderboard(Path(folder))

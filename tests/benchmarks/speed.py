@@ -12,7 +12,6 @@ import argparse
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -83,12 +82,11 @@ def asked_of(words: list[str]) -> Asked:
 def main(words: list[str]) -> int:
     asked = asked_of(words)
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
     with ExitStack() as context:
         folder = Path(context.enter_context(tempfile.TemporaryDirectory()))
         os.environ["OVSS_CACHE"] = str(folder / "cache")
         before = now()
-        makers = {**lines_decode.LINES, **lines_model.lines(asked.peer, context), **lines_run.lines(folder)}
+        makers = {**lines_decode.LINES, **lines_model.lines(folder, asked.peer, context), **lines_run.lines(folder)}
         rows = list(rows_of(picked(makers, asked.only), asked.rounds, is_zen5()))
         curves = [] if asked.scaling is None else scaling.curves(asked.scaling)
         text = page(rows, curves, asked.rounds, Machine.between(before, now()))
