@@ -84,5 +84,5 @@ def _ratio(value: float) -> str:
 
 
 def _goals(goal: Goal) -> tuple[str, str]:
-    here, zen5 = ("" if g is None else _ratio(g) for g in (goal.elsewhere, goal.zen5))
+    here, zen5 = ("" if g is None else f"{g:.3g}" for g in (goal.elsewhere, goal.zen5))
     return here, zen5
