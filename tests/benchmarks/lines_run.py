@@ -50,13 +50,15 @@ def bench(*arguments: str) -> Ended:
     """The command line, started anew, on one thread."""
     started = time.perf_counter()
     with TemporaryDirectory() as folder:
-        out = Path(folder, "out")
-        with out.open("wb") as file:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        with out.open("wb") as said, err.open("wb") as told:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, *arguments], stdout=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
+                [sys.executable, "-c", COMMAND, *arguments], stdout=said, stderr=told, env=environment
             )
             _, status, used = os.wait4(process.pid, 0)
-        assert status == 0, f"bench {' '.join(arguments)} ended with {status}"
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert status == 0, f"bench {' '.join(arguments)} ended with {process.returncode}: {err.read_text()}"
         return Ended(used.ru_utime + used.ru_stime, time.perf_counter() - started, out.read_text())
 
 

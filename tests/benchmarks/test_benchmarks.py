@@ -16,7 +16,7 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))  # last: the programs here import each other as `benchmarks`
 
-from benchmarks import lines_decode, lines_model, machine, originals, scaling, speed  # noqa: E402
+from benchmarks import lines_decode, lines_model, lines_run, machine, originals, scaling, speed  # noqa: E402
 from benchmarks.document import Row, page, row_of  # noqa: E402
 from benchmarks.made_up import field_of, photo, scores  # noqa: E402
 from benchmarks.originals import Original, PublishedPamr, post_process, released_sclip, stitched  # noqa: E402
@@ -220,6 +220,11 @@ def test_lines_that_cannot_be_measured_say_why(tmp_path: Path, monkeypatch: pyte
         made["sclip-released"]()
     (row,) = speed.rows_of({"sclip-bf16": made["sclip-bf16"]}, 1, zen5=False)
     assert row.met is None and "not measured: this processor" in row.markdown and row.markdown.count("|") == 11
+
+
+def test_a_command_that_fails_is_told_with_what_it_said() -> None:
+    with pytest.raises(AssertionError, match=r"bench nonsense ended with 2: (.|\n)*nonsense"):
+        lines_run.bench("nonsense")
 
 
 # --- the program --------------------------------------------------------------------------------------------------
