@@ -75,7 +75,7 @@ class Curve:
         rows = (
             f"| {self.what} | " + " | ".join(f"{size:,}" for size in self.sizes) + " |",
             "|---" * (len(self.sizes) + 1) + "|",
-            "| CPU time, ms | " + " | ".join(f"{1e3 * s:.3g}" for s in self.seconds) + " |",
+            "| CPU time, ms | " + " | ".join(f"{1e3 * s:,.{0 if s >= 0.1 else 2}f}" for s in self.seconds) + " |",
         )
         return "\n".join([f"Exponent {self.exponent:.2f}, {told}.", "", *rows])
 

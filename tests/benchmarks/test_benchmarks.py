@@ -277,7 +277,7 @@ def test_zen5(text: str, instructions: str, expected: bool, tmp_path: Path, monk
 def test_exponents_and_cliffs_by_hand() -> None:
     square = scaling.Curve("w", (10, 100, 1000), (0.01, 1.0, 100.0))
     assert square.exponent == pytest.approx(2.0) and square.cliffs == []
-    assert "Exponent 2.00, no cliff." in square.markdown
+    assert "Exponent 2.00, no cliff." in square.markdown and "| 10.00 | 1,000 | 100,000 |" in square.markdown
     step = scaling.Curve("w", (10, 100, 1000, 10_000), (0.1, 1.0, 100.0, 1000.0))  # steps 1, 2, 1; the fit is 1.4
     assert step.exponent == pytest.approx(1.4) and step.cliffs == ["100 to 1,000: 2.00"]
     assert "steeper steps: 100 to 1,000: 2.00." in step.markdown
