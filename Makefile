@@ -8,10 +8,10 @@ ROOMS := methods datasets harness
 TYPES := $(VENV)/types/ovss
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow test-cluster vectors lint format regress leaderboard benchmarks costs clean
+.PHONY: help setup bench test test-slow test-cluster vectors lint format regress leaderboard benchmarks benchmarks-more costs clean
 
 help:  ## what you can do here
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(READY)  ## create .venv and install everything
 
@@ -67,12 +67,10 @@ leaderboard: $(READY)  ## run all methods on the embedded data set and write res
 	$(BIN)/bench run --method cliper --dataset shapes --refine tiny-sd
 	$(BIN)/bench leaderboard
 
-benchmarks: $(READY)  ## speed ratios against plain implementations, in one run
-	$(BIN)/python tests/benchmarks/bench_core.py
-	$(BIN)/python tests/benchmarks/bench_sharing.py
-	$(BIN)/python tests/benchmarks/bench_loading.py
-	$(BIN)/python tests/benchmarks/bench_sweep.py
-	$(BIN)/python tests/benchmarks/bench_dinoiser.py
+benchmarks: $(READY)  ## speed ratios against the field's programs and how time grows, written to results/benchmarks.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/speed.py --scaling --output results/benchmarks.md
+
+benchmarks-more: $(READY)  ## speed of Stable Diffusion's attention and of region encoders (takes long)
 	$(BIN)/python tests/benchmarks/bench_diffusion.py
 	$(BIN)/python tests/benchmarks/bench_ovseg.py
 

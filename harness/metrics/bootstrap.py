@@ -6,7 +6,7 @@ the same draws, and p = (1 + #{b: |delta_b - delta| >= |delta|}) / (B + 1).  Not
 prompts, seeds or annotators.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...methods import UserError
 from .counts import Counts, ImageCounts
+from .draws import REPLICATES, SEED, drawn_iou, drawn_miou, units_of
 from .of_counts import Averaging, Float, iou, miou
 
 MIN_UNITS = 10
@@ -22,11 +23,8 @@ MIN_UNITS = 10
 few units it is too sure: it never looks beyond the worst and the best of them, and its spread is too small by
 ``sqrt((n - 1) / n)`` (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 14; Hesterberg,
 What Teachers Should Know About the Bootstrap, 2015).  What it covers with few units: docs/protocols.md."""
-REPLICATES = 2000
-SEED = 20240229
-_WEIGHT_BYTES = 1 << 27
-_MOST_AT_ONCE = 256
-"""Weights, one byte each, and replicates that are held at once."""
+_RUNS_AT_ONCE = 16
+"""Runs that are compared at once, so that their replicates stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -61,99 +59,6 @@ def why_no_interval(units: int) -> str:
     return f"no interval: {units} unit{'' if units == 1 else 's'}, {MIN_UNITS} are needed"
 
 
-def cluster_counts(counts: Counts, clusters: NDArray[np.int64] | None) -> Counts:
-    """Add up images of one cluster: ``(N, C)`` -> ``(K, C)``.  ``clusters`` is ``(N,)`` with values 0 to K - 1."""
-    if clusters is None:
-        return counts
-    groups = int(clusters.max()) + 1
-    summed = []
-    for array in (counts.tp, counts.gt, counts.pred):
-        out = np.zeros((groups, array.shape[1]), np.int64)
-        np.add.at(out, clusters, array)
-        summed.append(out)
-    return Counts(*summed)
-
-
-def draw_weights(units: int, replicates: int = REPLICATES, seed: int = SEED) -> NDArray[np.int64]:
-    """How often each unit is drawn, ``(replicates, units)``.  Use the same weights for everything compared."""
-    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=replicates)
-
-
-def replicate_miou(counts: Counts, weights: NDArray[np.integer], averaging: Averaging = "mmseg") -> Float:
-    """mIoU of every replicate: ``(N, C)`` counts and ``(B, N)`` weights -> ``(B,)``.
-
-    Products run in float64, which is exact below 2^53 pixels.
-    """
-    return miou(_drawn(counts, weights), averaging)
-
-
-def _drawn(counts: Counts, weights: NDArray[np.integer]) -> Counts:
-    """Summed counts of every replicate, ``(B, C)``."""
-    parts, as_float = (counts.tp, counts.gt, counts.pred), weights.astype(np.float64)
-    return Counts(*((as_float @ a.astype(np.float64)).astype(np.int64) for a in parts))
-
-
-def drawn_miou(
-    counts: Sequence[ImageCounts],
-    clusters: NDArray[np.int64] | None,
-    averaging: Averaging = "mmseg",
-    replicates: int = REPLICATES,
-    seed: int = SEED,
-) -> Float:
-    """mIoU of every replicate, ``(M, B)``, for M methods on the same images: the numbers of ``replicate_miou``.
-
-    Draws are made some replicates at a time, and images are read in blocks: memory does not grow with ``N x C`` or
-    ``B x N``.
-    """
-    return np.stack(_drawn_in_turn(counts, clusters, partial(miou, averaging=averaging), replicates, seed))
-
-
-def _drawn_in_turn(
-    counts: Sequence[ImageCounts],
-    clusters: NDArray[np.int64] | None,
-    metric: Callable[[Counts], Float],
-    replicates: int,
-    seed: int,
-) -> list[Float]:
-    """The metric of every replicate, ``(B, ...)``, for each of the methods."""
-    found: list[list[Float]] = [[] for _ in counts]
-    for weights in _weights_in_turn(units_of(counts[0], clusters), replicates, seed):
-        for mine, one in zip(found, counts, strict=True):
-            mine.append(metric(_drawn_in_blocks(one, weights, clusters)))
-    return [np.concatenate(mine) for mine in found]
-
-
-def units_of(counts: ImageCounts, clusters: NDArray[np.int64] | None) -> int:
-    """How many units are drawn: images, or clusters of them."""
-    return len(counts) if clusters is None else int(clusters.max(initial=-1)) + 1
-
-
-def _weights_in_turn(units: int, replicates: int, seed: int) -> Iterator[NDArray[np.uint8]]:
-    """The rows of ``draw_weights``, some at a time, each time in the same memory.
-
-    That a unit is drawn 256 times has p < 1e-500.
-    """
-    rng, shares = np.random.default_rng(seed), np.full(units, 1 / units)
-    step = max(1, min(_MOST_AT_ONCE, _WEIGHT_BYTES // units))
-    room = np.empty((min(step, replicates), units), np.uint8)
-    for start in range(0, replicates, step):
-        weights = room[: replicates - start]
-        for row in weights:
-            row[:] = rng.multinomial(units, shares)
-        yield weights
-
-
-def _drawn_in_blocks(counts: ImageCounts, weights: NDArray[np.uint8], clusters: NDArray[np.int64] | None) -> Counts:
-    """Summed counts of every replicate, ``(B, C)``."""
-    found, start = None, 0
-    for block in counts.blocks():
-        images = slice(start, start + len(block))
-        drawn = _drawn(block, weights[:, images if clusters is None else clusters[images]])
-        found, start = drawn if found is None else found + drawn, images.stop
-    assert found is not None
-    return found
-
-
 def miou_interval(
     counts: ImageCounts,
     clusters: NDArray[np.int64] | None = None,
@@ -165,6 +70,11 @@ def miou_interval(
     if units_of(counts, clusters) < MIN_UNITS:
         return None
     (drawn,) = drawn_miou([counts], clusters, averaging, replicates, seed)
+    return interval_of(drawn)
+
+
+def interval_of(drawn: Float) -> Interval | None:
+    """Interval of the replicates of a value; None if all are NaN."""
     return None if np.isnan(drawn).all() else _percentiles(drawn)
 
 
@@ -179,14 +89,29 @@ class Replicates:
     drawn: Mapping[str, Float]
     units: int
 
+    @property
+    def replicates(self) -> int:
+        """B; 0 below ``MIN_UNITS``."""
+        return len(next(iter(self.drawn.values()), ()))
+
     def difference(self, a: str, b: str) -> Difference:
         """The first minus the second."""
         estimate = self.estimates[a] - self.estimates[b]
         if not self.drawn:
             return Difference(estimate, None, None, self.units)
-        deltas = self.drawn[a] - self.drawn[b]
-        beyond = int((np.abs(deltas - estimate) >= abs(estimate)).sum())
-        return Difference(estimate, _percentiles(deltas), (1 + beyond) / (len(deltas) + 1), self.units)
+        interval = _percentiles(self.drawn[a] - self.drawn[b])
+        return Difference(estimate, interval, self.p_values(a, [b])[b], self.units)
+
+    def p_values(self, a: str, others: Sequence[str]) -> dict[str, float]:
+        """The p value of the difference of ``a`` to each of the others; there must be replicates."""
+        found: dict[str, float] = {}
+        for start in range(0, len(others), _RUNS_AT_ONCE):
+            names = others[start : start + _RUNS_AT_ONCE]
+            estimates = np.array([self.estimates[a] - self.estimates[name] for name in names])
+            deltas = self.drawn[a] - np.stack([self.drawn[name] for name in names])
+            beyond = (np.abs(deltas - estimates[:, None]) >= np.abs(estimates)[:, None]).sum(axis=1)
+            found |= {name: (1 + int(n)) / (deltas.shape[1] + 1) for name, n in zip(names, beyond, strict=True)}
+        return found
 
 
 def replicates_of(
@@ -201,12 +126,17 @@ def replicates_of(
     Raises ``UserError`` when they were scored on different labels.
     """
     names, counts = list(runs), list(runs.values())
-    if not all(map(partial(_same_labels, counts[0]), counts[1:])):
-        raise UserError("the runs were not scored on the same labels: were label files edited?  Repeat with --fresh")
+    check_same_labels(counts)
     estimates = {name: float(miou(one.total(), averaging)) for name, one in runs.items()}
     units = units_of(counts[0], clusters)
     drawn: Iterable[Float] = drawn_miou(counts, clusters, averaging, replicates, seed) if units >= MIN_UNITS else ()
     return Replicates(estimates, dict(zip(names, drawn, strict=False)), units)
+
+
+def check_same_labels(counts: Sequence[ImageCounts]) -> None:
+    """Raise ``UserError`` for runs that were scored on different labels."""
+    if not all(map(partial(_same_labels, counts[0]), counts[1:])):
+        raise UserError("the runs were not scored on the same labels: were label files edited?  Repeat with --fresh")
 
 
 def _same_labels(a: ImageCounts, b: ImageCounts) -> bool:
@@ -239,7 +169,7 @@ def class_differences(
     estimate = iou(a.total()) - iou(b.total())
     if units_of(a, clusters) < MIN_UNITS:
         return estimate, None
-    drawn_a, drawn_b = _drawn_in_turn([a, b], clusters, iou, replicates, seed)
+    drawn_a, drawn_b = drawn_iou([a, b], clusters, replicates, seed)
     deltas = drawn_a - drawn_b
     bounds = np.full((2, len(estimate)), np.nan)
     known = ~np.isnan(deltas).all(axis=0)

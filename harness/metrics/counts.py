@@ -25,6 +25,8 @@ class ImageCounts(Protocol):
     def gt(self) -> Int64: ...
     @property
     def pred(self) -> Int64: ...
+    @property
+    def classes(self) -> int: ...
     def __len__(self) -> int: ...
     def blocks(self) -> "Iterator[Counts]": ...
     def total(self) -> "Counts": ...
@@ -54,6 +56,11 @@ class Counts:
 
     def __len__(self) -> int:
         return len(self.tp)
+
+    @property
+    def classes(self) -> int:
+        """How many classes are counted."""
+        return self.tp.shape[-1]
 
     def blocks(self) -> "Iterator[Counts]":
         """Counts ``(N, C)`` in pieces of at most ``BLOCK`` images, one at least."""

@@ -10,12 +10,14 @@ _LEVEL = 0.05
 def indistinct_groups(runs: Replicates) -> dict[str, int]:
     """Group number of every run, best group 1: runs of a group cannot be told apart from its best run.
 
-    Empty with fewer than ``MIN_UNITS``: too few to say what can be told apart.
+    Empty with fewer than ``MIN_UNITS``, too few to say what can be told apart, and with more runs than the replicates
+    can tell apart: the smallest p value of B replicates is 1 / (B + 1), and times the number of comparisons it is then
+    above the level.
 
     Runs are ordered by mIoU.  A group starts at its best run and takes in the following ones until one differs from
     that best run: paired bootstrap, p values Holm-corrected for the number of comparisons, level 5 %.
     """
-    if not runs.drawn:
+    if not runs.drawn or (len(runs.drawn) - 1) / (runs.replicates + 1) > _LEVEL:
         return {}
     order = sorted(runs.estimates, key=lambda name: (-runs.estimates[name], name))
     groups: dict[str, int] = {}
@@ -23,8 +25,7 @@ def indistinct_groups(runs: Replicates) -> dict[str, int]:
     while left:
         number += 1
         leader = left[0]
-        found = {name: runs.difference(leader, name).p_value for name in left[1:]}
-        adjusted = holm({name: p for name, p in found.items() if p is not None})
+        adjusted = holm(runs.p_values(leader, left[1:]))
         different = {name for name, p in adjusted.items() if p <= _LEVEL}
         members = [leader]
         for name in left[1:]:

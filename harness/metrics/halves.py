@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...methods import UserError
-from .bootstrap import MIN_UNITS, SEED, Difference, Interval, cluster_counts, draw_weights, replicate_miou
+from .bootstrap import MIN_UNITS, Difference, Interval
 from .counts import Counts
+from .draws import SEED, cluster_counts, draw_weights, replicate_miou
 from .of_counts import Averaging, miou
 
 

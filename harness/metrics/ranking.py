@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .bootstrap import MIN_UNITS, REPLICATES, SEED, drawn_miou, units_of
+from .bootstrap import MIN_UNITS
 from .counts import ImageCounts
+from .draws import REPLICATES, SEED, drawn_miou, units_of
 from .of_counts import Averaging, Float, miou
 
 

@@ -1,6 +1,7 @@
 """EvalResult: metrics of a set of per-image counts, with their uncertainty.  Percent throughout."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from ...datasets import DatasetRecord
 from . import of_counts as metrics
-from .bootstrap import Interval, miou_interval
+from .bootstrap import MIN_UNITS, Interval, Replicates, check_same_labels, interval_of
 from .counts import Counts, ImageCounts
+from .draws import drawn_miou, units_of
 from .of_confusion import SparseConfusion, dense, grouped, sg_iou, table_counts
 from .of_counts import Averaging, Float
 from .over_images import over_classes, per_image
@@ -78,8 +80,15 @@ class EvalResult:
     @cached_property
     def interval(self) -> Interval | None:
         """95 % bootstrap interval of ``miou`` in percent; None for fewer than ``bootstrap.MIN_UNITS`` units."""
-        found = miou_interval(self.counts, self.clusters, self.averaging)
+        found = None if self._drawn is None else interval_of(self._drawn)
         return found and Interval(100 * found.low, 100 * found.high)
+
+    @cached_property
+    def _drawn(self) -> Float | None:
+        """mIoU of every replicate, ``(B,)``; kept, as it is small and takes long."""
+        if units_of(self.counts, self.clusters) < MIN_UNITS:
+            return None
+        return drawn_miou([self.counts], self.clusters, self.averaging)[0]
 
     @property
     def note(self) -> str:
@@ -169,3 +178,15 @@ class EvalResult:
             return None
         kept = [np.delete(a, self.record.background) for a in (total.tp, total.gt, total.pred)]
         return 100 * float(metrics.miou(Counts(*kept), self.averaging))
+
+
+def replicates_of_results(results: Mapping[str, EvalResult]) -> Replicates:
+    """``replicates_of`` results of one column of a table, each drawn once however often it is asked.
+
+    Raises ``UserError`` when they were scored on different labels.
+    """
+    every = list(results.values())
+    check_same_labels([result.counts for result in every])
+    estimates = {name: float(metrics.miou(result._total, result.averaging)) for name, result in results.items()}
+    drawn = {name: result._drawn for name, result in results.items() if result._drawn is not None}
+    return Replicates(estimates, drawn, units_of(every[0].counts, every[0].clusters))

@@ -15,8 +15,8 @@ import pandas as pd
 
 from ...methods import UserError
 from ...methods.models.weights import licences
-from ..metrics.bootstrap import replicates_of
 from ..metrics.groups import indistinct_groups
+from ..metrics.result import replicates_of_results
 from ..protocol.differences import changes_of
 from ..runs.plan import Plan
 from ..runs.run import Finished, list_runs
@@ -173,12 +173,10 @@ def _with_comparisons(rows: list[Row], runs: dict[str, Finished]) -> tuple[Row, 
         columns.setdefault(row.column, []).append(row)
     compared = {}
     for column in columns.values():
-        first = runs[column[0].run].result
-        counts = {row.run: runs[row.run].result.counts for row in column}
         best = max(column, key=lambda row: row.miou or 0.0).run
-        drawn = replicates_of(counts, first.clusters, first.averaging)
+        drawn = replicates_of_results({row.run: runs[row.run].result for row in column})
         groups = indistinct_groups(drawn)
-        for name in counts:
+        for name in drawn.estimates:
             found = drawn.difference(name, best)
             interval = found.interval
             compared[name] = {

@@ -19,8 +19,9 @@ from ..metrics.of_confusion import SparseConfusion
 from .part_rows import CELLS, COUNTS, lists, stacked
 from .storing import sha256_of
 
-_IN_MEMORY_BYTES = 1 << 25
-"""Files and counts up to this size are held in memory."""
+_FILE_BYTES = 1 << 25
+_COUNTS_BYTES = 1 << 21
+"""Files and counts up to these sizes are held in memory.  A leaderboard opens very many runs at a time."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class CountsFile:
     def __init__(self, path: Path, sha256: str, classes: int) -> None:
         self.classes = classes
         try:
-            file = io.BytesIO(path.read_bytes()) if path.stat().st_size <= _IN_MEMORY_BYTES else path.open("rb")
+            file = io.BytesIO(path.read_bytes()) if path.stat().st_size <= _FILE_BYTES else path.open("rb")
             found = sha256_of(file)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}.  Finish it with `bench run`") from error
@@ -104,7 +105,7 @@ class CountsFile:
     def counts(self, prefix: str = "") -> ImageCounts:
         """Counts per image; prefix ``boundary_`` for those of boundary bands."""
         stored = StoredCounts(self.parquet, self.classes, prefix)
-        if len(stored) * self.classes * 8 * len(COUNTS) > _IN_MEMORY_BYTES:
+        if len(stored) * self.classes * 8 * len(COUNTS) > _COUNTS_BYTES:
             return stored
         return Counts(stored.tp, stored.gt, stored.pred)
 

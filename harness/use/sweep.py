@@ -15,7 +15,7 @@ import numpy as np
 
 from ...datasets.catalog import label_of
 from ...methods import UserError
-from ..metrics.bootstrap import SEED
+from ..metrics.draws import SEED
 from ..protocol.words import vocabulary_for
 from ..runs.loading import BY_DEVICE, Loading
 from ..runs.plan import Plan, RunSpec

@@ -37,45 +37,50 @@ STEPS = {
 }
 
 
-def make(results: Path, images: int, classes: int, dense: bool) -> Run:
-    """A run folder with a plan and all its parts."""
+def make(results: Path, images: int, classes: int, dense: bool, name: str = "nothing", quality: float = 1.0) -> Run:
+    """A run folder with a plan and all its parts; runs that differ in name and quality have the same labels."""
     rng = np.random.default_rng(0)
     names = tuple(f"class {k}" for k in range(classes))
     record = DatasetRecord(key="madeup", title="made up", images="", labels="", classes=names)
     ids = tuple(f"folder_{k % 1000:03d}/image_{k:08d}" for k in range(images))
     digests = tuple(rng.bytes(32).hex() for _ in ids)
     identity = {
-        "method": {"method": "nothing"},
-        "protocol": {},
-        "setting": {},
+        "method": {"method": name},
+        "protocol": {"name": "tiny", "hash": "0" * 16},
+        "setting": {"precision": "float32", "refine": "none"},
         "vocabulary_hash": "",
         "boundary": False,
-        "dataset": {"key": record.key, "split": "all"},
+        "dataset": {"key": record.key, "split": "all", "hash": ""},
         "confusion": False,
         "device_type": "cpu",
         "guide": None,
         "source_hash": "",
         "method_source_hash": None,
     }
-    spec = RunSpec(method="nothing", dataset="madeup", protocol=load_protocol("tiny"))
+    spec = RunSpec(method=name, dataset="madeup", protocol=load_protocol("tiny"))
     ids, digests = zip(*sorted(zip(ids, digests, strict=True)), strict=True)
-    plan = Plan(spec=spec, identity=identity, record=record, ids=ids, planned=images, digests=digests)
+    described = {"title": name, "training_free": True, "trained_on": "", "published": None}
+    plan = Plan(
+        spec=spec, identity=identity, record=record, ids=ids, planned=images, digests=digests, described=described
+    )
     run = Run.at(results, plan)
     run.begin(plan)
     stamp, order = parts.Stamp.of(plan, "cpu"), rng.permutation(images)
     for start in range(0, images, ROWS):
         chosen = order[start : start + ROWS]
-        part = made_up(rng, [ids[k] for k in chosen], [digests[k] for k in chosen], classes, dense)
+        part = made_up(rng, [ids[k] for k in chosen], [digests[k] for k in chosen], classes, dense, quality)
         parts.store_part(run.parts_folder, part, stamp.model_copy(update={"written": f"{start:09d}"}))
     return run
 
 
-def made_up(rng: np.random.Generator, ids: list[str], digests: list[str], classes: int, dense: bool) -> pa.Table:
+def made_up(
+    rng: np.random.Generator, ids: list[str], digests: list[str], classes: int, dense: bool, quality: float
+) -> pa.Table:
     """Rows of images."""
     shape = (len(ids), classes)
     share = 1.0 if dense else min(1.0, 8 / classes)
     gt = rng.integers(1, 2 * PIXELS // classes, shape) * (rng.random(shape) < share)
-    tp = (gt * rng.random(shape)).astype(np.int64)
+    tp = (gt * quality * rng.random(shape)).astype(np.int64)
     wrong = (gt - tp).sum(axis=1)
     pred = tp.copy()
     for k in rng.integers(0, classes, (8, len(ids))):  # what is not right goes to eight other classes

@@ -32,7 +32,7 @@ from transformers import SamConfig, SamModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench_core import MEBIBYTE, peak_bytes
+from benchmarks.table import MEBIBYTE, peak_bytes
 from methods.models.test_dino import random_state
 from methods.random_parts import random_parts
 

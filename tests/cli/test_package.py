@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PARENT_SITE = Path(sysconfig.get_path("purelib"))
@@ -55,14 +56,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(tmp_path_factory)
 
 
-def built(tmp_path_factory: pytest.TempPathFactory, **variables: str) -> Path:
-    """Built from a copy, so that the checkout stays as it is and no old build folder leaks into it."""
-    pytest.importorskip("setuptools", minversion="77")
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def copied(source: Path) -> Path:
+    """The checkout without what was built in it."""
     for room in ("methods", "datasets", "harness", "tests"):
         shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__", ".*", "*.so"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
+    return source
+
+
+def built(tmp_path_factory: pytest.TempPathFactory, **variables: str) -> Path:
+    """Built from a copy, so that the checkout stays as it is and no old build folder leaks into it."""
+    pytest.importorskip("setuptools", minversion="77")
+    source, out = copied(tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
     quiet(*pip, "--wheel-dir", out, source, cwd=out, env=os.environ | variables)
     (found,) = out.glob("*.whl")
@@ -70,7 +76,16 @@ def built(tmp_path_factory: pytest.TempPathFactory, **variables: str) -> Path:
 
 
 @pytest.fixture(scope="module")
+def pure_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory, CC="/bin/false", CXX="/bin/false")
+
+
+@pytest.fixture(scope="module")
 def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return installed(wheel, tmp_path_factory)
+
+
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``bin`` of an environment with the wheel; dependencies come from the parent, its editable install does not."""
     folder = tmp_path_factory.mktemp("clean") / "venv"
     venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
@@ -133,18 +148,62 @@ def test_the_kernels_of_the_wheel_run(clean: Path, tmp_path: Path) -> None:
     assert found == "compiled\n"
 
 
-def test_without_a_compiler_the_wheel_is_pure_and_whole(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
-) -> None:
-    wheel = built(tmp_path_factory, CC="no-such-compiler", CXX="no-such-compiler")
-    assert wheel.name.endswith("-py3-none-any.whl")
-    with zipfile.ZipFile(wheel) as archive:
+def test_without_a_compiler_the_wheel_is_pure_and_whole(pure_wheel: Path, tmp_path: Path) -> None:
+    assert pure_wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(pure_wheel) as archive:
         assert LIBRARY not in archive.namelist()
         archive.extractall(tmp_path)
     code = "from ovss.harness.native import door; print(door.__file__, door.kernels(), door.state())"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     found = quiet(sys.executable, "-c", code, cwd=tmp_path, env=environment).stdout
     assert found.startswith(f"{tmp_path}/ovss/harness/native/door.py None none: they were not built")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compiler")
+def test_both_wheels_run_from_an_empty_folder_and_agree(
+    clean: Path,
+    pure_wheel: Path,
+    console: Callable[..., Any],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The one with kernels insists on them, the other says that it has none; the counts are the same."""
+    pure = installed(pure_wheel, tmp_path_factory)
+    command = ("run", "-m", "maskclip", "-d", "shapes", "--limit", "2", "--json")
+    found = {}
+    for name, scripts, variables in (("compiled", clean, {"OVSS_KERNELS": "1"}), ("torch", pure, {})):
+        (home := tmp_path / name).mkdir()
+        run = home / console(*command, script=scripts / "bench", cwd=home, PYTHONPATH="", **variables).json()["run_dir"]
+        assert json.loads((run / "manifest.json").read_text())["environment"]["decoder"] == name
+        found[name] = (run / "counts.parquet").read_bytes()
+    assert found["compiled"] and found["compiled"] == found["torch"]
+    refused = console(*command, "--fresh", script=pure / "bench", cwd=tmp_path, PYTHONPATH="", OVSS_KERNELS="1")
+    assert refused.code != 0 and "they were not built" in refused.err
+
+
+@pytest.mark.slow
+def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """What `pip install` gets where there is no wheel for the platform."""
+    source = copied(tmp_path / "source")
+    quiet(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path, source, cwd=tmp_path)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
+    quiet(*pip, "--wheel-dir", tmp_path, sdist, cwd=tmp_path)
+    with zipfile.ZipFile(tmp_path / wheel.name) as again, zipfile.ZipFile(wheel) as first:
+        assert {i.filename: i.CRC for i in again.infolist()} == {i.filename: i.CRC for i in first.infolist()}
+
+
+def test_releases_are_built_for_four_platforms_and_published_for_tags_alone() -> None:
+    release = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    jobs = release["jobs"]
+    runners = jobs["wheel"]["strategy"]["matrix"]["runner"]
+    assert {(r.split("-")[0], r.endswith(("-arm", "macos-15"))) for r in runners} == {
+        ("ubuntu", False), ("ubuntu", True), ("macos", False), ("macos", True),
+    }  # fmt: skip
+    assert "refs/tags/v" in jobs["publish"]["if"] and set(jobs["publish"]["needs"]) == {"wheel", "source"}
+    assert [name for name, job in jobs.items() if "id-token" in job.get("permissions", {})] == ["publish"]
+    assert release["permissions"] == {"contents": "read"}
 
 
 def test_every_file_of_the_rooms_is_packed(wheel: Path) -> None:

@@ -329,7 +329,7 @@ def photo(height: int = 1024, width: int = 2048) -> Pixels:
 
 
 def test_it_is_faster_than_decoding(tmp_path: Path, kept: Path) -> None:
-    """tests/benchmarks/bench_loading.py asks for fifty times; here ten, best of nine against best of two."""
+    """tests/benchmarks/lines_run.py asks for fifty times; here ten, best of nine against best of two."""
     path = tmp_path / "street.png"
     Image.fromarray(photo()).save(path, compress_level=1)
     reader = Reader(kept)

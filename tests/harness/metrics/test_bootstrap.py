@@ -4,19 +4,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ovss.harness.metrics import bootstrap
+from ovss.harness.metrics import draws
 from ovss.harness.metrics.bootstrap import (
     MIN_UNITS,
-    cluster_counts,
     delta_standard_error,
-    draw_weights,
     miou_interval,
     paired_difference,
-    replicate_miou,
     replicates_of,
     why_no_interval,
 )
 from ovss.harness.metrics.counting import Counts
+from ovss.harness.metrics.draws import cluster_counts, draw_weights, replicate_miou
 from ovss.harness.metrics.groups import indistinct_groups
 from ovss.harness.metrics.of_counts import miou
 from ovss.methods import UserError
@@ -279,8 +277,8 @@ def test_many_compared_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = dict(zip("abcd", simulate(60, (1.0, 0.6, 0.5, 0.0), seed=3), strict=True))
     alone = {(x, y): paired_difference(runs[x], runs[y]) for x in runs for y in runs}
     calls: list[int] = []
-    drawn = bootstrap._drawn_in_blocks
-    monkeypatch.setattr(bootstrap, "_drawn_in_blocks", lambda *given: (calls.append(1), drawn(*given))[1])
+    drawn = draws._drawn_in_blocks
+    monkeypatch.setattr(draws, "_drawn_in_blocks", lambda *given: (calls.append(1), drawn(*given))[1])
     together = replicates_of(runs)
     products = len(calls)
     assert {pair: together.difference(*pair) for pair in alone} == alone

@@ -1,9 +1,11 @@
 """Rules of the bootstrap by hand: Holm's step-down, few images, replicates that draw nothing."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from ovss.harness.metrics.bootstrap import Difference, Replicates, delta_standard_error, miou_interval
+from ovss.harness.metrics.bootstrap import Replicates, delta_standard_error, miou_interval
 from ovss.harness.metrics.counting import Counts
 from ovss.harness.metrics.groups import holm, indistinct_groups
 
@@ -45,10 +47,10 @@ def test_groups_follow_holm(p_values: dict[str, float], groups: dict[str, int]) 
     """Runs a > b > c > d by mIoU, and made-up p values against a; nobody else differs from anybody."""
 
     class Runs(Replicates):
-        def difference(self, a: str, b: str) -> Difference:
-            return Difference(0.0, None, p_values[max(a, b)] if "a" in (a, b) else 1.0, 12)
+        def p_values(self, a: str, others: Sequence[str]) -> dict[str, float]:
+            return {b: p_values[b] if a == "a" else 1.0 for b in others}
 
-    drawn = {name: np.zeros(1) for name in "abcd"}
+    drawn = {name: np.zeros(99) for name in "abcd"}
     assert indistinct_groups(Runs(dict(zip("abcd", (0.9, 0.8, 0.7, 0.6), strict=True)), drawn, 12)) == groups
 
 

@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 
-from ovss.harness.metrics.bootstrap import (
-    class_differences,
-    cluster_counts,
-    draw_weights,
-    drawn_miou,
-    paired_difference,
-    replicate_miou,
-)
+from ovss.harness.metrics import draws
+from ovss.harness.metrics.bootstrap import class_differences, paired_difference
 from ovss.harness.metrics.counts import Counts
+from ovss.harness.metrics.draws import cluster_counts, draw_weights, drawn_miou, replicate_miou
 from ovss.harness.metrics.of_counts import Averaging, miou_per_class, miou_per_image, worst_case_miou_per_class
 from ovss.harness.metrics.over_images import over_classes, per_image
 
@@ -30,7 +25,7 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
     images, classes, block = request.param
     monkeypatch.setattr("ovss.harness.metrics.counts.BLOCK", block)
     monkeypatch.setattr("ovss.harness.metrics.over_images._VALUES", images)
-    monkeypatch.setattr("ovss.harness.metrics.bootstrap._WEIGHT_BYTES", 70 * images)
+    monkeypatch.setattr(draws, "_WEIGHT_BYTES", 70 * images)
     return images, classes
 
 
@@ -62,7 +57,20 @@ def test_differences_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) ->
     b = Counts(a.tp // 2, a.gt, a.pred)
     whole, (estimate, bounds) = paired_difference(a, b), class_differences(a, b)
     monkeypatch.setattr("ovss.harness.metrics.counts.BLOCK", 7)
-    monkeypatch.setattr("ovss.harness.metrics.bootstrap._MOST_AT_ONCE", 33)
+    monkeypatch.setattr(draws, "_MOST_AT_ONCE", 33)
+    monkeypatch.setattr(draws, "_SUM_BYTES", 3 * 8 * 4 * 50)  # sums of 50 replicates
     assert paired_difference(a, b) == whole
     again, bounds_again = class_differences(a, b)
     assert np.array_equal(again, estimate) and np.array_equal(bounds_again, bounds)
+
+
+def test_weights_are_drawn_once_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody can change them."""
+    calls: list[int] = []
+    plain = draws._draw
+    draws._all_weights.cache_clear()
+    monkeypatch.setattr(draws, "_draw", lambda rng, room: calls.append(len(room[0])) or plain(rng, room))
+    first, again = (drawn_miou([made_up(40, 3, seed)], None, replicates=50) for seed in (0, 0))
+    assert calls == [40] and np.array_equal(first, again)
+    assert not draws._all_weights(40, 50, draws.SEED).flags.writeable
+    assert np.array_equal(draws._all_weights(40, 50, draws.SEED), draw_weights(40, 50))

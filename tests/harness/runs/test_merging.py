@@ -89,11 +89,12 @@ def in_blocks(patch: pytest.MonkeyPatch, block: int) -> None:
     """As if the run were too large for memory."""
     patch.setattr(merging, "ROWS", block)
     patch.setattr(counts_file, "BLOCK", block)
-    for module in (merging, counts_file):
-        patch.setattr(module, "_IN_MEMORY_BYTES", 1)
+    patch.setattr(merging, "_IN_MEMORY_BYTES", 1)
+    for name in ("_FILE_BYTES", "_COUNTS_BYTES"):
+        patch.setattr(counts_file, name, 1)
     patch.setattr("ovss.harness.metrics.counts.BLOCK", block)
     patch.setattr("ovss.harness.metrics.over_images._VALUES", 30)
-    patch.setattr("ovss.harness.metrics.bootstrap._MOST_AT_ONCE", 300)
+    patch.setattr("ovss.harness.metrics.draws._MOST_AT_ONCE", 300)
 
 
 def plain_result(run: Run, plan: Plan) -> EvalResult:

@@ -226,7 +226,7 @@ def pace(threads: int) -> float:
 
 
 def test_a_loader_and_a_model_take_turns_no_more() -> None:
-    """Two at best; tests/benchmarks/bench_loading.py asks for 1.9.  Here one round of five has to reach 1.4."""
+    """Two at best; tests/benchmarks/lines_run.py asks for 1.9.  Here one round of five has to reach 1.4."""
     assert any(pace(0) / pace(1) >= 1.4 for _ in range(5))
 
 

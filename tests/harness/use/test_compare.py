@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ovss.harness import compare, every_pair, find_run, leaderboard, run
-from ovss.harness.metrics.bootstrap import REPLICATES, SEED
+from ovss.harness.metrics.draws import REPLICATES, SEED
 from ovss.harness.runs.run import Finished
 from ovss.methods import UserError
 
