@@ -15,18 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from .linear import Affine as Affine
+from .linear import attention, linear
 
 Activation = Callable[[Tensor], Tensor]
 Positions = Literal["factor", "size", "antialias", "bilinear", "half"]
-
-
-@dataclass(frozen=True)
-class Affine:
-    """Weight and bias of a linear layer or a LayerNorm (``eps`` is the latter's)."""
-
-    weight: Tensor
-    bias: Tensor | None
-    eps: float = 1e-5
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ def read_blocks(tower: Any, device: torch.device, dtype: torch.dtype) -> tuple[B
     """Blocks of an open_clip tower, moved to ``device`` and ``dtype`` (no copy where they are there already)."""
     activation: Activation = quick_gelu if activation_name(tower) == "quick_gelu" else F.gelu
 
-    def linear(module: Any) -> Affine:
+    def affine(module: Any) -> Affine:
         bias = None if module.bias is None else module.bias.detach().to(device, dtype)
         return Affine(module.weight.detach().to(device, dtype), bias)
 
@@ -119,10 +112,10 @@ def read_blocks(tower: Any, device: torch.device, dtype: torch.dtype) -> tuple[B
             Block(
                 ln_1=read_norm(b.ln_1, device),
                 qkv=qkv,
-                out=linear(b.attn.out_proj),
+                out=affine(b.attn.out_proj),
                 ln_2=read_norm(b.ln_2, device),
-                fc=linear(b.mlp.c_fc),
-                proj=linear(b.mlp.c_proj),
+                fc=affine(b.mlp.c_fc),
+                proj=affine(b.mlp.c_proj),
                 scale_1=scale(b.ls_1),
                 scale_2=scale(b.ls_2),
                 activation=activation,
@@ -167,7 +160,7 @@ def norm(x: Tensor, affine: Affine) -> Tensor:
 def split_heads(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of ``ln_1(x)``: ``(B, T, D)`` -> three of ``(B, heads, T, D / heads)``."""
     batch, tokens, width = x.shape
-    qkv = F.linear(norm(x, block.ln_1), block.qkv.weight, block.qkv.bias)
+    qkv = linear(norm(x, block.ln_1), block.qkv)
     q, k, v = qkv.view(batch, tokens, 3, block.heads, width // block.heads).permute(2, 0, 3, 1, 4)
     return q, k, v
 
@@ -181,7 +174,7 @@ def values(block: Block, x: Tensor) -> Tensor:
 
 def project_out(block: Block, y: Tensor) -> Tensor:
     """Output projection of the attention (and LayerScale): ``(B, T, D)`` -> ``(B, T, D)``."""
-    y = F.linear(y, block.out.weight, block.out.bias)
+    y = linear(y, block.out)
     return y if block.scale_1 is None else y * block.scale_1
 
 
@@ -192,15 +185,15 @@ def merge_heads(y: Tensor) -> Tensor:
 
 def add_ffn(block: Block, x: Tensor) -> Tensor:
     """``x + mlp(ln_2(x))``."""
-    y = block.activation(F.linear(norm(x, block.ln_2), block.fc.weight, block.fc.bias))
-    y = F.linear(y, block.proj.weight, block.proj.bias)
+    y = block.activation(linear(norm(x, block.ln_2), block.fc))
+    y = linear(y, block.proj)
     return x + (y if block.scale_2 is None else y * block.scale_2)
 
 
 def attend(block: Block, x: Tensor, causal: bool = False) -> Tensor:
     """The first half of a block, ``x + attention(ln_1(x))``."""
     q, k, v = split_heads(block, x)
-    return x + project_out(block, merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
+    return x + project_out(block, merge_heads(attention(q, k, v, causal)))
 
 
 def run_block(block: Block, x: Tensor, causal: bool = False) -> Tensor:
