@@ -5,19 +5,19 @@ but it stands in its plan: whoever goes on with it, here or elsewhere, computes 
 """
 
 import os
-
-import torch
+from typing import TYPE_CHECKING
 
 from ...methods import UserError
-from ...methods.core.arithmetic import Arithmetic
-from ...methods.core.method import Method
+from ...methods.core.arithmetic import LINEARS, Arithmetic
 from ...methods.models.backbone_names import TINY_CLIP
-from ...methods.models.timed import LINEARS, choose_arithmetic
 from .plan import Plan
 from .run import PLAN, Run
 
+if TYPE_CHECKING:  # what is finished is answered without torch
+    from ...methods.core.method import Method
 
-def settled(run: Run, plan: Plan, method: Method, fresh: bool) -> Plan:
+
+def settled(run: Run, plan: Plan, method: "Method", fresh: bool) -> Plan:
     """The plan with the choice of the run's folder; a run that begins makes it.
 
     Raises ``UserError`` where ``$OVSS_LINEARS`` is not what was chosen, and what ``choose_arithmetic`` raises.
@@ -27,12 +27,16 @@ def settled(run: Run, plan: Plan, method: Method, fresh: bool) -> Plan:
     known = run.plan().arithmetic
     if os.environ.get(LINEARS, "auto") != "auto" and _chosen(plan, method).linears != known.linears:
         raise UserError(
-            f"${LINEARS} is {os.environ[LINEARS]!r}, and {run.folder} was begun with {known.linears} linear layers: its "
-            f"rows would mix two roundings.  Set {LINEARS}={known.linears}, or begin again with --fresh"
+            f"${LINEARS} is {os.environ[LINEARS]!r}, and {run.folder} was begun with {known.linears} linear layers: "
+            f"its rows would mix two roundings.  Set {LINEARS}={known.linears}, or begin again with --fresh"
         )
     return plan.model_copy(update={"arithmetic": known})
 
 
-def _chosen(plan: Plan, method: Method) -> Arithmetic:
+def _chosen(plan: Plan, method: "Method") -> Arithmetic:
+    import torch
+
+    from ...methods.models.timed import choose_arithmetic
+
     weights = (method.provenance.get("weights") or {}).get("name", TINY_CLIP)
     return choose_arithmetic(plan.spec.device, getattr(torch, plan.setting.precision), large=weights != TINY_CLIP)

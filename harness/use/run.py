@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ...datasets import Checked, Dataset, check_samples
 from ...methods import UserError
-from ...methods.core.arithmetic import computed_by
 from ...methods.core.files import cache_folder
 from ..engines.choose import Where
 from ..engines.drive import drive
@@ -20,6 +19,7 @@ from ..runs.label_files import describe_labels, label_path
 from ..runs.loading import BY_DEVICE, Loading
 from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Finished, Run
+from ..runs.settled import settled
 from ..runs.storing import clean_cache
 from ..runs.worker_task import WorkerTask, threads_for
 from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
@@ -77,19 +77,15 @@ def run(
         lanes = [_with_labels(lane, plan, labels) for lane, plan in zip(lanes, plans, strict=True)]
     if fresh or not all(lane.run.answers(plan, wanted) for lane, plan in zip(lanes, plans, strict=True)):
         _work(lanes, plans, wanted, workers, fresh, progress, loading, where)
-    else:
-        _check_settled(lanes, plans)
     if picture is not None:
         from ..report.sheets import write_contact_sheet
 
-        with computed_by(lanes[0].run.plan().arithmetic):
-            write_contact_sheet(picture, lanes[0].pipeline, [lanes[0].data.load(i) for i in wanted[:6]])
+        write_contact_sheet(picture, lanes[0].pipeline, [lanes[0].data.load(i) for i in wanted[:6]])
     for lane, plan in zip(lanes, plans, strict=True):
         answered.remember(plan, lane.pipeline, lane.data)
     found = [lane.run.finished(wanted) for lane in lanes]
-    if labels is not None:
-        for one in found:
-            save_labels(one, labels)
+    for one in found if labels is not None else ():
+        save_labels(one, labels)
     return found
 
 
@@ -247,14 +243,6 @@ def _check_different(plans: list[Plan]) -> None:
         raise UserError(f"asked for twice: {', '.join(doubled)}.  Name each run once")
 
 
-def _check_settled(lanes: "list[Lane]", plans: list[Plan]) -> None:
-    """Raise ``UserError`` where finished runs were computed otherwise than the user insists on."""
-    from ..runs.settled import settled
-
-    for lane, plan in zip(lanes, plans, strict=True):
-        settled(lane.run, plan, lane.pipeline.method, fresh=False)
-
-
 def _work(
     lanes: "list[Lane]",
     plans: list[Plan],
@@ -266,8 +254,6 @@ def _work(
     where: Where | None,
 ) -> None:
     """Score what is missing of ``wanted`` and merge, under the locks of the runs."""
-    from ..runs.settled import settled
-
     with ExitStack() as locks:
         for lane, plan in zip(lanes, plans, strict=True):
             locks.enter_context(lane.run.lock())

@@ -43,6 +43,8 @@ class Arithmetic(BaseModel):
 
 
 PLAIN = Arithmetic()
+LINEARS = "OVSS_LINEARS"
+"""Environment variable; read where a run begins, and nowhere else."""
 _chosen: ContextVar[Arithmetic] = ContextVar("arithmetic", default=PLAIN)
 
 

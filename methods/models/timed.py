@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.arithmetic import PLAIN, Arithmetic
+from ..core.arithmetic import LINEARS, PLAIN, Arithmetic
 from ..core.errors import UserError
 from .linear import attention_in_chunks, multiply, pack
 
-LINEARS = "OVSS_LINEARS"
-"""Environment variable; read where a run is planned, and nowhere else."""
 WORTH = 1.25
 """A program that is faster by less is not taken: its time depends on what else the machine does."""
 _ROUNDS = 5
