@@ -8,6 +8,7 @@ under the same names (read there).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import torch
@@ -219,7 +220,15 @@ def _resized_table(vit: PositionTable, height: int, width: int, rule: Positions)
     side = vit.stored_side
     if (height, width) == (side, side):
         return vit.position
-    table = vit.position[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
+    changes = 0 if vit.position.is_inference() else vit.position._version  # a tower in training has other tables
+    return _interpolated(vit.position, changes, side, height, width, rule)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+@torch.no_grad()
+def _interpolated(position: Tensor, changes: int, side: int, height: int, width: int, rule: Positions) -> Tensor:
+    table = position[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
     where: Any = {"size": (height, width)}
     if rule == "factor":
         where = {"scale_factor": ((height + 0.1) / side, (width + 0.1) / side)}
@@ -227,7 +236,7 @@ def _resized_table(vit: PositionTable, height: int, width: int, rule: Positions)
     table = F.interpolate(table, **where, mode=mode, align_corners=False, antialias=rule == "antialias")
     if tuple(table.shape[2:]) != (height, width):
         raise ValueError(f"position table became {tuple(table.shape[2:])}, wanted {(height, width)}")
-    return torch.cat([vit.position[:1], table.flatten(2)[0].T])
+    return torch.cat([position[:1], table.flatten(2)[0].T])
 
 
 def embed(vit: VisionTransformer, pixels: Tensor, rule: Positions = "factor") -> tuple[Tensor, tuple[int, int]]:
