@@ -227,7 +227,7 @@ def _resized_table(vit: PositionTable, height: int, width: int, rule: Positions)
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
 @torch.no_grad()
-def _interpolated(position: Tensor, changes: int, side: int, height: int, width: int, rule: Positions) -> Tensor:
+def _interpolated(position: Tensor, _changes: int, side: int, height: int, width: int, rule: Positions) -> Tensor:
     table = position[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
     where: Any = {"size": (height, width)}
     if rule == "factor":
