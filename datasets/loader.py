@@ -22,6 +22,8 @@ Labels = NDArray[np.uint8] | NDArray[np.uint16]
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """Tag of EXIF; the orientations that exchange height and width."""
 _STRIP_ROWS = 1024
+_SMALL_PIXELS = 1 << 20
+"""Copies of smaller pictures are no burden, and cutting strips out takes longer."""
 _LOSSY = "Make it again from the original as PNG: saving this file as PNG does not bring the values back"
 _ROWS = 256
 """Rows of a label that are hashed at a time, so that a large one needs no second copy."""
@@ -92,6 +94,9 @@ def _rgb(image: Image.Image) -> Pixels:
     if image.mode != "RGB":
         image = image.convert("RGB")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
+    if image.width * image.height <= _SMALL_PIXELS:
+        pixels[:] = np.asarray(image)
+        return pixels
     for top in range(0, image.height, _STRIP_ROWS):  # an array of the whole would be made by way of two more copies
         bottom = min(top + _STRIP_ROWS, image.height)
         pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
@@ -138,10 +143,10 @@ def read_label(path: Path, record: DatasetRecord) -> Labels:
         what = f"label values {_shown(values)} are neither {allowed}"
         fix = _likely_fix(values, stored, record) + record.out_of_range
         raise DataError("a label has values out of range:", [Problem(path, what, fix)])
-    return label.astype(np.uint8) if max(len(record.classes) - 1, record.ignore_index) < 256 else label
+    return label.astype(np.uint8 if max(len(record.classes) - 1, record.ignore_index) < 256 else np.uint16, copy=False)
 
 
-def _likely_fix(wrong: list[int], stored: NDArray[np.uint16], record: DatasetRecord) -> str:
+def _likely_fix(wrong: list[int], stored: Labels, record: DatasetRecord) -> str:
     """Advice for the two usual cases: a mask of 0 and 255, and classes that are counted from 1."""
     last = len(record.classes) - 1
     if record.label_encoding != "index" or record.label_map or record.first_label:
@@ -153,7 +158,7 @@ def _likely_fix(wrong: list[int], stored: NDArray[np.uint16], record: DatasetRec
     return ""
 
 
-def _stored_values(path: Path, image: Image.Image, record: DatasetRecord) -> NDArray[np.uint16]:
+def _stored_values(path: Path, image: Image.Image, record: DatasetRecord) -> Labels:
     if record.label_encoding == "colour":
         return _indices_of_colours(path, np.asarray(image.convert("RGB")), record)
     if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
@@ -165,6 +170,8 @@ def _stored_values(path: Path, image: Image.Image, record: DatasetRecord) -> NDA
         problem = Problem(path, what, record.out_of_range)
         raise DataError("a label is encoded otherwise than its data set says:", [problem])
     values = np.asarray(image)
+    if values.dtype in (np.bool_, np.uint8):
+        return values.astype(np.uint8)
     if values.size and (int(values.min()) < 0 or int(values.max()) > 65535):
         raise ValueError(f"values from {values.min()} to {values.max()} do not fit 16 bits")
     return values.astype(np.uint16)
@@ -185,7 +192,7 @@ def _indices_of_colours(path: Path, pixels: Pixels, record: DatasetRecord) -> ND
     return np.array([index[int(c)] for c in found], np.uint16)[inverse].reshape(codes.shape)
 
 
-def _renamed(path: Path, stored: NDArray[np.uint16], record: DatasetRecord) -> NDArray[np.uint16]:
+def _renamed(path: Path, stored: Labels, record: DatasetRecord) -> Labels:
     if not record.label_map:
         return stored
     if record.only_mapped:
@@ -198,12 +205,12 @@ def _renamed(path: Path, stored: NDArray[np.uint16], record: DatasetRecord) -> N
     return table[stored]
 
 
-def _shifted(label: NDArray[np.uint16], record: DatasetRecord) -> NDArray[np.uint16]:
+def _shifted(label: Labels, record: DatasetRecord) -> Labels:
     """Count classes from 0; what lies below the first class is ignored."""
     if not record.first_label:
         return label
     outside = (label < record.first_label) | (label == record.ignore_index)
-    return np.where(outside, record.ignore_index, label - record.first_label).astype(np.uint16)
+    return np.where(outside, record.ignore_index, label.astype(np.uint16) - record.first_label).astype(np.uint16)
 
 
 def _shown(values: list[int]) -> str:

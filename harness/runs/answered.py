@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # an answer needs no torch
 
 _VARIABLES = (
     *("OVSS_WEIGHTS", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME"),
-    *("OVSS_DECODER", "OVSS_KERNELS", "CUDA_VISIBLE_DEVICES"),
+    *("OVSS_DECODER", "OVSS_KERNELS", "OVSS_LINEARS", "CUDA_VISIBLE_DEVICES"),
 )
 """Where weights are looked for, and what a run is refused for."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from ...datasets import Dataset, Sample
 from ...datasets.decoded import Decoded
 from ...methods import UserError
+from ...methods.core.arithmetic import computed_by
 from ...methods.core.picture import Memo
 from . import parts
 from .label_files import colours_of, label_path, write_label_map
@@ -134,7 +135,7 @@ class _Todo:
         shared_with: tuple[str, ...],
     ) -> None:
         self.lane, plan = lane, lane.run.plan()
-        self.content = plan.content
+        self.content, self.arithmetic = plan.content, plan.arithmetic
         self.done = done
         self.buffer: list[ImageResult] = []
         seconds = lane.pipeline.encode_seconds
@@ -184,7 +185,7 @@ def _score_image(loaded: Loaded[_Image], device: str, warm: bool) -> None:
     every = list(zip(image.todo, image.samples, image.clocks, strict=True))
     with image.memo:
         try:
-            scored = [_scored(t.lane, image.photo(), s, c) for t, s, c in every]
+            scored = [_scored(t, image.photo(), s, c) for t, s, c in every]
         except UserError as error:
             raise UserError(f"image {loaded.id}: {error}") from error
     peak, wait = peak_bytes(device), loaded.wait_seconds
@@ -192,8 +193,10 @@ def _score_image(loaded: Loaded[_Image], device: str, warm: bool) -> None:
         t.buffer.append(ImageResult(loaded.id, result, clock.seconds, peak, warm, sample.digest, wait))
 
 
-def _scored(lane: Lane, photo: Photo, sample: Sample, clock: Clock) -> Scored:
-    labels = lane.pipeline.predict(photo, clock)
+def _scored(todo: _Todo, photo: Photo, sample: Sample, clock: Clock) -> Scored:
+    lane = todo.lane
+    with computed_by(todo.arithmetic):
+        labels = lane.pipeline.predict(photo, clock)
     if lane.labels is not None:
         write_label_map(label_path(lane.labels, sample.id), labels.cpu().numpy(), colours_of(lane.data.record))
     return lane.pipeline.compare(labels, sample, clock)

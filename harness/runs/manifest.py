@@ -26,6 +26,9 @@ class Manifest(BaseModel):
     ``environment``, ``code_version``, ``workers``, ``loaders``, ``encode_seconds`` and ``shared_with`` are those of the
     part that was written last; ``environments`` lists all different ones where parts come from several.
 
+    ``arithmetic`` says by which programs large layers were computed, and how others compare; "" for torch's own that
+    nobody timed.
+
     ``seconds_per_image`` is the sum of its stages: what an image takes when nothing is loaded ahead.
     ``wait_seconds_per_image`` is what the model waited for data; None in files from before it was measured.
     """
@@ -55,6 +58,7 @@ class Manifest(BaseModel):
     code_version: str
     environment: dict[str, Any]
     environments: tuple[dict[str, Any], ...] = ()
+    arithmetic: str = ""
     workers: int
     loaders: int = 0
     shared_with: tuple[str, ...]
@@ -125,6 +129,7 @@ def make_manifest(folder: str, plan: Plan, found: Survey, counts_sha256: str) ->
         code_version=last.code_version,
         environment=last.environment,
         environments=tuple(different) if len(different) > 1 else (),
+        arithmetic=plan.arithmetic.told,
         workers=last.workers,
         loaders=last.loaders,
         shared_with=last.shared_with,

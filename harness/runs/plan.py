@@ -13,6 +13,7 @@ from ...datasets import Dataset, DatasetRecord
 from ...datasets.catalog import label_of
 from ...datasets.invalid import explain
 from ...methods import UserError
+from ...methods.core.arithmetic import PLAIN, Arithmetic
 from ..protocol.protocol import Protocol, Setting
 from ..show.telling import Progress, unseen
 from .provenance import foreign_hash, plugin_version, source_hash
@@ -87,7 +88,7 @@ class Plan(BaseModel):
     ``planned`` is how many images the data set should have.  ``digests`` says for each of ``ids`` which image and label
     were meant (``Sample.digest``); it is empty for procedural data, whose content is decided by the code.  ``note`` is
     to be printed beside every number; ``described`` is what tables say of the method as it was built
-    (``methods.core.method.describe``).
+    (``methods.core.method.describe``).  ``arithmetic`` is what all who work on it follow (``settled``).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -101,6 +102,7 @@ class Plan(BaseModel):
     digests: tuple[str, ...] = ()
     note: str = ""
     described: dict[str, Any] = Field(default_factory=dict)
+    arithmetic: Arithmetic = PLAIN
 
     @cached_property
     def digest(self) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...datasets import Dataset, Sample
 from ...methods import UserError
+from ...methods.core.arithmetic import computed_by
 from ..runs.label_files import belongs, colours_of, describe_labels, label_path, read_label_map, write_label_map
 from ..runs.run import Finished
 from ..runs.sealed import digest_of
@@ -77,7 +78,7 @@ class _Again:
         from ..runs.photo import Photo
         from ..runs.pipeline import Clock
 
-        with Memo() as memo:
+        with Memo() as memo, computed_by(self.run.plan.arithmetic):
             labels = self._pipeline.predict(Photo(sample.image, sample.id, memo), Clock())
         return np.asarray(labels.cpu().numpy())
 

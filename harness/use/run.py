@@ -19,6 +19,7 @@ from ..runs.label_files import describe_labels, label_path
 from ..runs.loading import BY_DEVICE, Loading
 from ..runs.plan import Plan, RunSpec, build_pipelines, make_plan
 from ..runs.run import Finished, Run
+from ..runs.settled import settled
 from ..runs.storing import clean_cache
 from ..runs.worker_task import WorkerTask, threads_for
 from ..show.telling import Progress, Say, counting, each_once, unsaid, unseen
@@ -83,9 +84,8 @@ def run(
     for lane, plan in zip(lanes, plans, strict=True):
         answered.remember(plan, lane.pipeline, lane.data)
     found = [lane.run.finished(wanted) for lane in lanes]
-    if labels is not None:
-        for one in found:
-            save_labels(one, labels)
+    for one in found if labels is not None else ():
+        save_labels(one, labels)
     return found
 
 
@@ -257,7 +257,7 @@ def _work(
     with ExitStack() as locks:
         for lane, plan in zip(lanes, plans, strict=True):
             locks.enter_context(lane.run.lock())
-            lane.run.begin(plan, fresh)
+            lane.run.begin(settled(lane.run, plan, lane.pipeline.method, fresh), fresh)
         _score_missing(lanes, plans, wanted, workers, progress, loading, where)
         for lane in lanes:
             if not lane.run.is_merged():

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .arithmetic import arithmetic
 from .windows import Box
 
 T = TypeVar("T")
@@ -162,11 +163,11 @@ class Picture:
 
         ``key`` says everything that moves the value, ``pixels`` apart: which model, which layer, which options.
         """
-        return self.memo.once((self.view, key), compute)
+        return self.memo.once((self.view, arithmetic().programs, key), compute)
 
     def once_of_original(self, key: Hashable, compute: Callable[[], T]) -> T:
         """``once`` for what depends on ``original`` and not on how it was resized."""
-        return self.memo.once(("original", self.part, key), compute)
+        return self.memo.once(("original", self.part, arithmetic().programs, key), compute)
 
 
 @dataclass(frozen=True, eq=False)

@@ -259,9 +259,4 @@ def _position_for(tower: DinoTower, height: int, width: int) -> Tensor:
     DINOv2 kept it; its models with registers are released with another one, by the target size and antialiased
     (another cubic kernel, so that it differs where the grid grows, too).
     """
-    side = tower.stored_side
-    if (height, width) == (side, side) or not tower.registers.shape[1]:
-        return vit.position_for(tower, height, width)
-    table = tower.position[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
-    table = F.interpolate(table, (height, width), mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([tower.position[:1], table.flatten(2)[0].T])
+    return vit.position_for(tower, height, width, "antialias" if tower.registers.shape[1] else "factor")

@@ -8,6 +8,7 @@ under the same names (read there).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,18 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from .linear import Affine as Affine
+from .linear import attention, linear
 
 Activation = Callable[[Tensor], Tensor]
 Positions = Literal["factor", "size", "antialias", "bilinear", "half"]
-
-
-@dataclass(frozen=True)
-class Affine:
-    """Weight and bias of a linear layer or a LayerNorm (``eps`` is the latter's)."""
-
-    weight: Tensor
-    bias: Tensor | None
-    eps: float = 1e-5
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ def read_blocks(tower: Any, device: torch.device, dtype: torch.dtype) -> tuple[B
     """Blocks of an open_clip tower, moved to ``device`` and ``dtype`` (no copy where they are there already)."""
     activation: Activation = quick_gelu if activation_name(tower) == "quick_gelu" else F.gelu
 
-    def linear(module: Any) -> Affine:
+    def affine(module: Any) -> Affine:
         bias = None if module.bias is None else module.bias.detach().to(device, dtype)
         return Affine(module.weight.detach().to(device, dtype), bias)
 
@@ -119,10 +113,10 @@ def read_blocks(tower: Any, device: torch.device, dtype: torch.dtype) -> tuple[B
             Block(
                 ln_1=read_norm(b.ln_1, device),
                 qkv=qkv,
-                out=linear(b.attn.out_proj),
+                out=affine(b.attn.out_proj),
                 ln_2=read_norm(b.ln_2, device),
-                fc=linear(b.mlp.c_fc),
-                proj=linear(b.mlp.c_proj),
+                fc=affine(b.mlp.c_fc),
+                proj=affine(b.mlp.c_proj),
                 scale_1=scale(b.ls_1),
                 scale_2=scale(b.ls_2),
                 activation=activation,
@@ -167,7 +161,7 @@ def norm(x: Tensor, affine: Affine) -> Tensor:
 def split_heads(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of ``ln_1(x)``: ``(B, T, D)`` -> three of ``(B, heads, T, D / heads)``."""
     batch, tokens, width = x.shape
-    qkv = F.linear(norm(x, block.ln_1), block.qkv.weight, block.qkv.bias)
+    qkv = linear(norm(x, block.ln_1), block.qkv)
     q, k, v = qkv.view(batch, tokens, 3, block.heads, width // block.heads).permute(2, 0, 3, 1, 4)
     return q, k, v
 
@@ -181,7 +175,7 @@ def values(block: Block, x: Tensor) -> Tensor:
 
 def project_out(block: Block, y: Tensor) -> Tensor:
     """Output projection of the attention (and LayerScale): ``(B, T, D)`` -> ``(B, T, D)``."""
-    y = F.linear(y, block.out.weight, block.out.bias)
+    y = linear(y, block.out)
     return y if block.scale_1 is None else y * block.scale_1
 
 
@@ -192,15 +186,15 @@ def merge_heads(y: Tensor) -> Tensor:
 
 def add_ffn(block: Block, x: Tensor) -> Tensor:
     """``x + mlp(ln_2(x))``."""
-    y = block.activation(F.linear(norm(x, block.ln_2), block.fc.weight, block.fc.bias))
-    y = F.linear(y, block.proj.weight, block.proj.bias)
+    y = block.activation(linear(norm(x, block.ln_2), block.fc))
+    y = linear(y, block.proj)
     return x + (y if block.scale_2 is None else y * block.scale_2)
 
 
 def attend(block: Block, x: Tensor, causal: bool = False) -> Tensor:
     """The first half of a block, ``x + attention(ln_1(x))``."""
     q, k, v = split_heads(block, x)
-    return x + project_out(block, merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
+    return x + project_out(block, merge_heads(attention(q, k, v, causal)))
 
 
 def run_block(block: Block, x: Tensor, causal: bool = False) -> Tensor:
@@ -226,7 +220,15 @@ def _resized_table(vit: PositionTable, height: int, width: int, rule: Positions)
     side = vit.stored_side
     if (height, width) == (side, side):
         return vit.position
-    table = vit.position[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
+    changes = 0 if vit.position.is_inference() else vit.position._version  # a tower in training has other tables
+    return _interpolated(vit.position, changes, side, height, width, rule)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+@torch.no_grad()
+def _interpolated(position: Tensor, _changes: int, side: int, height: int, width: int, rule: Positions) -> Tensor:
+    table = position[1:].view(1, side, side, -1).permute(0, 3, 1, 2)
     where: Any = {"size": (height, width)}
     if rule == "factor":
         where = {"scale_factor": ((height + 0.1) / side, (width + 0.1) / side)}
@@ -234,7 +236,7 @@ def _resized_table(vit: PositionTable, height: int, width: int, rule: Positions)
     table = F.interpolate(table, **where, mode=mode, align_corners=False, antialias=rule == "antialias")
     if tuple(table.shape[2:]) != (height, width):
         raise ValueError(f"position table became {tuple(table.shape[2:])}, wanted {(height, width)}")
-    return torch.cat([vit.position[:1], table.flatten(2)[0].T])
+    return torch.cat([position[:1], table.flatten(2)[0].T])
 
 
 def embed(vit: VisionTransformer, pixels: Tensor, rule: Positions = "factor") -> tuple[Tensor, tuple[int, int]]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ovss.methods.blocks.dense_clip import gaussian_window
 from ovss.methods.models import vit
 from ovss.methods.models.backbone import load_backbone
 
@@ -80,3 +81,23 @@ def test_antialiased_positions_by_hand(count: int) -> None:
 @pytest.mark.parametrize("rule", ["factor", "size", "antialias", "bilinear"])
 def test_positions_of_the_stored_grid_stay(rule: vit.Positions) -> None:
     assert vit.position_for(COLUMNS, 2, 2, rule) is COLUMNS.position
+
+
+def test_a_second_image_of_a_size_computes_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor the distances of its patches; a table that was trained meanwhile is another."""
+    calls: list[str] = []
+    interpolate, meshgrid = torch.nn.functional.interpolate, torch.meshgrid
+    monkeypatch.setattr(vit.F, "interpolate", lambda *a, **k: calls.append("table") or interpolate(*a, **k))
+    monkeypatch.setattr(torch, "meshgrid", lambda *a, **k: calls.append("window") or meshgrid(*a, **k))
+    table = Table(torch.randn(1 + 9, 4, generator=torch.Generator().manual_seed(0)), 3)
+    gaussian_window.cache_clear()
+    with torch.inference_mode():
+        first = vit.position_for(table, 5, 4), gaussian_window(5, 4, 2.0)
+        assert calls == ["table", "window"]
+        second = vit.position_for(table, 5, 4), gaussian_window(5, 4, 2.0)
+    assert calls == ["table", "window"] and all(map(torch.equal, first, second))
+    vit.position_for(table, 5, 4, "size")
+    assert calls == ["table", "window", "table"]
+    table.position.mul_(2)
+    assert torch.allclose(vit.position_for(table, 5, 4), 2 * first[0], atol=1e-6)
+    assert not vit.position_for(table, 5, 4).is_inference()
