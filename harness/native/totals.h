@@ -1,0 +1,125 @@
+// Softmax: sums of exponentials, and bounds of their logarithms that decide a threshold without them.
+
+#pragma once
+
+#include "bounds.h"
+
+namespace {
+
+// exp of what is at most 0 but for rounding, to about 1e-7 (Cephes' polynomial); 0 for what no sum from 1 on would see.
+INLINE Floats exponential(Floats x) {
+  const Floats limited = larger(x, all(-80.0f));
+  const Floats shifted = limited * 1.44269504088896341f + 12582912.0f;
+  const Floats whole = shifted - 12582912.0f;
+  const Floats rest = (limited - whole * 0.693359375f) - whole * -2.12194440e-4f;
+  Floats sum = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+  sum = sum * rest + 8.3334519073e-3f;
+  sum = sum * rest + 4.1665795894e-2f;
+  sum = sum * rest + 1.6666665459e-1f;
+  sum = sum * rest + 5.0000001201e-1f;
+  sum = sum * (rest * rest) + rest + 1.0f;
+  return (Floats)((Ints)sum + ((Ints)shifted << 23));
+}
+
+template <int TAPS>
+INLINE void add_with(const Mixed& mixed, int count, float scale, const float* best, float* sums) {
+  const Scores<TAPS> scores(mixed);
+  for (int r = 0; r < kRows; r++)
+    for (int h = 0; h < kLanes; h += kWide) {
+      const Floats top = load<Floats>(best + r * kLanes + h);
+      Floats sum = all(0.0f);
+      for (int c = 0; c < count; c++) sum += exponential(scale * (scores.at(r, size_t(c) * kLanes + h) - top));
+      store(sums + r * kLanes + h, load<Floats>(sums + r * kLanes + h) + sum);
+    }
+}
+
+EVERY_LEVEL void add_exponentials(const Mixed& mixed, int count, float scale, const float* best, float* sums) {
+  if (mixed.taps == 2) return add_with<2>(mixed, count, scale, best, sums);
+  add_with<0>(mixed, count, scale, best, sums);
+}
+
+// 8 scores from ``q`` on; those from ``count`` on are ``other``.
+INLINE Floats eight(const float* scores, int q, int count, float other) {
+  if (q + kWide <= count) return load<Floats>(scores + q);
+  Floats out = all(other);
+  std::memcpy(&out, scores + q, sizeof(float) * (count - q));
+  return out;
+}
+
+// The logarithm of the sum of exp(scale * score), and exp(scale * score) as shares of that sum if asked for.
+INLINE float log_sum(const float* scores, int queries, float scale, float* shares) {
+  Floats tops = all(scores[0]), sums = all(0.0f);
+  for (int q = 0; q < queries; q += kWide) tops = larger(eight(scores, q, queries, scores[0]), tops);
+  float top = tops[0];
+  for (int j = 1; j < kWide; j++) top = std::max(top, tops[j]);
+  for (int q = 0; q < queries; q += kWide) {
+    Floats part = exponential(scale * (eight(scores, q, queries, top) - top));
+    if (q + kWide > queries)
+      for (int j = queries - q; j < kWide; j++) part[j] = 0.0f;
+    sums += part;
+    if (shares) store(shares + q, part);
+  }
+  const float sum = sum_of(sums);
+  if (shares)
+    for (int q = 0; q < queries; q += kWide) store(shares + q, load<Floats>(shares + q) / sum);
+  return scale * top + std::log(sum);
+}
+
+EVERY_LEVEL void log_sums(const float* grids, size_t cells, int queries, float scale, float* sums) {
+  for (size_t i = 0; i < cells; i++) sums[i] = log_sum(grids + i * queries, queries, scale, nullptr);
+}
+
+// The logarithm of a softmax's sum is convex in the scores, so it lies above each of its tangents.  One value per cell,
+// whose means are below the logarithm at every pixel: the tangent where all cells of the tile are mixed alike.
+// ``middle`` and ``shares`` have room for the queries, rounded up to whole vectors.
+EVERY_LEVEL void tangent(const float* const* cells, int count, int queries, float scale, float* middle, float* shares,
+                         float* below) {
+  for (int q = 0; q < queries; q += kWide) {
+    Floats sum = eight(cells[0], q, queries, 0.0f);
+    for (int i = 1; i < count; i++) sum += eight(cells[i], q, queries, 0.0f);
+    store(middle + q, sum / float(count));
+  }
+  const float at_middle = log_sum(middle, queries, scale, shares);
+  for (int i = 0; i < count; i++) {
+    Floats rise = all(0.0f);
+    for (int q = 0; q < queries; q += kWide)
+      rise += load<Floats>(shares + q) * (eight(cells[i], q, queries, 0.0f) - load<Floats>(middle + q));
+    below[i] = at_middle + scale * sum_of(rise);
+  }
+}
+
+// What decides a threshold: the logarithm of a total at it, and what all roundings together are less than.
+struct Limit {
+  float scale, log_total, slack;
+};
+
+// Whether bounds of the logarithms of the sums, queries 0 (below) and 1 (above) of ``mixed``, decide ``rows`` x
+// ``pixels`` pixels.  If so, the index of those whose total is above the limit becomes -1.
+template <int TAPS>
+INLINE bool settle_with(const Mixed& mixed, const Limit& limit, int rows, int pixels, const float* best, int32_t* index) {
+  const Scores<TAPS> bounds(mixed);
+  Ints above[kRows][kHalves], open = all(0);
+  for (int r = 0; r < kRows; r++)
+    for (int h = 0; h < kHalves; h++) {
+      const Floats top = limit.scale * load<Floats>(best + r * kLanes + h * kWide);
+      above[r][h] = bounds.at(r, h * kWide) - top > all(limit.log_total + limit.slack);
+      const Ints below = bounds.at(r, kLanes + h * kWide) - top < all(limit.log_total - limit.slack);
+      const Ints lane = Ints{0, 1, 2, 3, 4, 5, 6, 7} + h * kWide;
+      open |= ~(above[r][h] | below) & (lane < all(r < rows ? pixels : 0));
+    }
+  if (any(open)) return false;
+  for (int r = 0; r < kRows; r++)
+    for (int h = 0; h < kHalves; h++) {
+      int32_t* to = index + r * kLanes + h * kWide;
+      store(to, load<Ints>(to) | above[r][h]);
+    }
+  return true;
+}
+
+EVERY_LEVEL bool settle(const Mixed& mixed, const Limit& limit, int rows, int pixels, const float* best,
+                        int32_t* index) {
+  if (mixed.taps == 2) return settle_with<2>(mixed, limit, rows, pixels, best, index);
+  return settle_with<0>(mixed, limit, rows, pixels, best, index);
+}
+
+}  // namespace
