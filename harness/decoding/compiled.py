@@ -3,8 +3,9 @@
 Scores are sums of the same products in the same order as ``assemble`` makes them, one rounding each, so labels and best
 scores have the same bits.  Exponentials are another program's than torch's: totals differ by rounding.
 
-Queries that cannot be the best of a tile are left out before it is expanded: the score of a pixel lies between those of
-its cells, so a query that is below the worst of another one at all of them loses everywhere.
+Queries that cannot be the best of a tile are left out before it is made, and probabilities that bounds of the softmax's
+sum can compare with a threshold are not made (``docs/design/decode.md``).  Scores that are no numbers are found by the
+kernels; torch then names them.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from .assemble import Axis, lay_out, operator_for
 def takes(field: ScoreField, scale: float | None) -> bool:
     """Whether the compiled kernels can decode ``field`` here, with totals if there is a ``scale``."""
     on_cpu = field.scores.device.type == "cpu" and field.scores.dtype == torch.float32
-    return on_cpu and field.mixing is None and (scale is None or scale > 0) and kernels() is not None
+    if not on_cpu or field.mixing is not None or (scale is not None and scale <= 0) or kernels() is None:
+        return False
+    return field.class_scores is None or bool(field.class_scores.isfinite().all())
 
 
 class Maps(Protocol):
@@ -33,15 +36,15 @@ class Maps(Protocol):
     scale: float | None
 
 
-def fill(maps: Maps, field: ScoreField, kept: Tensor | None, valued: bool) -> bool:
-    """Write ``labels`` of the best of the ``kept`` (Q,) queries, their ``value`` if it is ``valued``, and ``total``.
+def fill(maps: Maps, field: ScoreField, kept: Tensor | None) -> bool:
+    """Write ``labels`` of the best of the ``kept`` (Q,) queries, and where there is room their ``value`` and ``total``.
 
     False, and nothing is written, for scores that are no numbers or so large that sums could overflow.
     """
     rivals = _rivals(field, kept)
-    if maps.scale is None and kept is not None:
+    if maps.scale is None:  # those that cannot win are in no sum
         rivals = Rivals(rivals.order[: rivals.count], rivals.count)
-    outputs = (maps.value.data_ptr() if valued else None, None if maps.scale is None else maps.total.data_ptr())
+    outputs = (maps.value.data_ptr() or None, maps.total.data_ptr() or None)
     return _run(field, rivals, maps.labels, outputs, maps.scale or 1.0, (0.0, 0))
 
 

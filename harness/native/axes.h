@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "levels.h"
@@ -11,6 +12,7 @@ namespace {
 
 constexpr int kLanes = 2 * kWide;  // pixels of a strip
 constexpr int kGroup = 64;         // most rows of a group
+constexpr float kEven = 1e-6f;     // by which even steps differ, as shares are rounded
 
 // One axis: the cells of each pixel, ascending, and their shares; unused ones have share 0.
 struct Axis {
@@ -19,9 +21,15 @@ struct Axis {
   int taps, pixels;
 };
 
+// Pixels of a span, from ``start`` on, whose shares rise or fall by equal steps.
+struct Steps {
+  int start, pixels;
+};
+
 // Neighbouring pixels of an axis and all cells that any of them uses; shares are (cells, stride).
 struct Span {
   int start = 0, pixels = 0;
+  std::vector<Steps> steps;  // of a group of rows
   std::vector<int32_t> cells;
   std::vector<float> shares;
 };
@@ -55,6 +63,30 @@ Span span_of(const Axis& axis, int start, int pixels, int stride) {
   return span;
 }
 
+// Whether the shares at some pixels are those of the first and the last one, mixed.
+bool are_even(const Span& span, int stride, int start, int end) {
+  for (size_t k = 0; k < span.cells.size(); k++) {
+    const float* shares = &span.shares[k * stride];
+    for (int p = start + 1; p < end - 1; p++) {
+      const float part = float(p - start) / float(end - 1 - start);
+      if (!(std::fabs(shares[start] + part * (shares[end - 1] - shares[start]) - shares[p]) < kEven)) return false;
+    }
+  }
+  return true;
+}
+
+// Two rows are always even; a third one is tried alone, and the whole in the end.
+std::vector<Steps> steps_of(const Span& span, int stride) {
+  std::vector<Steps> steps;
+  for (int start = 0, end; start < span.pixels; start = end) {
+    end = std::min(start + 2, span.pixels);
+    while (end < span.pixels && are_even(span, stride, end - 2, end + 1)) end++;
+    if (!are_even(span, stride, start, end)) end = start + 2;
+    steps.push_back(Steps{start, end - start});
+  }
+  return steps;
+}
+
 // Rows in groups that use no more cells together than one row may.
 std::vector<Span> groups_of(const Axis& rows) {
   std::vector<Span> groups;
@@ -70,6 +102,7 @@ std::vector<Span> groups_of(const Axis& rows) {
     }
     group.pixels = y - group.start;
     fill_shares(group, rows, kGroup);
+    group.steps = steps_of(group, kGroup);
     groups.push_back(std::move(group));
   }
   return groups;

@@ -37,10 +37,11 @@ struct Room {
   std::vector<int32_t> kept, every, others, index;
   std::vector<const float*> cells;
   std::vector<size_t> numbers;  // of the cells in the picture
-  std::vector<float> most, spread, best, totals, shares, bars, middle, weights, below, bounds;
+  std::vector<float> most, spread, best, totals, shares, bars, middle, weights, below, bounds, steps;
   std::vector<float*> lines;
   std::vector<const float*> chosen;
-  std::vector<uint8_t> sure;
+  std::vector<uint8_t> even;
+  std::vector<uint8_t> sure;  // rows that are decided, or not there
 
   explicit Room(const Task& task) {
     const size_t padded = size_t(task.queries + kWide - 1) / kWide * kWide;
@@ -50,7 +51,8 @@ struct Room {
     std::iota(every.begin(), every.end(), 0);
     for (std::vector<float>* each : {&best, &totals}) each->resize(kGroup * kLanes);
     index.resize(kGroup * kLanes);
-    sure.resize(kGroup / kRows);
+    sure.resize(kGroup);
+    steps.resize(2 * kWide * kChunk);
   }
 };
 
@@ -65,14 +67,18 @@ struct Tile {
   bool is_all_certain(int32_t query);
   int choose();
   void spread_lines(const int32_t* queries, int count);
-  Mixed mix(int row);
+  Mixed mix(int row, int other);
   void find_best(int count);
-  void settle_rows();
+  void settle_by_bounds();
+  void settle_by_steps();
   void add_totals();
   void cut();
   void fill(int32_t index);
   void write();
 
+  Mixed mix_pair(int pair) { return mix(kRows * pair, kRows * pair + 1); }
+  bool pair_is_sure(int pair) const { return room.sure[kRows * pair] && room.sure[kRows * pair + 1]; }
+  bool all_sure() const { return std::all_of(room.sure.begin(), room.sure.end(), [](uint8_t sure) { return sure; }); }
   int pairs() const { return (rows.pixels + kRows - 1) / kRows; }
   bool few_cells() const { return int(columns.cells.size()) <= std::max(kFewShares, 3 * task.columns.taps); }
   // Bounds cost as much as comparing a few pixels.
@@ -142,15 +148,15 @@ void Tile::spread_lines(const int32_t* queries, int count) {
   }
 }
 
-// The lines that rows from ``row`` on use.
-Mixed Tile::mix(int row) {
+// The lines that two rows use.
+Mixed Tile::mix(int row, int other) {
   room.chosen.clear();
   room.shares.clear();
   for (size_t k = 0; k < room.lines.size(); k++) {
-    const float* shares = &rows.shares[k * kGroup + row];
-    if (std::all_of(shares, shares + kRows, [](float share) { return share == 0.0f; })) continue;
+    const float* shares = &rows.shares[k * kGroup];
+    if (shares[row] == 0.0f && shares[other] == 0.0f) continue;
     room.chosen.push_back(room.lines[k]);
-    room.shares.insert(room.shares.end(), shares, shares + kRows);
+    room.shares.insert(room.shares.end(), {shares[row], shares[other]});
   }
   return Mixed{room.chosen.data(), room.shares.data(), int(room.chosen.size())};
 }
@@ -167,7 +173,7 @@ void Tile::find_best(int count) {
   for (int start = 0; start < count; start += kChunk) {
     for (int pair = 0; pair < pairs(); pair++) {
       const size_t at = size_t(pair) * kRows * kLanes;
-      compare(mix(pair * kRows), &room.kept[start], std::min(kChunk, count - start), &room.best[at], &room.index[at]);
+      compare(mix_pair(pair), &room.kept[start], std::min(kChunk, count - start), &room.best[at], &room.index[at]);
     }
     for (float*& line : room.lines) line += kChunk * kLanes;
   }
@@ -181,13 +187,13 @@ void Tile::add_totals() {
     spread_lines(&room.every[start], count);
     for (int pair = 0; pair < pairs(); pair++) {
       const size_t at = size_t(pair) * kRows * kLanes;
-      if (!room.sure[pair]) add_exponentials(mix(pair * kRows), count, task.scale, &room.best[at], &room.totals[at]);
+      if (!pair_is_sure(pair)) add_exponentials(mix_pair(pair), count, task.scale, &room.best[at], &room.totals[at]);
     }
   }
 }
 
 // Makes the index of pixels below the threshold -1 where bounds say so, which mix as scores do; the rows are sure then.
-void Tile::settle_rows() {
+void Tile::settle_by_bounds() {
   const size_t cells = columns.cells.size();
   room.bounds.clear();
   for (size_t i = 0; i < room.cells.size(); i++) {
@@ -204,15 +210,33 @@ void Tile::settle_rows() {
   }
   for (int pair = 0; pair < pairs(); pair++) {
     const size_t at = size_t(pair) * kRows * kLanes;
-    room.sure[pair] = settle(mix(pair * kRows), limit(), std::min(kRows, rows.pixels - pair * kRows), columns.pixels,
-                             &room.best[at], &room.index[at]);
+    settle(mix_pair(pair), limit(), columns.pixels, &room.best[at], &room.index[at], &room.sure[pair * kRows]);
+  }
+}
+
+void Tile::settle_by_steps() {
+  std::fill(room.totals.begin(), room.totals.end(), 0.0f);
+  room.even.assign(rows.steps.size(), 1);
+  for (int start = 0; start < task.queries; start += kChunk) {
+    const int count = std::min(kChunk, task.queries - start);
+    spread_lines(&room.every[start], count);
+    for (size_t i = 0; i < rows.steps.size(); i++) {
+      const auto [first, many] = rows.steps[i];
+      const bool open = std::find(&room.sure[first], &room.sure[first] + many, 0) != &room.sure[first] + many;
+      if (!open || many < kStride / 2 || !room.even[i]) continue;
+      room.even[i] = add_steps(mix(first, first + many - 1), count, many, task.scale, &room.best[first * kLanes],
+                               room.steps.data(), &room.totals[first * kLanes]);
+      if (start + count == task.queries && room.even[i])
+        settle_steps(limit(), many, columns.pixels, &room.best[first * kLanes], &room.totals[first * kLanes],
+                     &room.index[first * kLanes], &room.sure[first]);
+    }
   }
 }
 
 // Makes the index of pixels below the threshold -1, at rows that are not sure.
 void Tile::cut() {
   for (int pair = 0; pair < pairs(); pair++)
-    for (int i = pair * kRows * kLanes; !room.sure[pair] && i < (pair + 1) * kRows * kLanes; i++)
+    for (int i = pair * kRows * kLanes; !pair_is_sure(pair) && i < (pair + 1) * kRows * kLanes; i++)
       if (1.0f / room.totals[i] < task.threshold) room.index[i] = -1;
 }
 
@@ -248,9 +272,11 @@ void Tile::decode() {
   const int count = choose();
   if (count == 1 && (!task.valued() || (bounded && is_all_certain(room.kept[0])))) return fill(room.kept[0]);
   find_best(count);
-  std::fill(room.sure.begin(), room.sure.end(), uint8_t(0));
-  if (bounded) settle_rows();
-  if (task.total || decides) add_totals();
+  std::fill(room.sure.begin(), room.sure.end(), uint8_t(1));
+  std::fill_n(room.sure.begin(), rows.pixels, uint8_t(0));
+  if (bounded) settle_by_bounds();
+  if (bounded && !all_sure()) settle_by_steps();
+  if (task.total || (decides && !all_sure())) add_totals();
   if (decides) cut();
   write();
 }

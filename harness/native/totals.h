@@ -6,9 +6,13 @@
 
 namespace {
 
-// exp of what is at most 0 but for rounding, to about 1e-7 (Cephes' polynomial); 0 for what no sum from 1 on would see.
+constexpr float kFar = -80.0f;      // exponents from which on exponentials are no longer made
+constexpr float kNothing = -30.0f;  // and from which on they do not matter
+constexpr int kStride = 8;          // rows that are stepped through at a time
+
+// exp of what is at most 80, to about 1e-7 (Cephes' polynomial); 0 for what no sum from 1 on would see.
 INLINE Floats exponential(Floats x) {
-  const Floats limited = larger(x, all(-80.0f));
+  const Floats limited = larger(x, all(kFar));
   const Floats shifted = limited * 1.44269504088896341f + 12582912.0f;
   const Floats whole = shifted - 12582912.0f;
   const Floats rest = (limited - whole * 0.693359375f) - whole * -2.12194440e-4f;
@@ -93,33 +97,100 @@ struct Limit {
   float scale, log_total, slack;
 };
 
-// Whether bounds of the logarithms of the sums, queries 0 (below) and 1 (above) of ``mixed``, decide ``rows`` x
-// ``pixels`` pixels.  If so, the index of those whose total is above the limit becomes -1.
-template <int TAPS>
-INLINE bool settle_with(const Mixed& mixed, const Limit& limit, int rows, int pixels, const float* best, int32_t* index) {
-  const Scores<TAPS> bounds(mixed);
-  Ints above[kRows][kHalves], open = all(0);
-  for (int r = 0; r < kRows; r++)
-    for (int h = 0; h < kHalves; h++) {
-      const Floats top = limit.scale * load<Floats>(best + r * kLanes + h * kWide);
-      above[r][h] = bounds.at(r, h * kWide) - top > all(limit.log_total + limit.slack);
-      const Ints below = bounds.at(r, kLanes + h * kWide) - top < all(limit.log_total - limit.slack);
-      const Ints lane = Ints{0, 1, 2, 3, 4, 5, 6, 7} + h * kWide;
-      open |= ~(above[r][h] | below) & (lane < all(r < rows ? pixels : 0));
-    }
+// Rows whose index is decided: -1 where the total is above the limit.  ``pixels`` of a row count.
+INLINE bool settle_row(const Ints* above, const Ints* below, int pixels, int32_t* index) {
+  Ints open = all(0);
+  for (int h = 0; h < kHalves; h++) {
+    const Ints lane = Ints{0, 1, 2, 3, 4, 5, 6, 7} + h * kWide;
+    open |= ~(above[h] | below[h]) & (lane < all(pixels));
+  }
   if (any(open)) return false;
-  for (int r = 0; r < kRows; r++)
-    for (int h = 0; h < kHalves; h++) {
-      int32_t* to = index + r * kLanes + h * kWide;
-      store(to, load<Ints>(to) | above[r][h]);
-    }
+  for (int h = 0; h < kHalves; h++) store(index + h * kWide, load<Ints>(index + h * kWide) | above[h]);
   return true;
 }
 
-EVERY_LEVEL bool settle(const Mixed& mixed, const Limit& limit, int rows, int pixels, const float* best,
-                        int32_t* index) {
-  if (mixed.taps == 2) return settle_with<2>(mixed, limit, rows, pixels, best, index);
-  return settle_with<0>(mixed, limit, rows, pixels, best, index);
+template <int TAPS>
+INLINE void settle_with(const Mixed& mixed, const Limit& limit, int pixels, const float* best, int32_t* index,
+                        uint8_t* sure) {
+  const Scores<TAPS> bounds(mixed);
+  for (int r = 0; r < kRows; r++) {
+    Ints above[kHalves], below[kHalves];
+    for (int h = 0; h < kHalves; h++) {
+      const Floats top = limit.scale * load<Floats>(best + r * kLanes + h * kWide);
+      above[h] = bounds.at(r, h * kWide) - top > all(limit.log_total + limit.slack);
+      below[h] = bounds.at(r, kLanes + h * kWide) - top < all(limit.log_total - limit.slack);
+    }
+    sure[r] |= uint8_t(settle_row(above, below, pixels, index + r * kLanes));
+  }
+}
+
+// Decides rows by bounds of the logarithms of the sums, which are queries 0 (below) and 1 (above) of ``mixed``.
+EVERY_LEVEL void settle(const Mixed& mixed, const Limit& limit, int pixels, const float* best, int32_t* index,
+                        uint8_t* sure) {
+  if (mixed.taps == 2) return settle_with<2>(mixed, limit, pixels, best, index, sure);
+  settle_with<0>(mixed, limit, pixels, best, index, sure);
+}
+
+// Where scores change by equal steps from row to row, exponentials change by equal factors.  They are relative to the
+// line between the best of the first and of the last row, above which no score is.
+template <int TAPS>
+INLINE bool add_steps_with(const Mixed& ends, int count, int rows, float scale, const float* best, float* room,
+                           float* sums) {
+  const Scores<TAPS> scores(ends);
+  Ints lost = all(0);
+  for (int h = 0; h < kLanes; h += kWide) {
+    const Floats first = load<Floats>(best + h), last = load<Floats>(best + (rows - 1) * kLanes + h);
+    for (int c = 0; c < count; c++) {
+      const Floats from = scale * (scores.at(0, size_t(c) * kLanes + h) - first);
+      const Floats to = scale * (scores.at(1, size_t(c) * kLanes + h) - last);
+      lost |= ((from < all(kFar)) | (to < all(kFar))) & (larger(from, to) > all(kNothing));
+      store(room + c * 2 * kWide, exponential(from));
+      store(room + c * 2 * kWide + kWide, exponential((larger(to, all(kFar)) - larger(from, all(kFar))) / float(rows - 1)));
+    }
+    for (int r = 0; r < rows; r += kStride) {
+      Floats sum[kStride] = {};
+      for (int c = 0; c < count; c++) {
+        Floats part = load<Floats>(room + c * 2 * kWide);
+        const Floats factor = load<Floats>(room + c * 2 * kWide + kWide);
+        for (int i = 0; i < kStride; i++) {
+          sum[i] += part;
+          part *= factor;
+        }
+        store(room + c * 2 * kWide, part);
+      }
+      for (int i = 0; i < std::min(kStride, rows - r); i++) {
+        float* to = sums + (r + i) * kLanes + h;
+        store(to, load<Floats>(to) + sum[i]);
+      }
+    }
+  }
+  return !any(lost);
+}
+
+// Adds to the sums of ``rows`` rows; false where exponentials are too small for that.
+EVERY_LEVEL bool add_steps(const Mixed& ends, int count, int rows, float scale, const float* best, float* room,
+                           float* sums) {
+  if (ends.taps == 2) return add_steps_with<2>(ends, count, rows, scale, best, room, sums);
+  return add_steps_with<0>(ends, count, rows, scale, best, room, sums);
+}
+
+// Decides rows by such sums.
+EVERY_LEVEL void settle_steps(const Limit& limit, int rows, int pixels, const float* best, const float* sums,
+                              int32_t* index, uint8_t* sure) {
+  const float least = std::exp(limit.log_total - limit.slack), most = std::exp(limit.log_total + limit.slack);
+  for (int r = 0; r < rows; r++) {
+    const float part = float(r) / float(rows - 1);
+    Ints above[kHalves], below[kHalves];
+    for (int h = 0; h < kHalves; h++) {
+      const Floats first = load<Floats>(best + h * kWide), top = load<Floats>(best + r * kLanes + h * kWide);
+      const Floats line = first + part * (load<Floats>(best + (rows - 1) * kLanes + h * kWide) - first);
+      const Floats under = limit.scale * (top - line), share = exponential(under);
+      const Floats sum = load<Floats>(sums + r * kLanes + h * kWide);
+      above[h] = (sum > share * most) & (under > all(kNothing));
+      below[h] = (sum < share * least) & (under > all(kNothing));
+    }
+    sure[r] |= uint8_t(settle_row(above, below, pixels, index + r * kLanes));
+  }
 }
 
 }  // namespace
