@@ -34,15 +34,12 @@ EVERY_LEVEL float best_of_cells(const float* grids, size_t cells, int queries, i
   return numbers ? largest : kInfinity;
 }
 
-// For every query the most by which it exceeds ``bar`` at any of some cells.
-EVERY_LEVEL void excess(const float* const* cells, const float* bar, int count, int queries, float* __restrict most) {
-  for (int q = 0; q < queries; q++) most[q] = cells[0][q] - bar[0];
-  for (int i = 1; i < count; i++) {
-    const float* __restrict cell = cells[i];
-    for (int q = 0; q < queries; q++) {
-      const float over = cell[q] - bar[i];
-      most[q] = over > most[q] ? over : most[q];
-    }
+// For every query the most by which it exceeds ``bar`` at any of some cells; ``most`` has room for whole vectors.
+EVERY_LEVEL void excess(const float* const* cells, const float* bar, int count, int queries, float* most) {
+  for (int q = 0; q < queries; q += kWide) {
+    Floats over = eight(cells[0], q, queries, 0.0f) - bar[0];
+    for (int i = 1; i < count; i++) over = larger(eight(cells[i], q, queries, 0.0f) - bar[i], over);
+    store(most + q, over);
   }
 }
 
@@ -51,8 +48,8 @@ float slack_of(size_t cells, float largest) { return 2.4e-7f * float(cells + 4) 
 
 // The queries of ``kept`` that may be the best somewhere, by their scores at some cells, whose best are ``winners``.
 int keep(const std::vector<const float*>& cells, const std::vector<int32_t>& winners, float slack, int candidates,
-         std::vector<float>& most, std::vector<int32_t>& kept) {
-  std::vector<float> bar;
+         std::vector<float>& bar, std::vector<float>& most, std::vector<int32_t>& kept) {
+  bar.clear();
   for (const float* cell : cells) {
     double sum = 0.0;
     for (const int32_t winner : winners) sum += cell[winner];
@@ -67,40 +64,36 @@ int keep(const std::vector<const float*>& cells, const std::vector<int32_t>& win
   return count;
 }
 
-// Lines of spread cells (count, lanes) and where to find the best of each: the bar that a query must reach at one line
-// of a column, (lines, lanes).  Nothing reaches it at columns from ``pixels`` on.
-EVERY_LEVEL void bars_of(const std::vector<float*>& lines, int count, int pixels, float slack, float* bars) {
-  const size_t many = lines.size();
-  std::vector<int32_t> places(many * kLanes);
-  for (size_t k = 0; k < many; k++)
-    for (int h = 0; h < kLanes; h += kWide) {
-      Floats top = load<Floats>(lines[k] + h);
-      Ints place = all(0);
-      for (int c = 1; c < count; c++) {
-        const Floats score = load<Floats>(lines[k] + size_t(c) * kLanes + h);
-        place = score > top ? all(c) : place;
-        top = larger(score, top);
-      }
-      store(&places[k * kLanes + h], place);
+// The bar that a query must reach at one line of a column, (lines, lanes): the mean of some ``rivals``, for each line of
+// the column the best of them there, given by their places in lines of spread cells (count, lanes).  Nothing reaches it
+// at columns from ``pixels`` on.
+void bars_of(const std::vector<float*>& lines, const std::vector<int32_t>& rivals, int pixels, float slack,
+             float* bars) {
+  for (int j = 0; j < kLanes; j++) {
+    for (size_t k = 0; k < lines.size(); k++) bars[k * kLanes + j] = 0.0f;
+    for (const float* line : lines) {
+      size_t best = rivals[0];
+      for (const int32_t rival : rivals)
+        if (line[size_t(rival) * kLanes + j] > line[best * kLanes + j]) best = size_t(rival);
+      for (size_t k = 0; k < lines.size(); k++) bars[k * kLanes + j] += lines[k][best * kLanes + j];
     }
-  for (size_t k = 0; k < many; k++)
-    for (int j = 0; j < kLanes; j++) {
-      float sum = 0.0f;
-      for (size_t other = 0; other < many; other++) sum += lines[k][size_t(places[other * kLanes + j]) * kLanes + j];
-      bars[k * kLanes + j] = j < pixels ? sum / float(many) - slack : kInfinity;
-    }
+    for (size_t k = 0; k < lines.size(); k++)
+      bars[k * kLanes + j] = j < pixels ? bars[k * kLanes + j] / float(lines.size()) - slack : kInfinity;
+  }
 }
 
 // Moves the queries that reach a bar to the front, with their lines; returns how many.
-EVERY_LEVEL int sift(const std::vector<float*>& lines, const float* bars, int count, int32_t* kept) {
+EVERY_LEVEL int sift(float* const* lines, int many, const float* bars, int count, int32_t* kept) {
   int left = 0;
   for (int c = 0; c < count; c++) {
     Ints reached = all(0);
-    for (size_t k = 0; k < lines.size(); k++)
-      for (int h = 0; h < kLanes; h += kWide)
-        reached |= load<Floats>(lines[k] + size_t(c) * kLanes + h) >= load<Floats>(bars + k * kLanes + h);
+    for (int k = 0; k < many; k++)
+      for (int h = 0; h < kLanes; h += kWide) {
+        const Floats score = load<Floats>(lines[k] + size_t(c) * kLanes + h);
+        store(lines[k] + size_t(left) * kLanes + h, score);
+        reached |= score >= load<Floats>(bars + k * kLanes + h);
+      }
     kept[left] = kept[c];
-    for (float* line : lines) std::memmove(line + size_t(left) * kLanes, line + size_t(c) * kLanes, 4 * kLanes);
     left += any(reached);
   }
   return left;

@@ -34,7 +34,7 @@ struct Task {
 
 // What a thread works in.
 struct Room {
-  std::vector<int32_t> kept, every, others, index;
+  std::vector<int32_t> kept, every, others, labels;
   std::vector<const float*> cells;
   std::vector<size_t> numbers;  // of the cells in the picture
   std::vector<float> most, spread, best, totals, shares, bars, middle, weights, below, bounds, steps;
@@ -50,7 +50,7 @@ struct Room {
     every.resize(std::max(task.queries, 2));
     std::iota(every.begin(), every.end(), 0);
     for (std::vector<float>* each : {&best, &totals}) each->resize(kGroup * kLanes);
-    index.resize(kGroup * kLanes);
+    labels.resize(kGroup * kLanes);
     sure.resize(kGroup);
     steps.resize(2 * kWide * kChunk);
   }
@@ -69,16 +69,18 @@ struct Tile {
   void spread_lines(const int32_t* queries, int count);
   Mixed mix(int row, int other);
   void find_best(int count);
+  int sift_lines(int count);
   void settle_by_bounds();
   void settle_by_steps();
   void add_totals();
   void cut();
-  void fill(int32_t index);
+  void fill(int32_t label);
   void write();
 
   Mixed mix_pair(int pair) { return mix(kRows * pair, kRows * pair + 1); }
   bool pair_is_sure(int pair) const { return room.sure[kRows * pair] && room.sure[kRows * pair + 1]; }
   bool all_sure() const { return std::all_of(room.sure.begin(), room.sure.end(), [](uint8_t sure) { return sure; }); }
+  size_t place_of(int row) const { return size_t(rows.start + row) * task.columns.pixels + columns.start; }
   int pairs() const { return (rows.pixels + kRows - 1) / kRows; }
   bool few_cells() const { return int(columns.cells.size()) <= std::max(kFewShares, 3 * task.columns.taps); }
   // Bounds cost as much as comparing a few pixels.
@@ -127,7 +129,7 @@ bool Tile::is_all_certain(int32_t query) {
 
 // Fills ``room.kept`` and returns its size.
 int Tile::choose() {
-  if (worth_bounds()) return keep(room.cells, room.others, slack(), task.candidates, room.most, room.kept);
+  if (worth_bounds()) return keep(room.cells, room.others, slack(), task.candidates, room.bars, room.most, room.kept);
   std::copy_n(room.every.begin(), task.candidates, room.kept.begin());
   return task.candidates;
 }
@@ -162,26 +164,31 @@ Mixed Tile::mix(int row, int other) {
 }
 
 void Tile::find_best(int count) {
-  std::fill(room.best.begin(), room.best.end(), -kInfinity);
-  std::fill(room.index.begin(), room.index.end(), room.kept[0]);
   spread_lines(room.kept.data(), count);
-  if (worth_bounds() && count >= kWorthSifting) {
-    room.bars.resize(room.lines.size() * kLanes);
-    bars_of(room.lines, count, columns.pixels, slack(), room.bars.data());
-    count = sift(room.lines, room.bars.data(), count, room.kept.data());
-  }
+  if (worth_bounds() && count >= kWorthSifting) count = sift_lines(count);
+  std::fill_n(room.best.begin(), pairs() * kRows * kLanes, -kInfinity);
+  std::fill_n(room.labels.begin(), pairs() * kRows * kLanes, task.classes[room.kept[0]]);
+  for (int c = 0; c < count; c++) room.kept[c] = task.classes[room.kept[c]];
   for (int start = 0; start < count; start += kChunk) {
     for (int pair = 0; pair < pairs(); pair++) {
       const size_t at = size_t(pair) * kRows * kLanes;
-      compare(mix_pair(pair), &room.kept[start], std::min(kChunk, count - start), &room.best[at], &room.index[at]);
+      compare(mix_pair(pair), &room.kept[start], std::min(kChunk, count - start), &room.best[at], &room.labels[at]);
     }
     for (float*& line : room.lines) line += kChunk * kLanes;
   }
 }
 
+int Tile::sift_lines(int count) {
+  for (int32_t& other : room.others)  // all of them were kept
+    other = int32_t(std::lower_bound(room.kept.begin(), room.kept.begin() + count, other) - room.kept.begin());
+  room.bars.resize(room.lines.size() * kLanes);
+  bars_of(room.lines, room.others, columns.pixels, slack(), room.bars.data());
+  return sift(room.lines.data(), int(room.lines.size()), room.bars.data(), count, room.kept.data());
+}
+
 // Sums of the exponentials of all queries, at rows that are not sure.
 void Tile::add_totals() {
-  std::fill(room.totals.begin(), room.totals.end(), 0.0f);
+  std::fill_n(room.totals.begin(), pairs() * kRows * kLanes, 0.0f);
   for (int start = 0; start < task.queries; start += kChunk) {
     const int count = std::min(kChunk, task.queries - start);
     spread_lines(&room.every[start], count);
@@ -192,7 +199,7 @@ void Tile::add_totals() {
   }
 }
 
-// Makes the index of pixels below the threshold -1 where bounds say so, which mix as scores do; the rows are sure then.
+// Makes the label of pixels below the threshold -1 where bounds say so, which mix as scores do; the rows are sure then.
 void Tile::settle_by_bounds() {
   const size_t cells = columns.cells.size();
   room.bounds.clear();
@@ -210,12 +217,12 @@ void Tile::settle_by_bounds() {
   }
   for (int pair = 0; pair < pairs(); pair++) {
     const size_t at = size_t(pair) * kRows * kLanes;
-    settle(mix_pair(pair), limit(), columns.pixels, &room.best[at], &room.index[at], &room.sure[pair * kRows]);
+    settle(mix_pair(pair), limit(), columns.pixels, &room.best[at], &room.labels[at], &room.sure[pair * kRows]);
   }
 }
 
 void Tile::settle_by_steps() {
-  std::fill(room.totals.begin(), room.totals.end(), 0.0f);
+  std::fill_n(room.totals.begin(), pairs() * kRows * kLanes, 0.0f);
   room.even.assign(rows.steps.size(), 1);
   for (int start = 0; start < task.queries; start += kChunk) {
     const int count = std::min(kChunk, task.queries - start);
@@ -228,39 +235,41 @@ void Tile::settle_by_steps() {
                                room.steps.data(), &room.totals[first * kLanes]);
       if (start + count == task.queries && room.even[i])
         settle_steps(limit(), many, columns.pixels, &room.best[first * kLanes], &room.totals[first * kLanes],
-                     &room.index[first * kLanes], &room.sure[first]);
+                     &room.labels[first * kLanes], &room.sure[first]);
     }
   }
 }
 
-// Makes the index of pixels below the threshold -1, at rows that are not sure.
+// Makes the label of pixels below the threshold -1, at rows that are not sure.
 void Tile::cut() {
   for (int pair = 0; pair < pairs(); pair++)
     for (int i = pair * kRows * kLanes; !pair_is_sure(pair) && i < (pair + 1) * kRows * kLanes; i++)
-      if (1.0f / room.totals[i] < task.threshold) room.index[i] = -1;
+      if (1.0f / room.totals[i] < task.threshold) room.labels[i] = -1;
 }
 
 template <typename T>
-INLINE void write_row(T* out, const int32_t* index, const int32_t* classes, int32_t background, int pixels) {
-  for (int j = 0; j < pixels; j++) out[j] = T(index[j] < 0 ? background : classes[index[j]]);
+EVERY_LEVEL void write_row(T* out, const int32_t* labels, int32_t background, int pixels) {
+  for (int j = 0; j < pixels; j++) out[j] = T(labels[j] < 0 ? background : labels[j]);
 }
 
 void Tile::write() {
   for (int r = 0; r < rows.pixels; r++) {
-    const size_t to = size_t(rows.start + r) * task.columns.pixels + columns.start, from = size_t(r) * kLanes;
-    const int32_t* index = &room.index[from];
+    const size_t to = place_of(r), from = size_t(r) * kLanes;
     if (task.label_bytes == 1)
-      write_row(static_cast<uint8_t*>(task.labels) + to, index, task.classes, task.background, columns.pixels);
+      write_row(static_cast<uint8_t*>(task.labels) + to, &room.labels[from], task.background, columns.pixels);
     else
-      write_row(static_cast<int32_t*>(task.labels) + to, index, task.classes, task.background, columns.pixels);
+      write_row(static_cast<int32_t*>(task.labels) + to, &room.labels[from], task.background, columns.pixels);
     if (task.value) std::memcpy(task.value + to, &room.best[from], columns.pixels * sizeof(float));
     if (task.total) std::memcpy(task.total + to, &room.totals[from], columns.pixels * sizeof(float));
   }
 }
 
-void Tile::fill(int32_t index) {
-  std::fill(room.index.begin(), room.index.end(), index);
-  write();
+void Tile::fill(int32_t label) {
+  for (int r = 0; r < rows.pixels; r++)
+    if (task.label_bytes == 1)
+      std::fill_n(static_cast<uint8_t*>(task.labels) + place_of(r), columns.pixels, uint8_t(label));
+    else
+      std::fill_n(static_cast<int32_t*>(task.labels) + place_of(r), columns.pixels, label);
 }
 
 void Tile::decode() {
@@ -268,9 +277,10 @@ void Tile::decode() {
   // ``spread`` mixes bounds too; those of larger scores decide nothing.
   const bool decides = task.threshold > 0.0f;
   const bool bounded = decides && worth_bounds() && few_cells() && task.scale * task.largest < 1e4f;
-  if (bounded && is_all_background()) return fill(-1);
+  if (bounded && is_all_background()) return fill(task.background);
   const int count = choose();
-  if (count == 1 && (!task.valued() || (bounded && is_all_certain(room.kept[0])))) return fill(room.kept[0]);
+  if (count == 1 && (!task.valued() || (bounded && is_all_certain(room.kept[0])))) 
+    return fill(task.classes[room.kept[0]]);
   find_best(count);
   std::fill(room.sure.begin(), room.sure.end(), uint8_t(1));
   std::fill_n(room.sure.begin(), rows.pixels, uint8_t(0));

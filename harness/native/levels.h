@@ -37,6 +37,14 @@ INLINE void store(T* to, const V& from) {
   std::memcpy(to, &from, sizeof from);
 }
 
+// 8 numbers from ``q`` on; those from ``count`` on are ``other``.
+INLINE Floats eight(const float* from, int q, int count, float other) {
+  if (q + kWide <= count) return load<Floats>(from + q);
+  Floats out = all(other);
+  std::memcpy(&out, from + q, sizeof(float) * (count - q));
+  return out;
+}
+
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 INLINE bool any(Ints mask) {

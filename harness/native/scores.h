@@ -85,36 +85,36 @@ struct Scores<0> {
 };
 
 template <int TAPS>
-INLINE void compare_with(const Mixed& mixed, const int32_t* queries, int count, float* best, int32_t* index) {
+INLINE void compare_with(const Mixed& mixed, const int32_t* classes, int count, float* best, int32_t* labels) {
   const Scores<TAPS> scores(mixed);
   Floats top[kRows][kHalves];
   Ints winner[kRows][kHalves];
   for (int r = 0; r < kRows; r++)
     for (int h = 0; h < kHalves; h++) {
       top[r][h] = load<Floats>(best + r * kLanes + h * kWide);
-      winner[r][h] = load<Ints>(index + r * kLanes + h * kWide);
+      winner[r][h] = load<Ints>(labels + r * kLanes + h * kWide);
     }
   for (int c = 0; c < count; c++) {
-    const Ints query = all(queries[c]);
+    const Ints label = all(classes[c]);
     for (int r = 0; r < kRows; r++)
       for (int h = 0; h < kHalves; h++) {
         const Floats score = scores.at(r, size_t(c) * kLanes + h * kWide);
-        winner[r][h] = score > top[r][h] ? query : winner[r][h];
+        winner[r][h] = score > top[r][h] ? label : winner[r][h];
         top[r][h] = larger(score, top[r][h]);
       }
   }
   for (int r = 0; r < kRows; r++)
     for (int h = 0; h < kHalves; h++) {
       store(best + r * kLanes + h * kWide, top[r][h]);
-      store(index + r * kLanes + h * kWide, winner[r][h]);
+      store(labels + r * kLanes + h * kWide, winner[r][h]);
     }
 }
 
-// The best so far of kRows x kLanes pixels, and some more queries.
-EVERY_LEVEL void compare(const Mixed& mixed, const int32_t* queries, int count, float* best, int32_t* index) {
-  if (mixed.taps == 1) return compare_with<1>(mixed, queries, count, best, index);
-  if (mixed.taps == 2) return compare_with<2>(mixed, queries, count, best, index);
-  compare_with<0>(mixed, queries, count, best, index);
+// The best so far of kRows x kLanes pixels, and some more queries of ``classes``.
+EVERY_LEVEL void compare(const Mixed& mixed, const int32_t* classes, int count, float* best, int32_t* labels) {
+  if (mixed.taps == 1) return compare_with<1>(mixed, classes, count, best, labels);
+  if (mixed.taps == 2) return compare_with<2>(mixed, classes, count, best, labels);
+  compare_with<0>(mixed, classes, count, best, labels);
 }
 
 }  // namespace

@@ -42,14 +42,6 @@ EVERY_LEVEL void add_exponentials(const Mixed& mixed, int count, float scale, co
   add_with<0>(mixed, count, scale, best, sums);
 }
 
-// 8 scores from ``q`` on; those from ``count`` on are ``other``.
-INLINE Floats eight(const float* scores, int q, int count, float other) {
-  if (q + kWide <= count) return load<Floats>(scores + q);
-  Floats out = all(other);
-  std::memcpy(&out, scores + q, sizeof(float) * (count - q));
-  return out;
-}
-
 // The logarithm of the sum of exp(scale * score), and exp(scale * score) as shares of that sum if asked for.
 INLINE float log_sum(const float* scores, int queries, float scale, float* shares) {
   Floats tops = all(scores[0]), sums = all(0.0f);
@@ -97,20 +89,20 @@ struct Limit {
   float scale, log_total, slack;
 };
 
-// Rows whose index is decided: -1 where the total is above the limit.  ``pixels`` of a row count.
-INLINE bool settle_row(const Ints* above, const Ints* below, int pixels, int32_t* index) {
+// Rows whose label is decided: -1 where the total is above the limit.  ``pixels`` of a row count.
+INLINE bool settle_row(const Ints* above, const Ints* below, int pixels, int32_t* labels) {
   Ints open = all(0);
   for (int h = 0; h < kHalves; h++) {
     const Ints lane = Ints{0, 1, 2, 3, 4, 5, 6, 7} + h * kWide;
     open |= ~(above[h] | below[h]) & (lane < all(pixels));
   }
   if (any(open)) return false;
-  for (int h = 0; h < kHalves; h++) store(index + h * kWide, load<Ints>(index + h * kWide) | above[h]);
+  for (int h = 0; h < kHalves; h++) store(labels + h * kWide, load<Ints>(labels + h * kWide) | above[h]);
   return true;
 }
 
 template <int TAPS>
-INLINE void settle_with(const Mixed& mixed, const Limit& limit, int pixels, const float* best, int32_t* index,
+INLINE void settle_with(const Mixed& mixed, const Limit& limit, int pixels, const float* best, int32_t* labels,
                         uint8_t* sure) {
   const Scores<TAPS> bounds(mixed);
   for (int r = 0; r < kRows; r++) {
@@ -120,15 +112,15 @@ INLINE void settle_with(const Mixed& mixed, const Limit& limit, int pixels, cons
       above[h] = bounds.at(r, h * kWide) - top > all(limit.log_total + limit.slack);
       below[h] = bounds.at(r, kLanes + h * kWide) - top < all(limit.log_total - limit.slack);
     }
-    sure[r] |= uint8_t(settle_row(above, below, pixels, index + r * kLanes));
+    sure[r] |= uint8_t(settle_row(above, below, pixels, labels + r * kLanes));
   }
 }
 
 // Decides rows by bounds of the logarithms of the sums, which are queries 0 (below) and 1 (above) of ``mixed``.
-EVERY_LEVEL void settle(const Mixed& mixed, const Limit& limit, int pixels, const float* best, int32_t* index,
+EVERY_LEVEL void settle(const Mixed& mixed, const Limit& limit, int pixels, const float* best, int32_t* labels,
                         uint8_t* sure) {
-  if (mixed.taps == 2) return settle_with<2>(mixed, limit, pixels, best, index, sure);
-  settle_with<0>(mixed, limit, pixels, best, index, sure);
+  if (mixed.taps == 2) return settle_with<2>(mixed, limit, pixels, best, labels, sure);
+  settle_with<0>(mixed, limit, pixels, best, labels, sure);
 }
 
 // Where scores change by equal steps from row to row, exponentials change by equal factors.  They are relative to the
@@ -176,7 +168,7 @@ EVERY_LEVEL bool add_steps(const Mixed& ends, int count, int rows, float scale, 
 
 // Decides rows by such sums.
 EVERY_LEVEL void settle_steps(const Limit& limit, int rows, int pixels, const float* best, const float* sums,
-                              int32_t* index, uint8_t* sure) {
+                              int32_t* labels, uint8_t* sure) {
   const float least = std::exp(limit.log_total - limit.slack), most = std::exp(limit.log_total + limit.slack);
   for (int r = 0; r < rows; r++) {
     const float part = float(r) / float(rows - 1);
@@ -189,7 +181,7 @@ EVERY_LEVEL void settle_steps(const Limit& limit, int rows, int pixels, const fl
       above[h] = (sum > share * most) & (under > all(kNothing));
       below[h] = (sum < share * least) & (under > all(kNothing));
     }
-    sure[r] |= uint8_t(settle_row(above, below, pixels, index + r * kLanes));
+    sure[r] |= uint8_t(settle_row(above, below, pixels, labels + r * kLanes));
   }
 }
 
