@@ -7,12 +7,13 @@
 namespace {
 
 constexpr float kFar = -80.0f;      // exponents from which on exponentials are no longer made
+constexpr float kHuge = 80.0f;      // exponents whose exponentials are above every limit
 constexpr float kNothing = -30.0f;  // and from which on they do not matter
 constexpr int kStride = 8;          // rows that are stepped through at a time
 
-// exp of what is at most 80, to about 1e-7 (Cephes' polynomial); 0 for what no sum from 1 on would see.
+// exp of what is at most kHuge, to about 1e-7 (Cephes' polynomial); 0 for what no sum from 1 on would see.
 INLINE Floats exponential(Floats x) {
-  const Floats limited = larger(x, all(kFar));
+  const Floats limited = -larger(-larger(x, all(kFar)), all(-kHuge));
   const Floats shifted = limited * 1.44269504088896341f + 12582912.0f;
   const Floats whole = shifted - 12582912.0f;
   const Floats rest = (limited - whole * 0.693359375f) - whole * -2.12194440e-4f;
@@ -124,7 +125,7 @@ EVERY_LEVEL void settle(const Mixed& mixed, const Limit& limit, int pixels, cons
 }
 
 // Where scores change by equal steps from row to row, exponentials change by equal factors.  They are relative to the
-// line between the best of the first and of the last row, above which no score is.
+// line between the best of the first and of the last row, above which only scores of queries that may not win are.
 template <int TAPS>
 INLINE bool add_steps_with(const Mixed& ends, int count, int rows, float scale, const float* best, float* room,
                            float* sums) {
@@ -136,6 +137,7 @@ INLINE bool add_steps_with(const Mixed& ends, int count, int rows, float scale, 
       const Floats from = scale * (scores.at(0, size_t(c) * kLanes + h) - first);
       const Floats to = scale * (scores.at(1, size_t(c) * kLanes + h) - last);
       lost |= ((from < all(kFar)) | (to < all(kFar))) & (larger(from, to) > all(kNothing));
+      lost |= larger(from, to) > all(kHuge);
       store(room + c * 2 * kWide, exponential(from));
       store(room + c * 2 * kWide + kWide, exponential((larger(to, all(kFar)) - larger(from, all(kFar))) / float(rows - 1)));
     }
@@ -159,7 +161,7 @@ INLINE bool add_steps_with(const Mixed& ends, int count, int rows, float scale, 
   return !any(lost);
 }
 
-// Adds to the sums of ``rows`` rows; false where exponentials are too small for that.
+// Adds to the sums of ``rows`` rows; false where exponentials are too small or too large for that.
 EVERY_LEVEL bool add_steps(const Mixed& ends, int count, int rows, float scale, const float* best, float* room,
                            float* sums) {
   if (ends.taps == 2) return add_steps_with<2>(ends, count, rows, scale, best, room, sums);
