@@ -15,7 +15,7 @@ help:  ## what you can do here
 
 setup: $(READY)  ## create .venv and install everything
 
-$(READY): pyproject.toml setup.py constraints.txt harness/native/kernels.cpp
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard harness/native/*.cpp harness/native/*.h)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	mkdir -p $(TYPES)

@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-NAME, SOURCE = "ovss.harness.native.libkernels", "harness/native/kernels.cpp"
+NAME, FOLDER = "ovss.harness.native.libkernels", Path("harness/native")
 
 
 class BuildKernels(build_ext):
@@ -33,15 +33,18 @@ class AnyPython(bdist_wheel):
         return ("py3", "none", super().get_tag()[2] if built else "any")
 
 
-digest = hashlib.sha256((Path(__file__).parent / SOURCE).read_bytes()).hexdigest()[:16]
+os.chdir(Path(__file__).parent)
+sources = sorted(p for p in FOLDER.iterdir() if p.suffix in (".cpp", ".h"))
+digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:16]
 # A product and a sum that are fused to one operation round otherwise than torch, and than other processors.
 rounding = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 kernels = Extension(
     NAME,
-    [SOURCE],
+    [str(FOLDER / "kernels.cpp")],
+    depends=[str(p) for p in sources],
     language="c++",
     define_macros=[("OVSS_SOURCE", f'"{digest}"')],
-    extra_compile_args=["-O3", "-g0", "-std=c++17", "-pthread", *rounding],
+    extra_compile_args=["-O3", "-g0", "-std=c++17", "-pthread", "-Wno-psabi", *rounding],
     extra_link_args=["-pthread"],
     optional=True,
 )

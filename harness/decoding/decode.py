@@ -6,7 +6,7 @@ compiled kernels (``compiled``) where they were built.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from ...methods import ScoreField, UserError
 from ...methods.core.errors import did_you_mean
 from ..native.door import kernels
-from .compiled import fill, takes
+from .compiled import fill, fill_decided, takes
 from .rule import DecodeRule
 from .tiles import Place, Refiner, check_finite, tiles
 
@@ -46,6 +46,9 @@ def decode(
 
         check_finite(field)
         return decode_gated(field, size, rule, refine).to(_dtype(field, rule))
+    decided = _decided(field, size, rule) if refine is None else None
+    if decided is not None:
+        return decided
     winners = winners_of(field, size, rule, refine, probable=rule.probability_threshold > 0)
     if winners.probability is not None:
         assert rule.background is not None
@@ -68,9 +71,8 @@ def winners_of(
 
     Labels have the type, and errors are those, of ``decode``.
     """
-    check_finite(field)
     scale = rule.logit_scale if probable and rule.activation == "softmax" else None
-    best = _best_queries(field, Best(field, size, _dtype(field, rule), scale), refine, None, probable)
+    best = _best_queries(field, size, _dtype(field, rule), scale, refine, valued=probable)
     labels = best.labels
     if rule.area_threshold:
         assert rule.background is not None
@@ -80,6 +82,23 @@ def winners_of(
     if not probable:
         return Winners(labels, None)
     return Winners(labels, best.value if rule.activation == "none" else best.total.reciprocal_())
+
+
+def _decided(field: ScoreField, size: tuple[int, int], rule: DecodeRule) -> Tensor | None:
+    """Labels under a threshold of the softmax by the compiled kernels, or None where they cannot.
+
+    They bound the softmax's sum, and make it only where the bounds do not decide: nobody sees a probability here.
+    """
+    if rule.activation == "none" or rule.probability_threshold <= 0 or not takes(field, rule.logit_scale):
+        return None
+    assert rule.background is not None
+    kept = None
+    if rule.area_threshold:
+        first = winners_of(field, size, replace(rule, area_threshold=0.0), probable=False)
+        kept = _large_classes(first.labels, rule.num_classes(field), rule)[torch.tensor(field.query_to_class)]
+    labels = torch.full(size, rule.background, dtype=_dtype(field, rule))
+    done = fill_decided(labels, field, kept, rule.logit_scale, rule.probability_threshold, rule.background)
+    return labels if done else None
 
 
 def _dtype(field: ScoreField, rule: DecodeRule) -> torch.dtype:
@@ -160,17 +179,24 @@ def _by_class(maps: Tensor, field: ScoreField, rule: DecodeRule) -> Tensor:
 
 
 class Best:
-    """Class of the running best query of every pixel, ``labels``, over tiles of rows or of queries.
+    """Class of the running best query of every pixel, ``labels``, and its score, over tiles of rows or of queries.
 
     ``total`` is the sum of ``exp(scale * (score - best score))`` over all queries, so ``1 / total`` is the softmax
     probability of the best one; it is kept if ``scale`` is given.  For the sake of large photos nothing here takes 8
-    bytes per pixel.
+    bytes per pixel.  Whoever needs no ``value`` leaves room for none.
     """
 
-    def __init__(self, field: ScoreField, size: tuple[int, int], dtype: torch.dtype, scale: float | None) -> None:
+    def __init__(
+        self,
+        field: ScoreField,
+        size: tuple[int, int],
+        dtype: torch.dtype,
+        scale: float | None,
+        valued: bool = True,
+    ) -> None:
         device = field.scores.device
         self.class_of = torch.tensor(field.query_to_class, device=device, dtype=dtype)
-        self.value = torch.full(size, float("-inf"), device=device)
+        self.value = torch.full(size if valued else (0,), float("-inf"), device=device)
         self.labels = torch.full(size, field.query_to_class[0], dtype=dtype, device=device)
         self.total = torch.zeros(size if scale is not None else 0, device=device)
         self.scale = scale
@@ -188,15 +214,27 @@ class Best:
         self.value[place] = new
 
 
-def _best_queries(field: ScoreField, best: Best, refine: Refiner | None, allowed: Tensor | None, valued: bool) -> Best:
-    """``best`` after all tiles, by the compiled kernels where they can.
+def _best_queries(
+    field: ScoreField,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    scale: float | None,
+    refine: Refiner | None,
+    allowed: Tensor | None = None,
+    valued: bool = True,
+) -> Best:
+    """The best queries over all tiles, by the compiled kernels where they can.
 
     ``allowed`` (C,) bool: classes that may win.  The kernels leave ``value`` out unless it is ``valued``.
     """
     kept = None if allowed is None else allowed[torch.tensor(field.query_to_class, device=allowed.device)]
-    if refine is None and takes(field, best.scale) and fill(best, field, kept, valued):
-        return best
-    for place, queries, values in tiles(field, (best.labels.shape[0], best.labels.shape[1]), refine):
+    if refine is None and takes(field, scale):
+        best = Best(field, size, dtype, scale, valued)
+        if fill(best, field, kept):
+            return best
+    check_finite(field)
+    best = Best(field, size, dtype, scale)
+    for place, queries, values in tiles(field, size, refine):
         if kept is not None:
             values = values.masked_fill(~kept[queries], float("-inf"))
         best.update(place, queries, values)
@@ -208,7 +246,7 @@ def _without_small_classes(
 ) -> Best:
     """A second pass over the scores in which only the classes that pass the area rule may win."""
     allowed = _large_classes(first.labels, rule.num_classes(field), rule)
-    second = _best_queries(field, Best(field, size, first.labels.dtype, None), refine, allowed, valued=True)
+    second = _best_queries(field, size, first.labels.dtype, None, refine, allowed)
     if first.scale is not None:  # probabilities stay those of the softmax over all queries
         second.total = first.total * torch.exp(first.scale * (first.value - second.value))
     return second

@@ -14,9 +14,12 @@ from ...methods import UserError
 from ..native.door import kernels
 from .counts import Counts as Counts
 from .counts import Int64 as Int64
+from .of_confusion import SparseConfusion, counts_of, sparse
 
 _TYPES = {torch.uint8, torch.int16, torch.int32, torch.int64}
 """What the compiled kernel tells apart by their number of bytes."""
+_TABLE_CLASSES = 1024
+"""Classes up to which a whole table of an image is at most 8 MB."""
 
 
 def count(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Counts:
@@ -28,7 +31,9 @@ def count(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int
     Raises ``UserError`` for any other label value and ``ValueError`` for any other prediction or a wrong shape.
     """
     counts = _count_runs(prediction, label, num_classes, ignore_index)
-    return counts or tally(confusion(prediction, label, num_classes, ignore_index))
+    if counts or num_classes <= _TABLE_CLASSES:
+        return counts or tally(confusion(prediction, label, num_classes, ignore_index))
+    return tally_cells(count_cells(prediction, label, num_classes, ignore_index), num_classes)
 
 
 def _count_runs(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Counts | None:
@@ -50,23 +55,45 @@ def tally(table: Tensor) -> Counts:
     return Counts(*(t.cpu().numpy().copy() for t in (tp, gt, pred)))
 
 
+def tally_cells(cells: SparseConfusion, num_classes: int) -> Counts:
+    """Counts of the cells of one image."""
+    counts = counts_of(cells, 1, num_classes)
+    return Counts(counts.tp[0], counts.gt[0], counts.pred[0])
+
+
+def count_cells(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> SparseConfusion:
+    """Nonzero cells of the confusion matrix of one image.  Same contract as ``count``.
+
+    For many classes the table is that of the classes of this image alone.
+    """
+    if num_classes <= _TABLE_CLASSES:
+        return sparse(confusion(prediction, label, num_classes, ignore_index))
+    _check_shapes(prediction, label)
+    _check_predictions(prediction, num_classes)
+    label, prediction = label.int(), prediction.int()
+    _check_labels(label, num_classes, ignore_index)
+    ignored = label == ignore_index
+    label = label.masked_fill(ignored, 0)
+    seen = torch.zeros(num_classes, dtype=torch.bool, device=label.device)
+    seen[label], seen[prediction] = True, True
+    classes, places = seen.nonzero()[:, 0], seen.cumsum(0, dtype=torch.int32) - 1
+    cells = sparse(confusion(places[prediction], places[label].masked_fill(ignored, -1), max(1, len(classes)), -1))
+    numbers = classes.cpu().numpy()
+    return SparseConfusion(cells.image, numbers[cells.label], numbers[cells.prediction], cells.pixels)
+
+
 def confusion(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
     """Confusion matrix ``(C, C)`` int64, rows are labels and columns predictions.  Same contract as ``count``."""
-    if prediction.shape != label.shape:
-        raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
+    _check_shapes(prediction, label)
     rows = max(256, num_classes)
     if label.dtype != torch.uint8:
         label = label.int()
-        ignored = label == ignore_index
-        wrong = label[((label < 0) | (label >= num_classes)) & ~ignored]
-        if wrong.numel():
-            raise UserError(_bad_label(wrong.unique().tolist(), num_classes))
+        _check_labels(label, num_classes, ignore_index)
         # One extra row for ignored pixels: 65535 rows of 847 classes would be a table of half a gigabyte.
-        label = torch.where(ignored, num_classes, label)
+        label = torch.where(label == ignore_index, num_classes, label)
         ignore_index, rows = num_classes, num_classes + 1
     # `label * C + prediction` cannot tell a prediction of C from the next label's 0, so the range is checked first.
-    if prediction.numel() and (int(prediction.max()) >= num_classes or int(prediction.min()) < 0):
-        raise ValueError(f"predictions reach {int(prediction.max())}, allowed is 0 to {num_classes - 1}")
+    _check_predictions(prediction, num_classes)
     index = label.int().mul_(num_classes).add_(prediction)
     table = torch.bincount(index.reshape(-1), minlength=rows * num_classes).view(rows, num_classes)
     outside = table[num_classes:].sum(dim=1).nonzero()[:, 0] + num_classes
@@ -107,7 +134,7 @@ def count_boundary(
     >>> counts.tp, counts.gt, counts.pred
     (array([8, 6]), array([10, 10]), array([12,  8]))
     """
-    confusion(prediction, label, num_classes, ignore_index)  # refuses wrong values
+    count(prediction, label, num_classes, ignore_index)  # refuses wrong values
     height, width = label.shape
     distance = max(1, round(ratio * (height**2 + width**2) ** 0.5))
     ignored = label == ignore_index
@@ -126,6 +153,22 @@ def _inner_band(masks: Tensor, distance: int) -> Tensor:
     side = 2 * distance + 1  # a square's maximum is that of its columns' maxima, and 2 * side is less than side * side
     near_outside = F.max_pool2d(F.max_pool2d(outside, (side, 1), stride=1), (1, side), stride=1)[0] > 0
     return masks & near_outside
+
+
+def _check_shapes(prediction: Tensor, label: Tensor) -> None:
+    if prediction.shape != label.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape")
+
+
+def _check_predictions(prediction: Tensor, num_classes: int) -> None:
+    if prediction.numel() and (int(prediction.max()) >= num_classes or int(prediction.min()) < 0):
+        raise ValueError(f"predictions reach {int(prediction.max())}, allowed is 0 to {num_classes - 1}")
+
+
+def _check_labels(label: Tensor, num_classes: int, ignore_index: int) -> None:
+    wrong = label[((label < 0) | (label >= num_classes)) & (label != ignore_index)]
+    if wrong.numel():
+        raise UserError(_bad_label(wrong.unique().tolist(), num_classes))
 
 
 def _bad_label(values: list[int], num_classes: int) -> str:

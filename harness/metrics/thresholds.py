@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .counting import confusion
+from .counting import count
 from .counts import Counts, Int64
 
 
@@ -31,7 +31,7 @@ def count_thresholds(
     """
     if list(thresholds) != sorted(thresholds) or (background is None and any(thresholds)):
         raise ValueError("thresholds must ascend, and need a background")
-    gt = confusion(prediction, label, num_classes, ignore_index).sum(dim=1).cpu().numpy()
+    gt = count(prediction, label, num_classes, ignore_index).gt
     valid = label != ignore_index
     predicted, labelled = prediction[valid].long(), label[valid].long()
     passed = _passed(probability[valid], thresholds)

@@ -18,10 +18,11 @@ _HERE = Path(__file__).parent
 _INT, _LONG, _FLOAT, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 _ARGUMENTS = {
     "ovss_decode": (
-        *(_POINTER, _INT, _INT, _INT),  # scores
+        *(_POINTER, _INT, _INT, _INT, _INT),  # scores
         *(_POINTER, _POINTER, _INT, _INT),  # rows
         *(_POINTER, _POINTER, _INT, _INT),  # columns
-        *(_POINTER, _INT, _POINTER, _POINTER, _POINTER, _FLOAT, _INT),
+        *(_POINTER, _INT, _POINTER, _POINTER, _POINTER),  # labels
+        *(_FLOAT, _FLOAT, _INT, _INT),
     ),
     "ovss_count": (*(_POINTER, _INT, _POINTER, _INT), *(_LONG, _LONG, _LONG), _POINTER),
 }
@@ -73,5 +74,6 @@ def _open(folder: Path) -> ctypes.CDLL | str:
 
 
 def source_digest(folder: Path) -> str:
-    """What a library says that it was built from: SHA-256 of the source, 16 hex digits."""
-    return hashlib.sha256((folder / "kernels.cpp").read_bytes()).hexdigest()[:16]
+    """What a library says that it was built from: SHA-256 of the sources, 16 hex digits."""
+    sources = sorted(p for p in folder.iterdir() if p.suffix in (".cpp", ".h"))
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:16]

@@ -25,8 +25,7 @@ from ..decoding.refinement import refine_field, stretched, without_class
 from ..decoding.rule import DecodeRule
 from ..decoding.tiles import Refiner, check_finite
 from ..decoding.vote import vote
-from ..metrics.counting import confusion, count, count_boundary, tally
-from ..metrics.of_confusion import sparse
+from ..metrics.counting import count, count_boundary, count_cells, tally_cells
 from ..protocol.protocol import Setting
 from ..protocol.token_lint import lint_tokens
 from ..protocol.word_lint import Findings
@@ -190,17 +189,16 @@ class Pipeline:
         """Counts of a label map of one sample."""
         truth = torch.from_numpy(sample.label.copy()).to(labels.device)
         classes, every, ignored = len(self.record.classes), self.num_classes, self.record.ignore_index
-        table = None
+        cells = None
         if self.confusion:
-            table = clock.time("count", lambda: confusion(labels, truth, every, ignored))
-            counts = tally(table)
+            cells = clock.time("count", lambda: count_cells(labels, truth, every, ignored))
+            counts = tally_cells(cells, every)
         else:
             counts = clock.time("count", lambda: count(labels, truth, every, ignored))
         boundary = None
         if self.boundary:
             boundary = clock.time("count", lambda: count_boundary(labels, truth, every, ignored).first(classes))
-        pixels, pairs = int(counts.gt.sum()), None if table is None else sparse(table)
-        return Scored(counts.first(classes), pixels, boundary, pairs)
+        return Scored(counts.first(classes), int(counts.gt.sum()), boundary, cells)
 
     def finish(self, seen: Observed, clock: Clock) -> Tensor:
         """From scores of the resized image to labels of its own size."""

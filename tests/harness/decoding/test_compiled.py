@@ -17,7 +17,7 @@ from torch import Tensor
 from ovss.harness.decoding.decode import Winners, decode, decode_reference, winners_of
 from ovss.harness.decoding.rule import DecodeRule
 from ovss.harness.native import door
-from ovss.methods import Box, ScoreField, WindowGeometry
+from ovss.methods import Box, ScoreField, UserError, WindowGeometry
 
 pytestmark = pytest.mark.skipif(
     not (Path(door.__file__).parent / "libkernels.so").exists(), reason="`make setup` builds the kernels"
@@ -108,6 +108,47 @@ def test_area_rule_has_the_same_bits(seed: int, area: float, both: Callable[...,
     rule = DecodeRule(40.0, area_threshold=area, background=(0, field.num_classes)[seed % 2])
     compiled, torchs = both(lambda: decode(field, size, rule))
     assert compiled.dtype == torchs.dtype and torch.equal(compiled, torchs)
+
+
+@pytest.mark.parametrize("scale", [1.0, 40.0, 100.0, 3000.0])
+@pytest.mark.parametrize("seed", range(12))
+def test_deciding_without_probabilities_changes_no_label(
+    seed: int, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bounds and steps of the softmax's sum decide as the sum itself does, made by the same library for all pixels."""
+    monkeypatch.setenv(door.KERNELS, "1")
+    field, size = drawn(seed)
+    if seed % 2:  # larger than its cells, so that rows change by equal steps
+        size = (size[0] + 150, size[1] + 30)
+    for area in (0.0, 0.05):
+        said = winners_of(field, size, DecodeRule(scale, area_threshold=area, background=0))
+        assert said.probability is not None
+        for share in (0.2, 0.5, 0.8):
+            threshold = max(1e-6, float(said.probability.flatten().quantile(share)))
+            rule = DecodeRule(scale, threshold, area, background=0)
+            near = (said.probability / threshold - 1).abs() < 2e-5
+            wanted = said.labels.masked_fill(said.probability < threshold, 0)
+            assert torch.equal(decode(field, size, rule)[~near], wanted[~near])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 200), (200, 1), (17, 31), (64, 16), (65, 33)])
+@pytest.mark.parametrize("queries", [1, 2, 7, 8, 9])
+def test_shapes_at_the_edges(shape: tuple[int, int], queries: int, both: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    generator, box = torch.Generator().manual_seed(queries), (Box(0, 0, 40, 50),)
+    scores = torch.randn(1, queries, 3, 4, generator=generator)
+    field = ScoreField(scores, box, box, (40, 50), tuple(range(queries)))
+    assert torch.equal(*both(lambda: decode(field, shape)))
+    assert torch.equal(*both(lambda: decode(field, shape, DecodeRule(2.0, 0.37, background=0))))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_no_numbers_are_refused(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(door.KERNELS, "1")
+    field, size = drawn(3)
+    field.scores[0, 1, 0, 0] = value
+    for rule in (DecodeRule(), DecodeRule(40.0, 0.4, 0.01, background=0)):
+        with pytest.raises(UserError, match=r"1 of \d+ scores are NaN or infinite"):
+            decode(field, size, rule)
 
 
 @pytest.mark.parametrize("seed", [1, 4, 22])

@@ -394,3 +394,41 @@ def test_boundary_refuses_what_count_refuses() -> None:
         count_boundary(image + 3, image, 3)
     with pytest.raises(ValueError, match="differ in shape"):
         count_boundary(image[:1], image, 3)
+
+
+@pytest.mark.parametrize("ignore", [255, -1, 65535])
+def test_many_classes_are_counted_by_their_cells(ignore: int) -> None:
+    """5,000 classes, of which few occur, and none of them."""
+    prediction, label = (m.int() for m in maps(5000, ignore, blocks=9))
+    cells = count_module.count_cells(prediction, label, 5000, ignore)
+    table = confusion(prediction, label, 5000, ignore)
+    assert np.array_equal(table[cells.label, cells.prediction].numpy(), cells.pixels)
+    assert cells.pixels.sum() == table.sum() and cells.pixels.min() > 0
+    assert_equal(count_module.tally_cells(cells, 5000), count_module.tally(table))
+    assert_equal(count(prediction, label, 5000, ignore), count_reference(prediction, label, 5000, ignore))
+    nothing = count(prediction, torch.full_like(label, ignore), 5000, ignore)
+    assert nothing.gt.sum() == nothing.pred.sum() == 0
+
+
+def test_many_classes_refuse_what_few_do() -> None:
+    good, bad = torch.zeros(2, 3, dtype=torch.int32), torch.full((2, 3), 5000, dtype=torch.int32)
+    with pytest.raises(UserError, match="label values 5000 are neither a class"):
+        count(good, bad, 5000)
+    with pytest.raises(ValueError, match="predictions reach 5000, allowed is 0 to 4999"):
+        count(bad, good, 5000)
+    with pytest.raises(ValueError, match="differ in shape"):
+        count(good, bad[:1], 5000)
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 8, 9, 1023, 1024, 1025, 1026, 17000])
+@pytest.mark.parametrize("run", [1, 2, 3, 7, 40, 3000])
+def test_runs_of_every_length(pixels: int, run: int) -> None:
+    """Runs that end at, before and after the borders of what the kernel looks at together; noise among them."""
+    generator = torch.Generator().manual_seed(pixels + run)
+    values = torch.randint(0, 4, (2, pixels // run + 1), generator=generator).repeat_interleave(run, 1)[:, :pixels]
+    values[:, pixels // 3 : pixels // 2] = torch.randint(0, 4, (2, pixels // 2 - pixels // 3), generator=generator)
+    for types in ((torch.uint8, torch.uint8), (torch.int32, torch.int16), (torch.int64, torch.uint8)):
+        prediction, label = (m[None].to(t) for m, t in zip(values, types, strict=True))
+        label = torch.where(label == 3, 255 if label.dtype != torch.int16 else 77, label)
+        ignore = 77 if label.dtype == torch.int16 else 255
+        assert_equal(count(prediction, label, 4, ignore), count_reference(prediction, label, 4, ignore))

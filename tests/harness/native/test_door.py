@@ -18,9 +18,10 @@ compiled_only = pytest.mark.skipif(not (HERE / "libkernels.so").exists(), reason
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the source alone, in the place of the package's own."""
+    """A folder with the sources alone, in the place of the package's own."""
     monkeypatch.delenv(door.KERNELS, raising=False)
-    shutil.copy(HERE / "kernels.cpp", tmp_path)
+    for source in (*HERE.glob("*.cpp"), *HERE.glob("*.h")):
+        shutil.copy(source, tmp_path)
     monkeypatch.setattr(door, "_HERE", tmp_path)
     return tmp_path
 
@@ -66,7 +67,7 @@ def test_damaged(copied: Path) -> None:
 @compiled_only
 def test_built_from_another_source(copied: Path) -> None:
     shutil.copy(HERE / "libkernels.so", copied)
-    with (copied / "kernels.cpp").open("a") as file:
+    with (copied / "decoding.h").open("a") as file:
         file.write("// changed\n")
     assert door.kernels() is None and "built from another source" in door.state()
     still_right()
