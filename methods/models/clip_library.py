@@ -66,7 +66,7 @@ class _StandIns(MetaPathFinder, Loader):
     def __init__(self, packages: Sequence[str]) -> None:
         self._packages = packages
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
         if name == _PREPARING or name.partition(".")[0] in self._packages:
             return ModuleSpec(name, self, is_package=name != _PREPARING)
         return None

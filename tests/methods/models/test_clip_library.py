@@ -19,13 +19,13 @@ assert not [name for name, module in sys.modules.items() if type(module).__name_
 """
 TIMM = """
 config = {"embed_dim": 8, "vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "timm_model_pretrained": False,
-    "timm_pool": "map", "timm_proj": "none", "image_size": 32},
+    "timm_pool": "map", "timm_proj": "none", "image_size": 224},
     "text_cfg": {"context_length": 8, "vocab_size": 99, "width": 8, "heads": 1, "layers": 1}}
 config["embed_dim"] = 192
 model = open_clip.CustomTextCLIP(**config)
 import timm, torch
 assert isinstance(model.visual.trunk, timm.models.VisionTransformer)
-assert model.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 192)
+assert model.encode_image(torch.zeros(1, 3, 224, 224)).shape == (1, 192)
 """
 HUB = """
 from unittest.mock import patch
@@ -60,11 +60,13 @@ def succeeds(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow  # imports all of it: seconds each
 @pytest.mark.parametrize("use", [TIMM, HUB, IMAGES], ids=["timm", "hub", "images"])
 def test_what_needs_more_gets_the_real_packages(use: str) -> None:
     succeeds(LIGHT.format(heavy=HEAVY) + use)
 
 
+@pytest.mark.slow
 def test_a_package_that_was_imported_before_stays_the_same() -> None:
     succeeds(
         "import sys, transformers\n"
