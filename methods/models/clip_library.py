@@ -6,9 +6,9 @@ So while open_clip is imported, stand-ins answer for these packages and for ``op
 imported from one of them is a ``_Later``, which imports the real thing when it is first called or looked into.
 Afterwards no stand-in is left in ``sys.modules``: who imports one of the packages gets the real one.
 
-``importlib.util.LazyLoader`` does not do: ``from timm.layers import Mlp`` loads a lazy module at once.  A package that was
-imported before, or that is not installed, gets no stand-in; nor does anything when open_clip was imported before.  A
-thread that imports one of the packages in the same moment would get the stand-in, which works, but is no package.
+``importlib.util.LazyLoader`` does not do: ``from timm.layers import Mlp`` loads a lazy module at once.  A package that
+was imported before, or that is not installed, gets no stand-in; nor does anything when open_clip was imported before.
+A thread that imports one of the packages in the same moment would get the stand-in, which works, but is no package.
 """
 
 import importlib
