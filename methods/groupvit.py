@@ -201,6 +201,6 @@ def _text_side(model: Any, weights: GroupViTParts) -> Backbone:
 @cache
 def _tokenizer(context: int) -> Tokenizer:
     """CLIP's tokenizer, which is GroupViT's (the vocabularies of the hub's folders are not read)."""
-    from open_clip.tokenizer import SimpleTokenizer
+    from .models.clip_library import SimpleTokenizer
 
     return SimpleTokenizer(context_length=context)

@@ -161,9 +161,8 @@ class OVSeg(ClipMethod[SeenProposals]):
 
 def _backbone(parts: OVSegParts) -> Backbone:
     """The checkpoint's CLIP, with OpenAI's tokenizer and statistics."""
-    from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-    from open_clip.tokenizer import SimpleTokenizer
+    from .models.clip_library import SimpleTokenizer, open_clip
 
     tokenizer = SimpleTokenizer(context_length=parts.clip.positional_embedding.shape[0])
-    mean, std = OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
     return Backbone(parts.clip, tokenizer, parts.clip_name, parts.source, mean, std, file_sha256=parts.sha256)

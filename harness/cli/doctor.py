@@ -107,12 +107,13 @@ def _gpu() -> str:
 def _present_weights() -> list[str]:
     """Pretrained tags whose file lies in the Hugging Face cache."""
     from huggingface_hub import try_to_load_from_cache
-    from open_clip import get_pretrained_cfg
+
+    from ...methods.models.clip_library import open_clip
 
     found = []
     for name, tags in list_backbones().items():
         for tag in tags if name != TINY_CLIP else []:
-            repository, _, file = get_pretrained_cfg(name, tag).get("hf_hub", "").rpartition("/")
+            repository, _, file = open_clip.get_pretrained_cfg(name, tag).get("hf_hub", "").rpartition("/")
             files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
             if repository and any(isinstance(try_to_load_from_cache(repository, f), str) for f in files):
                 found.append(f"{name}/{tag}")

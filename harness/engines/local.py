@@ -20,7 +20,7 @@ from ..runs.presence import HUNG, forget
 from ..runs.worker_task import WorkerTask
 from .door import Status
 
-_HEAVY = ["ovss.harness.runs.worker", "open_clip"]
+_HEAVY = ["ovss.harness.runs.worker", "ovss.methods.models.clip_library"]
 _KIND = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _stop: Any = None
 """In a worker: shared byte, 1 when another has failed or the user has interrupted.  It has no lock, so that a worker

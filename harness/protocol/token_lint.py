@@ -44,7 +44,7 @@ class TextTokens:
 @cache
 def openai_tokenizer() -> Tokenizer:
     """The tokenizer of OpenAI's CLIP, which comes with open_clip: what is counted with where no method was built."""
-    from open_clip.tokenizer import SimpleTokenizer
+    from ...methods.models.clip_library import SimpleTokenizer
 
     tokenizer: Tokenizer = SimpleTokenizer()
     return tokenizer

@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from ...datasets.shapes import SIZE_PX, caption_words
 from ...methods.core.vocabulary import load_templates
+from ...methods.models.clip_library import SimpleTokenizer, open_clip
 from ..runs.storing import store
 from .tiny_clip_data import Pairs, build_bpe, make_pairs
 from .tiny_clip_recipe import CONTEXT, LAYERS, PATCH_PX, SHIPPED, Recipe, Stage, model_config

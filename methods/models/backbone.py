@@ -103,7 +103,7 @@ class Backbone:
 
 def list_backbones() -> dict[str, list[str]]:
     """Model names that the dense-CLIP methods accept, each with open_clip's pretrained tags."""
-    import open_clip
+    from .clip_library import open_clip
 
     names = [n for n in open_clip.list_models() if is_dense(n)]
     return {TINY_CLIP: ["embedded"], **{n: open_clip.list_pretrained_tags_by_model(n) for n in names}}
@@ -123,7 +123,7 @@ def load_backbone(name: str, weights: Path | None = None, allow_download: bool =
     Raises ``UserError`` when the name is unknown, weights are absent, damaged or not what their name says, or the
     activation is the wrong one.
     """
-    import open_clip
+    from .clip_library import open_clip
 
     model_name, tag = resolve_backbone(name, open_clip.list_models())
     check_backbone_parts(name, model_name, tag, weights)
@@ -159,7 +159,7 @@ def locate_backbone(name: str) -> None:
 
     Takes the import of open_clip, but reads and builds nothing.
     """
-    import open_clip
+    from .clip_library import open_clip
 
     model, tag = resolve_backbone(name, open_clip.list_models())
     if tag:
@@ -169,8 +169,7 @@ def locate_backbone(name: str) -> None:
 def _load_tiny_clip() -> Backbone:
     import json
 
-    import open_clip
-    from open_clip.tokenizer import SimpleTokenizer
+    from .clip_library import SimpleTokenizer, open_clip
 
     config = json.loads((TINY_CLIP_FOLDER / "open_clip_config.json").read_text())
     model = open_clip.CLIP(**config["model_cfg"])
@@ -186,9 +185,10 @@ def _load_tiny_clip() -> Backbone:
 
 def _cached_weights(model_name: str, tag: str, allow_download: bool) -> tuple[Path, str]:
     """Path of a pretrained file on this machine, and where it is from."""
-    import open_clip
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    from .clip_library import open_clip
 
     config = open_clip.get_pretrained_cfg(model_name, tag)
     if not config:
@@ -240,7 +240,7 @@ def _not_fetched(repository: str, file: str, error: Exception) -> str:
 
 def _check_activation(model: Any, model_name: str, tag: str, read: ClipWeights) -> str:
     """How the activation is known, "" if it is not.  Raises ``UserError`` when the model has another."""
-    import open_clip
+    from .clip_library import open_clip
 
     needed, evidence = read.activation, read.evidence
     if tag:
@@ -258,7 +258,7 @@ def _check_activation(model: Any, model_name: str, tag: str, read: ClipWeights) 
 
 def _licence(model_name: str, tag: str, read: ClipWeights) -> dict[str, str]:
     """Name of the weights and their licence."""
-    import open_clip
+    from .clip_library import open_clip
 
     if read.model:
         return {f"OpenAI's {read.model}.pt": "unknown for the weights; OpenAI's code is MIT"}
@@ -270,10 +270,12 @@ def _licence(model_name: str, tag: str, read: ClipWeights) -> dict[str, str]:
 
 
 def _statistics(config: dict[str, Any] | None = None) -> tuple[Any, Any]:
-    from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+    from .clip_library import open_clip
 
     config = config or {}
-    return tuple(config.get("mean", OPENAI_DATASET_MEAN)), tuple(config.get("std", OPENAI_DATASET_STD))
+    return tuple(config.get("mean", open_clip.OPENAI_DATASET_MEAN)), tuple(
+        config.get("std", open_clip.OPENAI_DATASET_STD)
+    )
 
 
 @contextmanager

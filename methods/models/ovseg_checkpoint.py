@@ -185,7 +185,7 @@ def _check_kind(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def _build_clip(shapes: Mapping[str, tuple[int, ...]]) -> Any:
     """An open_clip model with QuickGELU and the sizes of ``shapes``; heads have 64 channels, as in all of OpenAI's."""
-    import open_clip
+    from .clip_library import open_clip
 
     tokens, width = shapes["visual.positional_embedding"]
     patch = shapes["visual.conv1.weight"][-1]

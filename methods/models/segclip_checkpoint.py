@@ -38,7 +38,7 @@ def load_segclip(path: Path, model: Any = None, tokenizer: Tokenizer | None = No
     What only training uses may be there or not.  Raises ``UserError`` that names the file and the tensors when any is
     missing, unknown or of another shape.
     """
-    import open_clip
+    from .clip_library import open_clip
 
     state = read_tensors(path, nests=("state_dict",), prefixes=("module.", "clip."))
     state = {name: value for name, value in state.items() if not name.startswith(_TRAINING_ONLY)}

@@ -55,7 +55,7 @@ class TclSizes:
 
     def make_clip(self) -> Any:
         """An open_clip model of these sizes, with random weights."""
-        import open_clip
+        from .clip_library import open_clip
 
         vision = {"head_width": HEAD_SIZE, "image_size": self.image_px}
         vision |= {"width": self.width, "layers": self.layers, "patch_size": self.patch_px}
@@ -170,7 +170,7 @@ def load_tcl(path: Path, sizes: TclSizes = TclSizes()) -> TclModel:
 
 def model_of(state: Mapping[str, Tensor], clip: Any, source: str, sha256: str) -> TclModel:
     """Parts from all tensors of a checkpoint; ``clip`` (see ``TclSizes.make_clip``) receives the frozen ones."""
-    from open_clip.tokenizer import SimpleTokenizer
+    from .clip_library import SimpleTokenizer
 
     frozen = {name: state[there] for name, there in _frozen_names(clip).items()}
     clip.load_state_dict({**frozen, "logit_scale": clip.logit_scale})

@@ -67,3 +67,19 @@ def test_results_are_read_without_torch(module: str, environment: dict[str, str]
     """From Python too: counts and runs are numbers on disk, only what makes them needs a model."""
     code = f"import sys; import ovss.{module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_a_run_of_the_embedded_clip_imports_no_package_that_it_does_not_use(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    code = (
+        "import sys, atexit; from ovss.harness.cli.main import main\n"
+        "heavy = {'transformers', 'timm', 'torchvision', 'torch._dynamo'}\n"
+        "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules)), 'open_clip' in sys.modules))\n"
+        "sys.argv = 'bench run -m maskclip -d shapes --limit 1'.split()\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "heavy: [] True" in done.stdout, done.stdout + done.stderr
