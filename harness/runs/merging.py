@@ -25,7 +25,7 @@ from .survey import Survey
 
 ROWS = 1 << 13
 """Images of a row group of the merged file."""
-_IN_MEMORY_BYTES = 1 << 26
+_IN_MEMORY_BYTES = 1 << 24
 _PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -90,8 +90,10 @@ class _Blocks:
     def _deal(self) -> None:
         if not any(map(len, self.pending)):
             return
-        table = pa.concat_tables(self.pending).sort_by("rank").combine_chunks()
+        table = pa.concat_tables(self.pending)
         self.pending.clear()
+        table = table.sort_by("rank")
+        table = table.combine_chunks()  # one copy after the other, not side by side
         block = table["rank"].to_numpy() // ROWS
         numbers, starts = np.unique(block, return_index=True)
         for number, start, end in zip(numbers.tolist(), starts, [*starts[1:], len(table)], strict=True):
