@@ -143,7 +143,9 @@ def read_label(path: Path, record: DatasetRecord) -> Labels:
         what = f"label values {_shown(values)} are neither {allowed}"
         fix = _likely_fix(values, stored, record) + record.out_of_range
         raise DataError("a label has values out of range:", [Problem(path, what, fix)])
-    return label.astype(np.uint8 if max(len(record.classes) - 1, record.ignore_index) < 256 else np.uint16, copy=False)
+    if max(len(record.classes) - 1, record.ignore_index) < 256:
+        return label.astype(np.uint8, copy=False)
+    return label.astype(np.uint16, copy=False)
 
 
 def _likely_fix(wrong: list[int], stored: Labels, record: DatasetRecord) -> str:

@@ -1,6 +1,6 @@
 """``label_maps``: what a finished run said about some of its images, from saved files or predicted again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,13 +58,14 @@ def label_maps(run: Finished, ids: Sequence[str], saved: Path | None = None) -> 
         yield LabelMap(sample, labels, _is_counted_so(labels, sample, run, places[image_id]))
 
 
-def save_labels(run: Finished, folder: Path) -> None:
-    """Write the label maps of all images of a run that are not there yet to ``FOLDER/RUN/<image id>.png``."""
-    folder = folder / run.name
-    describe_labels(folder, run.plan)
-    absent = [i for i in run.result.ids if not label_path(folder, i).is_file()]
-    for found in label_maps(run, absent):
-        write_label_map(label_path(folder, found.sample.id), found.labels, colours_of(run.plan.record))
+def save_labels(runs: Iterable[Finished], folder: Path) -> None:
+    """Write the label maps of all images of runs that are not there yet to ``FOLDER/RUN/<image id>.png``."""
+    for run in runs:
+        mine = folder / run.name
+        describe_labels(mine, run.plan)
+        absent = [i for i in run.result.ids if not label_path(mine, i).is_file()]
+        for found in label_maps(run, absent):
+            write_label_map(label_path(mine, found.sample.id), found.labels, colours_of(run.plan.record))
 
 
 class _Again:

@@ -84,8 +84,8 @@ def run(
     for lane, plan in zip(lanes, plans, strict=True):
         answered.remember(plan, lane.pipeline, lane.data)
     found = [lane.run.finished(wanted) for lane in lanes]
-    for one in found if labels is not None else ():
-        save_labels(one, labels)
+    if labels is not None:
+        save_labels(found, labels)
     return found
 
 
