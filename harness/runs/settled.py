@@ -22,15 +22,23 @@ def settled(run: Run, plan: Plan, method: "Method", fresh: bool) -> Plan:
 
     Raises ``UserError`` where ``$OVSS_LINEARS`` is not what was chosen, and what ``choose_arithmetic`` raises.
     """
-    if fresh or not (run.folder / PLAN).is_file():
+    known = None if fresh else _begun_with(run)
+    if known is None:
         return plan.model_copy(update={"arithmetic": _chosen(plan, method)})
-    known = run.plan().arithmetic
     if os.environ.get(LINEARS, "auto") != "auto" and _chosen(plan, method).linears != known.linears:
         raise UserError(
             f"${LINEARS} is {os.environ[LINEARS]!r}, and {run.folder} was begun with {known.linears} linear layers: "
             f"its rows would mix two roundings.  Set {LINEARS}={known.linears}, or begin again with --fresh"
         )
     return plan.model_copy(update={"arithmetic": known})
+
+
+def _begun_with(run: Run) -> Arithmetic | None:
+    """None for a run that has no plan, or a damaged one, which is made again."""
+    try:
+        return run.plan().arithmetic if (run.folder / PLAN).is_file() else None
+    except UserError:
+        return None
 
 
 def _chosen(plan: Plan, method: "Method") -> Arithmetic:
