@@ -38,7 +38,7 @@ def count(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int
 
 def _count_runs(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Counts | None:
     """Counts by the compiled kernel; None where it cannot count, or where a value is not allowed."""
-    library, both = kernels(), (prediction, label)
+    library, both = kernels(), [m.int() if m.dtype == torch.uint16 else m for m in (prediction, label)]
     known = all(m.device.type == "cpu" and m.dtype in _TYPES for m in both)
     # ``confusion`` makes labels int32.
     if library is None or not known or prediction.shape != label.shape or abs(ignore_index) >= 2**31:
@@ -64,22 +64,20 @@ def tally_cells(cells: SparseConfusion, num_classes: int) -> Counts:
 def count_cells(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> SparseConfusion:
     """Nonzero cells of the confusion matrix of one image.  Same contract as ``count``.
 
-    For many classes the table is that of the classes of this image alone.
+    For many classes there is no table: pixels are taken run by run.
     """
     if num_classes <= _TABLE_CLASSES:
         return sparse(confusion(prediction, label, num_classes, ignore_index))
     _check_shapes(prediction, label)
     _check_predictions(prediction, num_classes)
-    label, prediction = label.int(), prediction.int()
-    _check_labels(label, num_classes, ignore_index)
-    ignored = label == ignore_index
-    label = label.masked_fill(ignored, 0)
-    seen = torch.zeros(num_classes, dtype=torch.bool, device=label.device)
-    seen[label], seen[prediction] = True, True
-    classes, places = seen.nonzero()[:, 0], seen.cumsum(0, dtype=torch.int32) - 1
-    cells = sparse(confusion(places[prediction], places[label].masked_fill(ignored, -1), max(1, len(classes)), -1))
-    numbers = classes.cpu().numpy()
-    return SparseConfusion(cells.image, numbers[cells.label], numbers[cells.prediction], cells.pixels)
+    runs, lengths = torch.unique_consecutive(label.long() * num_classes + prediction.long(), return_counts=True)
+    pairs, which = torch.unique(runs, return_inverse=True)
+    labels = pairs.div(num_classes, rounding_mode="floor")
+    _check_labels(labels, num_classes, ignore_index)
+    pixels = torch.zeros_like(pairs).index_add_(0, which, lengths)
+    kept = labels != ignore_index
+    cells = torch.stack([torch.zeros_like(pairs), labels, pairs % num_classes, pixels])[:, kept]
+    return SparseConfusion(*cells.cpu().numpy())
 
 
 def confusion(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:

@@ -242,12 +242,14 @@ def test_views_are_counted_like_copies(dtype: torch.dtype) -> None:
         assert_equal(count(view(prediction), view(label), 19), expected)
 
 
-def test_arguments_are_left_alone() -> None:
-    for dtype in (torch.uint8, torch.int32):
-        prediction, label = (m.to(dtype) for m in maps(19, 255))
-        before = prediction.clone(), label.clone()
-        count(prediction, label, 19)
-        assert torch.equal(prediction, before[0]) and torch.equal(label, before[1])
+@pytest.mark.parametrize("classes", [19, 5000])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_arguments_are_left_alone(dtype: torch.dtype, classes: int) -> None:
+    prediction, label = (m.to(dtype) for m in maps(19, 255))
+    before = prediction.clone(), label.clone()
+    count(prediction, label, classes)
+    count_module.count_cells(prediction, label, classes)
+    assert torch.equal(prediction, before[0]) and torch.equal(label, before[1])
 
 
 def test_shapes_must_match() -> None:
