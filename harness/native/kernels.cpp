@@ -1,10 +1,11 @@
-// Decoding and counting for CPUs: plain C++17 behind a C interface, without intrinsics and without Python or torch.
+// Decoding, counting and refinement for CPUs: plain C++17 behind a C interface, without intrinsics and without Python or torch.
 
 #include <cstdint>
 #include <thread>
 
 #include "counting.h"
 #include "decoding.h"
+#include "pamr.h"
 
 #ifndef OVSS_SOURCE
 #define OVSS_SOURCE "unknown"
@@ -61,6 +62,32 @@ int ovss_count(const void* prediction, int prediction_bytes, const void* label, 
     const char* predictions = static_cast<const char*>(prediction) + start * prediction_bytes;
     const char* labelled = static_cast<const char*>(label) + start * label_bytes;
     if (!count_maps(predictions, prediction_bytes, labelled, label_bytes, std::min(kPiece, pixels - start), tally)) return 1;
+  }
+  return 0;
+}
+
+// ``steps`` steps of PAMR, at least 1, on planes (planes, height, width): from ``maps`` to ``refined``, through two
+// buffers (planes, height, border + width + border).  Neighbours are ``down`` and ``right`` of a pixel, at most
+// ``border`` to a side; their weights are (neighbours, height, width).  1: not compiled for a processor that fuses
+// products with sums; nothing is written then.
+int ovss_pamr(const float* maps, float* refined, float* one, float* other, int planes, int height, int width, int border,
+              const float* weights, const int32_t* down, const int32_t* right, int neighbours, int steps, int threads) {
+  if (!kFuses) return 1;
+  const int64_t pitch = int64_t(width) + 2 * border;
+  Planes<float> source{one + border, height * pitch, pitch}, target{other + border, height * pitch, pitch};
+  share_rows(height, threads, [&](int top, int bottom) {
+    for (int p = 0; p < planes; p++)
+      for (int y = top; y < bottom; y++)
+        std::copy_n(maps + (int64_t(p) * height + y) * width, width, source.first + p * source.plane + y * pitch);
+    fill_borders(source, planes, top, bottom, width, border);
+  });
+  for (int s = 1; s <= steps; s++) {
+    const bool last = s == steps;
+    const Planes<float> to = last ? Planes<float>{refined, int64_t(height) * width, width} : target;
+    const Step step{{source.first, source.plane, pitch}, to, planes, height, width, last ? 0 : border,
+                    weights, down, right, neighbours};
+    share_rows(height, threads, [&step](int top, int bottom) { rows_of(step, top, bottom); });
+    std::swap(source, target);
   }
   return 0;
 }
