@@ -26,10 +26,9 @@ _ARGUMENTS = {
     ),
     "ovss_count": (*(_POINTER, _INT, _POINTER, _INT), *(_LONG, _LONG, _LONG), _POINTER),
     "ovss_pamr": (
-        *(_POINTER, _POINTER, _POINTER, _POINTER),  # planes
-        *(_INT, _INT, _INT, _INT),
-        *(_POINTER, _POINTER, _POINTER, _INT),  # weights
-        *(_INT, _INT),
+        *(_POINTER, _POINTER, _INT, _INT, _INT),  # planes
+        *(_POINTER, _POINTER, _POINTER, _INT, _INT),  # weights
+        _INT,
     ),
 }
 

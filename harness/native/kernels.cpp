@@ -66,29 +66,14 @@ int ovss_count(const void* prediction, int prediction_bytes, const void* label, 
   return 0;
 }
 
-// ``steps`` steps of PAMR, at least 1, on planes (planes, height, width): from ``maps`` to ``refined``, through two
-// buffers (planes, height, border + width + border).  Neighbours are ``down`` and ``right`` of a pixel, at most
-// ``border`` to a side; their weights are (neighbours, height, width).  1: not compiled for a processor that fuses
-// products with sums; nothing is written then.
-int ovss_pamr(const float* maps, float* refined, float* one, float* other, int planes, int height, int width, int border,
-              const float* weights, const int32_t* down, const int32_t* right, int neighbours, int steps, int threads) {
+// One step of PAMR on planes (planes, height, width).  Neighbours are ``down`` and ``right`` of a pixel, ``reach`` at
+// most; their weights are (neighbours, height, width).  1: not compiled for a processor that fuses products with sums;
+// nothing is written then.
+int ovss_pamr(const float* from, float* to, int planes, int height, int width, const float* weights, const int32_t* down,
+              const int32_t* right, int neighbours, int reach, int threads) {
   if (!kFuses) return 1;
-  const int64_t pitch = int64_t(width) + 2 * border;
-  Planes<float> source{one + border, height * pitch, pitch}, target{other + border, height * pitch, pitch};
-  share_rows(height, threads, [&](int top, int bottom) {
-    for (int p = 0; p < planes; p++)
-      for (int y = top; y < bottom; y++)
-        std::copy_n(maps + (int64_t(p) * height + y) * width, width, source.first + p * source.plane + y * pitch);
-    fill_borders(source, planes, top, bottom, width, border);
-  });
-  for (int s = 1; s <= steps; s++) {
-    const bool last = s == steps;
-    const Planes<float> to = last ? Planes<float>{refined, int64_t(height) * width, width} : target;
-    const Step step{{source.first, source.plane, pitch}, to, planes, height, width, last ? 0 : border,
-                    weights, down, right, neighbours};
-    share_rows(height, threads, [&step](int top, int bottom) { rows_of(step, top, bottom); });
-    std::swap(source, target);
-  }
+  const Step step{from, to, planes, height, width, weights, down, right, neighbours, reach};
+  share_rows(height, threads, [&step](int top, int bottom) { rows_of(step, top, bottom); });
   return 0;
 }
 }

@@ -22,25 +22,26 @@ constexpr bool kFuses = false;
 #endif
 constexpr int kAlong = 2 * kWide;  // pixels of a row that share what is loaded
 constexpr int kPlanes = 4;         // planes that do
-constexpr int kPatchRows = 32;      // patches: their weights stay in the L2 cache while all planes pass
-constexpr int kPatchBytes = 256 << 10;
+constexpr int kPatchRows = 32;
+constexpr int kPatchBytes = 256 << 10;  // of weights: they stay in the L2 cache while all planes pass
 
-// Planes (count, height, pitch); ``first`` is the first pixel inside, after the border on the left.
-template <typename T>
-struct Planes {
-  T* first;
-  int64_t plane, pitch;
+// One step of planes (planes, height, width).  Neighbours are ``down`` and ``right`` of a pixel, ``reach`` at most.
+struct Step {
+  const float* from;
+  float* to;
+  int planes, height, width;
+  const float* weights;  // (neighbours, height, width)
+  const int32_t *down, *right;
+  int neighbours, reach;
 };
 
-// A step of some planes, from ones with borders to left and right.  Neighbours are ``down`` and ``right`` of a pixel.
-struct Step {
-  Planes<const float> from;
-  Planes<float> to;
-  int planes, height, width, border;
-  const float* weights;
-  const int32_t* down;
-  const int32_t* right;
-  int neighbours;
+// Rows from ``top`` and columns from ``left`` on, and copies of what they need, side by side as it is read.
+struct Patch {
+  int top, bottom, left, right;
+  int64_t pitch, plane;
+  std::vector<int64_t> offsets;  // of the neighbours in ``pixels``
+  std::vector<float> weights;    // (rows, columns / kAlong, neighbours, kAlong)
+  std::vector<float> pixels;     // (kPlanes, reach + rows + reach, pitch): beyond the border the nearest one
 };
 
 INLINE Floats fused(Floats a, Floats b, Floats c) {
@@ -49,83 +50,90 @@ INLINE Floats fused(Floats a, Floats b, Floats c) {
   return out;
 }
 
-// kAlong pixels of a row in P planes; ``offsets`` of the neighbours and their ``weights`` (neighbours, kAlong).
+INLINE int64_t pixels_of(const Step& step) { return int64_t(step.height) * step.width; }
+
+inline void lay_out_patch(const Step& step, Patch& patch) {
+  const int rows = patch.bottom - patch.top, blocks = (patch.right - patch.left + kAlong - 1) / kAlong;
+  patch.pitch = blocks * kAlong + 2 * step.reach;
+  patch.plane = (rows + 2 * step.reach) * patch.pitch;
+  patch.pixels.resize(kPlanes * patch.plane);
+  patch.offsets.resize(step.neighbours);
+  for (int n = 0; n < step.neighbours; n++) patch.offsets[n] = step.down[n] * patch.pitch + step.right[n];
+  patch.weights.resize(size_t(rows) * blocks * step.neighbours * kAlong);
+  float* to = patch.weights.data();
+  for (int y = patch.top; y < patch.bottom; y++)
+    for (int x = patch.left; x < patch.right; x += kAlong)
+      for (int n = 0; n < step.neighbours; n++, to += kAlong)
+        std::copy_n(step.weights + n * pixels_of(step) + int64_t(y) * step.width + x, std::min(kAlong, step.width - x), to);
+}
+
+inline void copy_pixels(const Step& step, Patch& patch, int plane, float* to) {
+  const int first = patch.left - step.reach, last = int(first + patch.pitch);
+  const int start = std::max(first, 0), stop = std::min(last, step.width);
+  for (int y = patch.top - step.reach; y < patch.bottom + step.reach; y++, to += patch.pitch) {
+    const float* row = step.from + plane * pixels_of(step) + int64_t(std::clamp(y, 0, step.height - 1)) * step.width;
+    std::fill(to, to + (start - first), row[0]);
+    std::copy(row + start, row + stop, to + (start - first));
+    std::fill(to + (stop - first), to + (last - first), row[step.width - 1]);
+  }
+}
+
+// kAlong pixels of a row in P planes, the first ``count`` of which are kept.
 template <int P>
-INLINE void sums_of(const Step& step, const float* from, const int64_t* offsets, const float* weights, float* to) {
+INLINE void sums_of(const Step& step, const Patch& patch, const float* from, const float* weights, float* to, int count) {
+  const int64_t* offsets = patch.offsets.data();
+  const int64_t plane = patch.plane;
+  const int neighbours = step.neighbours;
   Floats low[P], high[P];
 #pragma GCC unroll 4
   for (int p = 0; p < P; p++) low[p] = high[p] = all(0.0f);
-  for (int n = 0; n < step.neighbours; n++, weights += kAlong) {
+  for (int n = 0; n < neighbours; n++, weights += kAlong) {
     const Floats left = load<Floats>(weights), right = load<Floats>(weights + kWide);
     const float* at = from + offsets[n];
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++) {
-      low[p] = fused(load<Floats>(at + p * step.from.plane), left, low[p]);
-      high[p] = fused(load<Floats>(at + p * step.from.plane + kWide), right, high[p]);
+      low[p] = fused(load<Floats>(at + p * plane), left, low[p]);
+      high[p] = fused(load<Floats>(at + p * plane + kWide), right, high[p]);
     }
   }
 #pragma GCC unroll 4
-  for (int p = 0; p < P; p++) {
-    store(to + p * step.to.plane, low[p]);
-    store(to + p * step.to.plane + kWide, high[p]);
-  }
-}
-
-// A patch: rows from ``top`` and columns from ``left`` on, the last pixels of a row together with some before them.
-struct Patch {
-  int top, bottom, left, right;
-  std::vector<int64_t> offsets;  // (rows, neighbours)
-  std::vector<float> weights;    // (rows, columns / kAlong, neighbours, kAlong): side by side, as they are read
-};
-
-inline int column_of(const Step& step, int x) { return std::min(x, step.width - kAlong); }
-
-inline void lay_out_patch(const Step& step, Patch& patch) {
-  const size_t blocks = (patch.right - patch.left + kAlong - 1) / kAlong;
-  patch.offsets.resize(size_t(patch.bottom - patch.top) * step.neighbours);
-  patch.weights.resize(patch.offsets.size() * blocks * kAlong);
-  int64_t* offset = patch.offsets.data();
-  float* weight = patch.weights.data();
-  for (int y = patch.top; y < patch.bottom; y++) {
-    for (int n = 0; n < step.neighbours; n++)
-      *offset++ = std::clamp(y + step.down[n], 0, step.height - 1) * step.from.pitch + step.right[n];
-    for (int x = patch.left; x < patch.right; x += kAlong)
-      for (int n = 0; n < step.neighbours; n++, weight += kAlong)
-        std::copy_n(step.weights + (int64_t(n) * step.height + y) * step.width + column_of(step, x), kAlong, weight);
+  for (int p = 0; p < P; p++, to += pixels_of(step)) {
+    if (count >= kAlong) {
+      store(to, low[p]);
+      store(to + kWide, high[p]);
+    } else {
+      const Floats both[] = {low[p], high[p]};
+      std::memcpy(to, both, sizeof(float) * count);
+    }
   }
 }
 
 template <int P>
 INLINE void planes_of(const Step& step, const Patch& patch, int plane) {
-  const float* from = step.from.first + plane * step.from.plane;
-  const int64_t* offsets = patch.offsets.data();
   const float* weights = patch.weights.data();
-  for (int y = patch.top; y < patch.bottom; y++, offsets += step.neighbours) {
-    float* to = step.to.first + plane * step.to.plane + y * step.to.pitch;
-    for (int x = patch.left; x < patch.right; x += kAlong, weights += step.neighbours * kAlong)
-      sums_of<P>(step, from + column_of(step, x), offsets, weights, to + column_of(step, x));
+  for (int y = patch.top; y < patch.bottom; y++) {
+    const float* from = patch.pixels.data() + (y - patch.top + step.reach) * patch.pitch + step.reach;
+    float* to = step.to + plane * pixels_of(step) + int64_t(y) * step.width;
+    for (int x = patch.left; x < patch.right; x += kAlong, from += kAlong, weights += step.neighbours * kAlong)
+      sums_of<P>(step, patch, from, weights, to + x, step.width - x);
   }
 }
 
-EVERY_LEVEL void patch_of(const Step& step, const Patch& patch) {
-  int p = 0;
-  for (; p + kPlanes <= step.planes; p += kPlanes) planes_of<kPlanes>(step, patch, p);
-  for (; p < step.planes; p++) planes_of<1>(step, patch, p);
-}
-
-// Copies the outer pixels of some rows into their borders.
-inline void fill_borders(const Planes<float>& to, int planes, int top, int bottom, int width, int border) {
-  for (int p = 0; p < planes; p++)
-    for (int y = top; y < bottom; y++) {
-      float* row = to.first + p * to.plane + y * to.pitch;
-      std::fill(row - border, row, row[0]);
-      std::fill(row + width, row + width + border, row[width - 1]);
-    }
+EVERY_LEVEL void patch_of(const Step& step, Patch& patch) {
+  for (int p = 0; p < step.planes;) {
+    const int many = p + kPlanes <= step.planes ? kPlanes : 1;
+    for (int k = 0; k < many; k++) copy_pixels(step, patch, p + k, patch.pixels.data() + k * patch.plane);
+    if (many == kPlanes)
+      planes_of<kPlanes>(step, patch, p);
+    else
+      planes_of<1>(step, patch, p);
+    p += many;
+  }
 }
 
 inline void rows_of(const Step& step, int first, int last) {
-  const int line = step.neighbours * kPatchRows * int(sizeof(float));
-  const int columns = std::max(kPatchBytes / line / kAlong, 1) * kAlong;
+  const int column = step.neighbours * kPatchRows * int(sizeof(float));
+  const int columns = std::max(kPatchBytes / column / kAlong, 1) * kAlong;
   Patch patch;
   for (int top = first; top < last; top += kPatchRows)
     for (int left = 0; left < step.width; left += columns) {
@@ -134,7 +142,6 @@ inline void rows_of(const Step& step, int first, int last) {
       lay_out_patch(step, patch);
       patch_of(step, patch);
     }
-  if (step.border) fill_borders(step.to, step.planes, first, last, step.width, step.border);
 }
 
 // Calls ``work`` with as many shares of the rows as there are threads.
