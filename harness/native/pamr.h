@@ -7,7 +7,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <thread>
 #include <vector>
 
@@ -52,6 +51,14 @@ INLINE Floats fused(Floats a, Floats b, Floats c) {
 
 INLINE int64_t pixels_of(const Step& step) { return int64_t(step.height) * step.width; }
 
+// At most kAlong numbers; a fixed length is no call.
+INLINE void copy_some(const float* from, int count, float* to) {
+  if (count == kAlong)
+    std::memcpy(to, from, sizeof(float) * kAlong);
+  else
+    std::memcpy(to, from, sizeof(float) * count);
+}
+
 inline void lay_out_patch(const Step& step, Patch& patch) {
   const int rows = patch.bottom - patch.top, blocks = (patch.right - patch.left + kAlong - 1) / kAlong;
   patch.pitch = blocks * kAlong + 2 * step.reach;
@@ -64,7 +71,7 @@ inline void lay_out_patch(const Step& step, Patch& patch) {
   for (int y = patch.top; y < patch.bottom; y++)
     for (int x = patch.left; x < patch.right; x += kAlong)
       for (int n = 0; n < step.neighbours; n++, to += kAlong)
-        std::copy_n(step.weights + n * pixels_of(step) + int64_t(y) * step.width + x, std::min(kAlong, step.width - x), to);
+        copy_some(step.weights + n * pixels_of(step) + int64_t(y) * step.width + x, std::min(kAlong, step.width - x), to);
 }
 
 inline void copy_pixels(const Step& step, Patch& patch, int plane, float* to) {
