@@ -1,5 +1,7 @@
 """PAMR by the compiled kernels has the bits of PAMR by torch."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def threads() -> object:
+def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -61,7 +63,7 @@ def test_same_bits(
     steps: int,
     dilations: tuple[int, ...],
     number: int,
-    threads,
+    threads: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads(number)
