@@ -25,6 +25,11 @@ _ARGUMENTS = {
         *(_FLOAT, _FLOAT, _INT, _INT),
     ),
     "ovss_count": (*(_POINTER, _INT, _POINTER, _INT), *(_LONG, _LONG, _LONG), _POINTER),
+    "ovss_pamr": (
+        *(_POINTER, _POINTER, _INT, _INT, _INT),  # planes
+        *(_POINTER, _POINTER, _POINTER, _INT, _INT),  # weights
+        _INT,
+    ),
 }
 
 

@@ -1,10 +1,11 @@
-// Decoding and counting for CPUs: plain C++17 behind a C interface, without intrinsics and without Python or torch.
+// Decoding, counting and refinement for CPUs: plain C++17 behind a C interface, without intrinsics and without Python or torch.
 
 #include <cstdint>
 #include <thread>
 
 #include "counting.h"
 #include "decoding.h"
+#include "pamr.h"
 
 #ifndef OVSS_SOURCE
 #define OVSS_SOURCE "unknown"
@@ -62,6 +63,17 @@ int ovss_count(const void* prediction, int prediction_bytes, const void* label, 
     const char* labelled = static_cast<const char*>(label) + start * label_bytes;
     if (!count_maps(predictions, prediction_bytes, labelled, label_bytes, std::min(kPiece, pixels - start), tally)) return 1;
   }
+  return 0;
+}
+
+// One step of PAMR on planes (planes, height, width).  Neighbours are ``down`` and ``right`` of a pixel, ``reach`` at
+// most; their weights are (neighbours, height, width).  1: not compiled for a processor that fuses products with sums;
+// nothing is written then.
+int ovss_pamr(const float* from, float* to, int planes, int height, int width, const float* weights, const int32_t* down,
+              const int32_t* right, int neighbours, int reach, int threads) {
+  if (!kFuses) return 1;
+  const Step step{from, to, planes, height, width, weights, down, right, neighbours, reach};
+  share_rows(height, threads, [&step](int top, int bottom) { rows_of(step, top, bottom); });
   return 0;
 }
 }

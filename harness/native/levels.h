@@ -7,6 +7,7 @@
 
 // One copy for every level of x86-64; the loader picks one.  Elsewhere the compiler's own target.
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define OVSS_CLONES
 #define EVERY_LEVEL \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "arch=x86-64-v2", "default")))
 #else

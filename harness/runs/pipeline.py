@@ -257,9 +257,10 @@ class Pipeline:
         if self.setting.refine != "pamr":
             return None
         from ...methods.refine.pamr import Pamr
+        from ..decoding.pamr import refined
 
         pamr = Pamr(pixels, size, steps=self.setting.refine_steps)
-        return lambda maps: clock.time("refine", lambda: pamr(maps))
+        return lambda maps: clock.time("refine", lambda: refined(pamr, maps))
 
 
 def _lint_tokens(setting: Setting, record: DatasetRecord, method: Method) -> Findings:

@@ -92,7 +92,7 @@ class Pamr:
             bottom = min(top + rows, height)
             weights = self.affinity[:, top:bottom]
             out = target[:, reach + top : reach + bottom, reach : reach + width].zero_()
-            for weight, (dy, dx) in zip(weights, _offsets(self.dilations), strict=True):
+            for weight, (dy, dx) in zip(weights, offsets(self.dilations), strict=True):
                 y, x = reach + dy, reach + dx
                 out.addcmul_(source[:, y + top : y + bottom, x : x + width], weight)
 
@@ -109,7 +109,7 @@ def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
     padded = F.pad(image[None], (reach, reach, reach, reach), mode="replicate")[0]
 
     def differences() -> Iterator[Tensor]:
-        for dy, dx in _offsets(dilations):
+        for dy, dx in offsets(dilations):
             y, x = reach + dy, reach + dx
             yield padded[:, y : y + height, x : x + width] - image
 
@@ -144,7 +144,8 @@ def _resize_axis(x: Tensor, axis: int, size: int, align_corners: bool) -> Tensor
     return below + (above - below) * share
 
 
-def _offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
+def offsets(dilations: tuple[int, ...]) -> list[tuple[int, int]]:
+    """How far down and right of a pixel its neighbours are, in the order of the affinities."""
     around = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
     return [(y * d, x * d) for d in dilations for y, x in around]
 

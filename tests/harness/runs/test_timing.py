@@ -55,9 +55,9 @@ def test_refining_inside_decode_counts_as_refining(monkeypatch: pytest.MonkeyPat
         def __init__(self, *given: Any, **named: Any) -> None:
             slow.work(2)
 
-        def __call__(self, maps: Tensor) -> Tensor:
-            slow.work(3)
-            return maps
+    def slow_refined(pamr: SlowPamr, maps: Tensor) -> Tensor:
+        slow.work(3)
+        return maps
 
     def slow_decode(field: ScoreField, size: tuple[int, int], rule: Any, refiner: Callable[[Tensor], Tensor] | None):
         slow.work(4)
@@ -67,6 +67,7 @@ def test_refining_inside_decode_counts_as_refining(monkeypatch: pytest.MonkeyPat
         return torch.zeros(size, dtype=torch.uint8)
 
     monkeypatch.setattr("ovss.methods.refine.pamr.Pamr", SlowPamr)
+    monkeypatch.setattr("ovss.harness.decoding.pamr.refined", slow_refined)
     monkeypatch.setattr(decision, "decode", slow_decode)
     classes = len(pipe.words.query_to_class)
     whole = (Box(0, 0, *SIZE),)
