@@ -471,9 +471,9 @@ def test_regress_verb(bench: Command, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_help_is_quick(console: Command) -> None:
-    """Processor time of the child, which a busy machine cannot stretch much; the best of five."""
-    seconds = []
-    for _ in range(5):
+    """Processor time of the child, which a busy machine can stretch and never shorten: one of 15 must do."""
+    seconds = [1.0]
+    while min(seconds) >= 0.4 and len(seconds) <= 15:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         ended = console("--help")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
