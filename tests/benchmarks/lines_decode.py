@@ -219,7 +219,7 @@ def many_classes_line(confusion: bool) -> Line:
     prediction, label = (m.int() for m in maps(noisy=False, classes=classes))
     label[label == 255] = 65535
     pipeline = Pipeline.__new__(Pipeline)  # no method is needed to compare two maps
-    pipeline.record = SimpleNamespace(classes=range(classes), ignore_index=65535)  # type: ignore[assignment]
+    pipeline.record = SimpleNamespace(classes=range(classes), ignore_index=65535)  # type: ignore[assignment]  # all it reads
     pipeline.num_classes, pipeline.boundary, pipeline.confusion = classes, False, confusion
     sample: Any = SimpleNamespace(label=label.numpy().astype(np.uint16))
 

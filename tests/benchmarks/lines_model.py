@@ -57,7 +57,7 @@ def ours_on(name: str, image: Tensor, geometry: WindowGeometry, dtype: torch.dty
     """Our labels of an image, from its resized pixels on."""
     method: Method = create_method(name, backbone(), dtype=dtype)
     words = method.encode_text(Vocabulary.from_names(list(NAMES), templates="simple"))
-    words = replace(words, text=spread_texts())  # type: ignore[type-var]
+    words = replace(words, text=spread_texts())  # type: ignore[type-var]  # words of a CLIP
 
     @torch.inference_mode()
     def labels() -> Tensor:

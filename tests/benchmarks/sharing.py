@@ -81,7 +81,7 @@ def lanes_for(case: Case, folder: Path, weights: Path) -> list[Lane]:
         plan = make_plan(spec, pipeline, d, check_samples(d, d.ids).digests)
         # Random weights give almost equal texts; spread out, classes have winners as with trained ones.
         generator = torch.Generator().manual_seed(len(d.record.classes))
-        text = torch.randn(pipeline.words.text.shape, generator=generator)  # type: ignore[attr-defined]
+        text = torch.randn(pipeline.words.text.shape, generator=generator)  # type: ignore[attr-defined]  # a method of CLIP
         pipeline.words = replace(pipeline.words, text=F.normalize(text, dim=-1))
         run = Run.at(folder / "results", plan)
         run.begin(plan)

@@ -84,7 +84,7 @@ def test_attention_of_the_original_by_hand() -> None:
         attn.out_proj.bias.zero_()
         x, none = torch.randn(1, 5, 4), torch.zeros(0)
         for name, total in (("sclip", 2.0), ("naclip", 1.0), ("maskclip", 1.0)):
-            found = Original(name, None, none).attention(attn, x, (2, 2))  # type: ignore[arg-type]
+            found = Original(name, None, none).attention(attn, x, (2, 2))  # type: ignore[arg-type]  # only its name is read
             assert torch.allclose(found, torch.full((1, 5, 4), total), atol=1e-6), name
 
 
@@ -165,7 +165,7 @@ def test_fields_have_winners_everywhere(kind: Any) -> None:
 def test_neighbours_have_less_in_common_from_kind_to_kind() -> None:
     found = []
     for kind in ("smooth", "CLIP-like", "white noise"):
-        best = scores(kind, 40, (28, 37))[0].argmax(0)  # type: ignore[arg-type]
+        best = scores(kind, 40, (28, 37))[0].argmax(0)  # type: ignore[arg-type]  # a literal
         found.append(float((best[:, 1:] != best[:, :-1]).float().mean()))
     assert found[0] < found[1] < found[2]
 
@@ -174,7 +174,7 @@ def test_sides_take_turns() -> None:
     order: list[str] = []
 
     def side(name: str, cost: float) -> Callable[[], float]:
-        return lambda: order.append(name) or cost  # type: ignore[func-returns-value]
+        return lambda: order.append(name) or cost  # type: ignore[func-returns-value]  # None, on purpose
 
     found = measured(Line("w", "p", lambda: order.append("agree"), turns(side("ours", 2.0), side("peer", 6.0))), 4)
     assert order == ["agree", "peer", "ours", "ours", "peer", "peer", "ours", "ours", "peer"]
@@ -205,7 +205,7 @@ def test_a_limit_is_a_peer() -> None:
 
 def test_growth_of_resident_memory_is_seen() -> None:
     """Whoever asks for it: numpy's pages are none of torch's."""
-    small, large = (peak_resident_bytes(lambda n=n: np.ones(n << 20, np.uint8)) for n in (1, 64))  # type: ignore[misc]
+    small, large = (peak_resident_bytes(lambda n=n: np.ones(n << 20, np.uint8)) for n in (1, 64))  # type: ignore[misc]  # n=n
     assert small < 8 << 20 and 60 << 20 < large < 80 << 20
 
 
@@ -249,6 +249,7 @@ def test_a_goal_that_is_missed_is_the_exit_code(
 
 def test_unknown_lines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {"count-a": lambda: None, "count-b": lambda: None, "decode": lambda: None}
+    # Lines are not looked into, so plain values do.
     assert list(speed.picked(made, ("count",))) == ["count-a", "count-b"]  # type: ignore[arg-type]
     assert list(speed.picked(made, ())) == list(made)  # type: ignore[arg-type]
     with pytest.raises(SystemExit, match="no line begins with speed; there are count-a, count-b, decode"):

@@ -225,7 +225,7 @@ def _each_text_once(tokenizer: Tokenizer) -> Tokenizer:
 
     @cache
     def row(text: str, context_length: int) -> torch.Tensor:
-        return tokenizer([text], context_length=context_length)[0]  # type: ignore[call-arg]
+        return tokenizer([text], context_length=context_length)[0]  # type: ignore[call-arg]  # those of open_clip take it
 
     def rows(texts: list[str], context_length: int = 77) -> torch.Tensor:
         return torch.stack([row(text, context_length) for text in texts])
